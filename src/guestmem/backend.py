@@ -1,0 +1,163 @@
+"""The system calls of one process that concern guest memory: the border between guestmem and a kernel.
+
+A backend is a process: a table of file descriptors, an address space, and the calls of this protocol. The model is one
+(in pure Python), /dev/kvm is one, a kernel booted in the lab is one. Everything above (the objects of
+``guestmem.objects``, transcripts, the command line) speaks this protocol only, so whatever runs on one runs on all.
+
+Every refusal is a KvmError with the kernel's errno. File descriptors are plain ints: an int that is not open is EBADF,
+a descriptor of the wrong kind is whatever the kernel answers, and that answer is part of the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from guestmem.errors import KvmError
+
+__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "PreFault", "Touch")
+
+AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What fstat tells of a guest_memfd (struct stat; bytes, 512-byte blocks, mode with the file type)."""
+
+    st_size: int
+    st_blocks: int
+    st_blksize: int
+    st_mode: int
+    st_nlink: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreFault:
+    """KVM_PRE_FAULT_MEMORY: gpa and size (bytes) as the kernel wrote them back, also when it failed (refused)."""
+
+    gpa: int
+    size: int
+    refused: KvmError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """One guest access of size 1, 4 or 8 bytes at gpa, never across a page. rw: "r" load, "w" store, "x" fetch."""
+
+    gpa: int
+    rw: Literal["r", "w", "x"]
+    size: int
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """One step a guest access took: ``kind`` "done", "mmio", "memory_fault" or "unknown".
+
+    done: value for loads. mmio: gpa, len (bytes), is_write, data (little-endian, stores). memory_fault and unknown:
+    KVM_RUN failed with ``errno`` (a name); flags is kvm_run.memory_fault.flags, size its size in bytes.
+    """
+
+    kind: Literal["done", "mmio", "memory_fault", "unknown"]
+    value: int | None = None
+    gpa: int | None = None
+    len: int | None = None
+    is_write: int | None = None
+    data: str | None = None
+    errno: str | None = None
+    flags: int | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """Where the guest's own code lives: gpa and the host address of 64 KiB that a memslot maps there.
+
+    Real kernels need it to run anything; the page after the range must stay without a slot (it is the doorbell).
+    """
+
+    gpa: int
+    hva: int
+
+
+class Backend(Protocol):
+    """One process. Methods are the system calls; ``fd`` is a descriptor of this process."""
+
+    name: str
+
+    def open_kvm(self) -> int:
+        """open("/dev/kvm", O_RDWR)."""
+
+    def shutdown(self) -> None:
+        """End the process: every descriptor and mapping goes."""
+
+    # -- any file ---------------------------------------------------------------------------------------------------
+    def close(self, fd: int) -> None: ...
+    def dup(self, fd: int) -> int: ...
+    def reopen(self, fd: int, oflags: int) -> int:
+        """open("/proc/self/fd/N", oflags)."""
+
+    def open_aux(self, kind: AuxKind) -> int:
+        """A descriptor of another kind, to be used where it does not belong (pipe: its read end)."""
+
+    def fstat(self, fd: int) -> FileStat | None:
+        """FileStat of a guest_memfd, None for any other file."""
+
+    def fallocate(self, fd: int, mode: int, offset: int, len: int) -> None: ...
+    def ftruncate(self, fd: int, length: int) -> None: ...
+    def lseek(self, fd: int, offset: int, whence: int) -> int: ...
+    def read(self, fd: int, len: int) -> int: ...
+    def write(self, fd: int, len: int) -> int: ...
+    def pread(self, fd: int, len: int, offset: int) -> int: ...
+    def pwrite(self, fd: int, len: int, offset: int) -> int: ...
+    def fsync(self, fd: int) -> None: ...
+
+    # -- ioctls -----------------------------------------------------------------------------------------------------
+    def check_extension(self, fd: int, cap: int) -> int: ...
+    def create_vm(self, fd: int, type: int) -> int: ...
+    def create_vcpu(self, fd: int, id: int) -> int: ...
+    def create_guest_memfd(self, fd: int, size: int, flags: int, reserved: Sequence[int] = ()) -> int: ...
+    def set_user_memory_region(
+        self, fd: int, slot: int, flags: int, gpa: int, size: int, userspace_addr: int
+    ) -> None: ...
+    def set_user_memory_region2(
+        self,
+        fd: int,
+        slot: int,
+        flags: int,
+        gpa: int,
+        size: int,
+        userspace_addr: int,
+        guest_memfd: int,
+        guest_memfd_offset: int,
+        pad1: int = 0,
+        pad2: Sequence[int] = (),
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION2; guest_memfd is a descriptor, or any int (a u32 to the kernel)."""
+
+    def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None: ...
+    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault: ...
+
+    # -- host memory ------------------------------------------------------------------------------------------------
+    def anonymous(self, size: int, prot: int, align: int) -> int:
+        """Map size bytes of private anonymous memory at a multiple of align; the address."""
+
+    def mmap(self, fd: int, length: int, prot: int, flags: int, offset: int) -> int:
+        """mmap at an address of the kernel's choice; the address."""
+
+    def munmap(self, addr: int, length: int) -> None: ...
+    def mprotect(self, addr: int, length: int, prot: int) -> None: ...
+    def madvise(self, addr: int, length: int, advice: int) -> None: ...
+    def host_read(self, addr: int, size: int) -> int:
+        """Load size (1, 4 or 8) bytes, little-endian; HostSignal where the process would get one."""
+
+    def host_write(self, addr: int, size: int, value: int) -> None:
+        """Store size (1, 4 or 8) bytes, little-endian; HostSignal where the process would get one."""
+
+    # -- the guest --------------------------------------------------------------------------------------------------
+    def run_touch(self, vcpu_fd: int, boot: Boot | None, touches: Sequence[Touch]) -> list[list[Exit]]:
+        """Run the guest once per touch and report the exits each took; on no live vCPU, a bare KVM_RUN (KvmError).
+
+        boot None lets the backend set up what it needs (on a real kernel: slot 1000 at GPA 0xd0000000).
+        """

@@ -1,0 +1,74 @@
+"""Numbers of the KVM user-space interface that concern guest memory (x86-64, Linux 7.2).
+
+One table for both the model and the real backends. Each group names the header it is from; tests compare it with the
+kernel's uapi header where one is installed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# include/uapi/linux/kvm.h: struct kvm_userspace_memory_region2.flags
+KVM_MEM_LOG_DIRTY_PAGES: Final = 1 << 0
+KVM_MEM_READONLY: Final = 1 << 1
+KVM_MEM_GUEST_MEMFD: Final = 1 << 2
+
+# include/uapi/linux/kvm.h: struct kvm_memory_attributes.attributes
+KVM_MEMORY_ATTRIBUTE_PRIVATE: Final = 1 << 3
+
+# include/uapi/linux/kvm.h: struct kvm_create_guest_memfd.flags
+GUEST_MEMFD_FLAG_MMAP: Final = 1 << 0
+GUEST_MEMFD_FLAG_INIT_SHARED: Final = 1 << 1
+
+# include/uapi/linux/kvm.h: struct kvm_run.exit_reason and .memory_fault.flags
+KVM_EXIT_UNKNOWN: Final = 0
+KVM_EXIT_MMIO: Final = 6
+KVM_EXIT_MEMORY_FAULT: Final = 39
+KVM_MEMORY_EXIT_FLAG_PRIVATE: Final = 1 << 3
+
+# arch/x86/include/uapi/asm/kvm.h: KVM_CREATE_VM types
+KVM_X86_DEFAULT_VM: Final = 0
+KVM_X86_SW_PROTECTED_VM: Final = 1
+
+# include/uapi/linux/kvm.h: KVM_CHECK_EXTENSION
+KVM_CAP_USER_MEMORY: Final = 3
+KVM_CAP_NR_MEMSLOTS: Final = 10
+KVM_CAP_SYNC_MMU: Final = 16
+KVM_CAP_DESTROY_MEMORY_REGION_WORKS: Final = 21
+KVM_CAP_JOIN_MEMORY_REGIONS_WORKS: Final = 30
+KVM_CAP_READONLY_MEM: Final = 81
+KVM_CAP_MULTI_ADDRESS_SPACE: Final = 118
+KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: Final = 168
+KVM_CAP_DIRTY_LOG_RING: Final = 192
+KVM_CAP_DIRTY_LOG_RING_ACQ_REL: Final = 223
+KVM_CAP_USER_MEMORY2: Final = 231
+KVM_CAP_MEMORY_FAULT_INFO: Final = 232
+KVM_CAP_MEMORY_ATTRIBUTES: Final = 233
+KVM_CAP_GUEST_MEMFD: Final = 234
+KVM_CAP_VM_TYPES: Final = 235
+KVM_CAP_PRE_FAULT_MEMORY: Final = 236
+KVM_CAP_X86_APIC_BUS_CYCLES_NS: Final = 237
+KVM_CAP_GUEST_MEMFD_FLAGS: Final = 244
+
+# include/uapi/linux/falloc.h
+FALLOC_FL_KEEP_SIZE: Final = 0x01
+FALLOC_FL_PUNCH_HOLE: Final = 0x02
+FALLOC_FL_NO_HIDE_STALE: Final = 0x04
+FALLOC_FL_COLLAPSE_RANGE: Final = 0x08
+FALLOC_FL_ZERO_RANGE: Final = 0x10
+FALLOC_FL_INSERT_RANGE: Final = 0x20
+FALLOC_FL_UNSHARE_RANGE: Final = 0x40
+FALLOC_FL_WRITE_ZEROES: Final = 0x80
+
+# include/uapi/asm-generic/mman-common.h, include/uapi/linux/mman.h
+PROT_READ: Final = 1
+PROT_WRITE: Final = 2
+PROT_EXEC: Final = 4
+MAP_SHARED: Final = 0x01
+MAP_PRIVATE: Final = 0x02
+MAP_SHARED_VALIDATE: Final = 0x03
+MAP_FIXED: Final = 0x10
+MAP_ANONYMOUS: Final = 0x20
+MAP_GROWSDOWN: Final = 0x100
+MAP_HUGETLB: Final = 0x40000
+MAP_SYNC: Final = 0x80000
