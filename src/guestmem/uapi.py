@@ -20,6 +20,15 @@ KVM_MEMORY_ATTRIBUTE_PRIVATE: Final = 1 << 3
 GUEST_MEMFD_FLAG_MMAP: Final = 1 << 0
 GUEST_MEMFD_FLAG_INIT_SHARED: Final = 1 << 1
 
+# No kernel has these: creation flags of the profile "next". The page size is written as its base-2 logarithm in the top
+# bits of the low word, the encoding that mmap (MAP_HUGE_SHIFT), memfd_create (MFD_HUGE_SHIFT) and shmget already share.
+# A size must be said: there is no default to change under a running VMM, and what the rule is tied to is in the flags.
+GUEST_MEMFD_FLAG_HUGE_PAGES: Final = 1 << 2
+GUEST_MEMFD_FLAG_HUGETLB: Final = 1 << 3  # never fall back to smaller pages
+GUEST_MEMFD_FLAG_SHMEM: Final = 1 << 4  # as restrictedmem: the page size in use may change later
+GUEST_MEMFD_HUGE_SHIFT: Final = 26
+GUEST_MEMFD_HUGE_MASK: Final = 0x3F
+
 # include/uapi/linux/kvm.h: struct kvm_run.exit_reason and .memory_fault.flags
 KVM_EXIT_UNKNOWN: Final = 0
 KVM_EXIT_MMIO: Final = 6
