@@ -69,6 +69,15 @@ class Exit:
     flags: int | None = None
     size: int | None = None
 
+    def __repr__(self) -> str:
+        """Only what is set, addresses in hex."""
+        shown = [f"kind={self.kind!r}"]
+        for name in ("value", "gpa", "len", "is_write", "data", "errno", "flags", "size"):
+            value = getattr(self, name)
+            if value is not None:
+                shown.append(f"{name}={value:#x}" if name in ("gpa", "size") else f"{name}={value!r}")
+        return f"Exit({', '.join(shown)})"
+
 
 @dataclass(frozen=True, slots=True)
 class Boot:

@@ -1,0 +1,90 @@
+"""Descriptors that are no KVM object: /dev/null, an eventfd, a pipe's read end, a memfd.
+
+They exist to be passed where a guest_memfd, a VM or a vCPU is expected; the errno they give there is part of the truth.
+Only as much of them is modelled as such a call can see.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from guestmem.backend import AuxKind
+from guestmem.errors import HostSignal, KvmError
+from guestmem.model.contents import Contents
+from guestmem.model.files import DEVNULL, EVENTFD, MEMFD, PIPE, OpenFile
+from guestmem.uapi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+
+__all__ = ("AUX_KINDS", "MemFd")
+
+
+class MemFd(OpenFile):
+    """A memfd: size in bytes, pages on demand, a file position."""
+
+    __slots__ = ("contents", "position", "size")
+
+    def __init__(self) -> None:
+        super().__init__(MEMFD)
+        self.source = self
+        self.size = 0
+        self.position = 0
+        self.contents = Contents()
+
+    def host_fault(self, offset: int) -> None:
+        """Past the end of the file is SIGBUS."""
+        if offset >= -(-self.size // 4096) * 4096:
+            raise HostSignal("SIGBUS", f"offset {offset:#x} is past the end of the memfd")
+
+    def discard(self, start: int, end: int) -> bool:
+        """MADV_REMOVE punches a hole."""
+        self.contents.zero(start, end)
+        return True
+
+    def fallocate(self, mode: int, offset: int, length: int) -> None:
+        """shmem_fallocate: mode 0 and KEEP_SIZE allocate, PUNCH_HOLE frees."""
+        if mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
+            raise KvmError(errno.EOPNOTSUPP, f"{mode=:#x}", check="mode-supported")
+        if mode & FALLOC_FL_PUNCH_HOLE:
+            self.contents.zero(-(-offset // 4096) * 4096, (offset + length) // 4096 * 4096)
+        elif not mode & FALLOC_FL_KEEP_SIZE:
+            self.size = max(self.size, offset + length)
+
+    def ftruncate(self, length: int) -> None:
+        """Any size."""
+        self.contents.zero(-(-length // 4096) * 4096, 1 << 63)
+        self.size = length
+
+    def lseek(self, offset: int, whence: int) -> int:
+        """SEEK_SET, SEEK_CUR, SEEK_END; SEEK_DATA and SEEK_HOLE see an empty file."""
+        base = (0, self.position, self.size, 0, 0)[whence]
+        if whence > 2 and not 0 <= offset < self.size:
+            raise KvmError(errno.ENXIO, f"{offset=:#x}", check="offset-in-file")
+        if base + offset < 0:
+            raise KvmError(errno.EINVAL, f"{offset=:#x}", check="offset-in-file")
+        self.position = self.size if whence == 4 else base + offset
+        return self.position
+
+    def transfer(self, call: str, length: int) -> int:
+        """read and write at the file position; what is written is zeros."""
+        moved = self.transfer_at("p" + call, length, self.position)
+        self.position += moved
+        return moved
+
+    def transfer_at(self, call: str, length: int, offset: int) -> int:
+        """pread and pwrite; what is written is zeros."""
+        if call == "pread":
+            return max(0, min(length, self.size - offset))
+        if length:
+            self.size = max(self.size, offset + length)
+        return length
+
+
+AUX_KINDS: Mapping[AuxKind, Callable[[], OpenFile]] = MappingProxyType(
+    {
+        "memfd": MemFd,
+        "eventfd": lambda: OpenFile(EVENTFD),
+        "pipe": lambda: OpenFile(PIPE),
+        "devnull": lambda: OpenFile(DEVNULL),
+    }
+)

@@ -1,0 +1,85 @@
+"""Named checks: why an operation is refused, as data.
+
+An operation validates its request by walking checks in the kernel's order. The errno is the kernel's; the name, the
+rule in words, the values and the hint are ours. ``observing`` collects every check walked, passed or not, which is all
+that ``guestmem explain`` needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from guestmem.errors import KvmError
+
+__all__ = ("Check", "Observation", "note", "observing", "require")
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Generic[R]):
+    """One thing the kernel demands of a request.
+
+    ``passes`` decides; ``values`` writes the values it looked at. source names the kernel function that does it.
+    """
+
+    name: str
+    errno: int
+    rule: str
+    source: str
+    passes: Callable[[R], bool]
+    values: Callable[[R], str]
+    hint: str = ""
+
+    def refusal(self, request: R) -> KvmError:
+        """The error user space sees, with the values."""
+        return KvmError(self.errno, f"{self.rule}: {self.values(request)}", check=self.name, hint=self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A check or step that was walked: ``passed`` None is a remark rather than a check (a step of the fault)."""
+
+    name: str
+    passed: bool | None
+    text: str
+    rule: str = ""
+    source: str = ""
+    errno: int = 0
+
+
+_observations: ContextVar[list[Observation] | None] = ContextVar("observations", default=None)
+
+
+@contextmanager
+def observing() -> Iterator[list[Observation]]:
+    """Collect the checks and steps walked inside the block, in order."""
+    observations: list[Observation] = []
+    token = _observations.set(observations)
+    try:
+        yield observations
+    finally:
+        _observations.reset(token)
+
+
+def require(checks: Iterable[Check[Any]], request: Any) -> None:
+    """Walk the checks in order; KvmError from the first that does not pass."""
+    observations = _observations.get()
+    for check in checks:
+        passed = check.passes(request)
+        if observations is not None:
+            values = check.values(request)
+            observations.append(Observation(check.name, passed, values, check.rule, check.source, check.errno))
+        if not passed:
+            raise check.refusal(request)
+
+
+def note(name: str, text: Callable[[], str], source: str = "") -> None:
+    """Leave a remark for an observer; costs nothing when nobody observes."""
+    observations = _observations.get()
+    if observations is not None:
+        observations.append(Observation(name, None, text(), source=source))

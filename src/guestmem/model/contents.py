@@ -1,0 +1,49 @@
+"""Sparse bytes: the contents of memory that is mostly zero.
+
+What was never written, or was punched out, reads as zero and costs nothing. Offsets are bytes.
+"""
+
+from __future__ import annotations
+
+__all__ = ("Contents",)
+
+_CHUNK = 4096  # storage unit; nothing outside sees it
+
+
+class Contents:
+    """A byte array of any length in which only written chunks exist."""
+
+    __slots__ = ("_chunks",)
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, bytearray] = {}
+
+    def read(self, offset: int, size: int) -> int:
+        """size bytes at offset as a little-endian number; they must not cross a 4 KiB boundary."""
+        chunk = self._chunks.get(offset // _CHUNK)
+        if chunk is None:
+            return 0
+        within = offset % _CHUNK
+        return int.from_bytes(chunk[within : within + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Store value as size little-endian bytes at offset; they must not cross a 4 KiB boundary."""
+        chunk = self._chunks.get(offset // _CHUNK)
+        if chunk is None:
+            chunk = self._chunks[offset // _CHUNK] = bytearray(_CHUNK)
+        within = offset % _CHUNK
+        chunk[within : within + size] = value.to_bytes(size, "little")
+
+    def zero(self, start: int, end: int) -> None:
+        """Make [start, end) zero again; both are multiples of 4 KiB."""
+        first, last = start // _CHUNK, end // _CHUNK
+        if last - first < len(self._chunks):
+            for number in range(first, last):
+                self._chunks.pop(number, None)
+        else:
+            for number in [number for number in self._chunks if first <= number < last]:
+                del self._chunks[number]
+
+    def written(self) -> list[int]:
+        """Byte offsets of the 4 KiB chunks that were written, ascending."""
+        return sorted(number * _CHUNK for number in self._chunks)

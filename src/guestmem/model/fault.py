@@ -1,0 +1,220 @@
+"""A guest access that stage 2 cannot answer: from the faulting frame to a leaf, or to an exit.
+
+The fault is a sequence of steps, in the kernel's order (kvm_mmu_do_page_fault, kvm_faultin_pfn, kvm_tdp_mmu_map).
+``resolve`` runs them through; anything that interleaves faults with invalidations runs them one by one. A step returns
+None to go on or the Outcome that ends the fault.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from guestmem.errors import HostSignal, KvmError, errno_name
+from guestmem.model.checks import note
+from guestmem.model.hostmem import Source, permits
+from guestmem.model.levels import mapping_order
+from guestmem.model.stage2 import Leaf
+from guestmem.uapi import PROT_WRITE
+from guestmem.units import align_down
+
+if TYPE_CHECKING:
+    from guestmem.model.gmem import GuestMemfd
+    from guestmem.model.memslots import Memslot
+    from guestmem.model.vm import Vm
+
+__all__ = ("STEPS", "Fault", "Outcome", "Step", "resolve")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a fault ended.
+
+    mapped: a leaf is there. mmio: the access goes to user space as MMIO. memory_fault: KVM_RUN fails with errno and
+    exit reason 39. host_error: KVM_RUN fails with EFAULT and says no more. retry: something changed, start again.
+    """
+
+    kind: Literal["mapped", "mmio", "memory_fault", "host_error", "retry"]
+    errno: int = 0
+
+
+MAPPED = Outcome("mapped")
+MMIO = Outcome("mmio")
+HOST_ERROR = Outcome("host_error", errno.EFAULT)
+RETRY = Outcome("retry")
+NO_PAGE = Outcome("memory_fault", errno.EFAULT)
+
+
+@dataclass(slots=True)
+class Fault:
+    """struct kvm_page_fault: the access, and what the steps have found so far. hva is bytes; gfn, index are pages."""
+
+    vm: Vm
+    gfn: int
+    write: bool = False
+    fetch: bool = False
+    private: bool = field(default=False, init=False)
+    slot: Memslot | None = field(default=None, init=False)
+    mmu_seq: int = field(default=0, init=False)
+    gmem: GuestMemfd | None = field(default=None, init=False)  # the file that answers, or None: the hva does
+    index: int = field(default=0, init=False)
+    folio_order: int = field(default=0, init=False)
+    hva: int = field(default=0, init=False)
+    source: Source | None = field(default=None, init=False)
+    writable: bool = field(default=True, init=False)
+    order: int = field(default=0, init=False)
+
+    def note(self, step: str, text: Callable[[], str]) -> None:
+        """Tell an observer what a step found."""
+        note(step, text)
+
+
+Step = Callable[[Fault], Outcome | None]
+
+
+def read_attribute(fault: Fault) -> Outcome | None:
+    """Take the access as private where the frame's attribute says so (kvm_mmu_page_fault, software-protected VMs)."""
+    vm = fault.vm
+    fault.private = vm.has_private_mem and bool(vm.attributes.get(fault.gfn))
+    fault.note("read-attribute", lambda: f"gfn {fault.gfn:#x} is {'private' if fault.private else 'shared'}")
+    return None
+
+
+def look_up_slot(fault: Fault) -> Outcome | None:
+    """Find the memslot of the frame (kvm_vcpu_gfn_to_memslot)."""
+    fault.slot = fault.vm.spaces[0].by_gfn.get(fault.gfn)
+    fault.note("look-up-slot", lambda: f"{fault.slot!r}" if fault.slot else f"no slot has gfn {fault.gfn:#x}")
+    return None
+
+
+def sample_invalidations(fault: Fault) -> Outcome | None:
+    """Remember how many invalidations there were, before looking at anything they protect (kvm_faultin_pfn)."""
+    fault.mmu_seq = fault.vm.mmu_seq
+    fault.note("sample-invalidations", lambda: f"mmu_invalidate_seq={fault.mmu_seq}")
+    return None
+
+
+def compare_attribute(fault: Fault) -> Outcome | None:
+    """The attribute may have changed since it was read; then user space hears of it (kvm_faultin_pfn)."""
+    vm = fault.vm
+    if vm.has_private_mem and fault.private != bool(vm.attributes.get(fault.gfn)):
+        return NO_PAGE
+    return None
+
+
+def get_page(fault: Fault) -> Outcome | None:
+    """Get the page from the file or from the host's mapping (kvm_mmu_faultin_pfn)."""
+    slot = fault.slot
+    if slot is None:
+        return NO_PAGE if fault.private else MMIO
+    if fault.private or slot.gmem_only:
+        return _get_file_page(fault, slot)
+    return _get_host_page(fault, slot)
+
+
+def _get_file_page(fault: Fault, slot: Memslot) -> Outcome | None:
+    gmem = slot.gmem
+    if gmem is None:
+        was = "lost its file" if slot.can_be_private else "has no guest_memfd"
+        fault.note("get-page", lambda: f"slot {slot.id} {was}")
+        return NO_PAGE
+    fault.gmem, fault.source = gmem, gmem
+    fault.index = fault.gfn - slot.base_gfn + slot.pgoff
+    try:
+        fault.folio_order = gmem.get_page(fault.index)
+    except KvmError as refused:
+        fault.note("get-page", partial(str, refused))
+        return Outcome("memory_fault", refused.errno or 0)
+    fault.note(
+        "get-page",
+        lambda: _say_folio(fault),
+    )
+    return None
+
+
+def _get_host_page(fault: Fault, slot: Memslot) -> Outcome | None:
+    vm = fault.vm
+    if fault.write and slot.readonly:
+        fault.note("get-page", lambda: f"slot {slot.id} is read-only: the store becomes MMIO")
+        return MMIO
+    fault.hva = slot.userspace_addr + (fault.gfn - slot.base_gfn) * vm.page_size
+    vma = vm.host.vmas.get(fault.hva)
+    if vma is None or not permits(vma.prot, write=fault.write):
+        fault.note("get-page", lambda: f"hva {fault.hva:#x} is {'not mapped' if vma is None else 'protected'}")
+        return HOST_ERROR
+    offset = fault.hva - vma.delta
+    try:
+        vma.source.host_fault(offset)
+    except HostSignal as signal:
+        fault.note("get-page", partial(str, signal))
+        return HOST_ERROR
+    fault.source, fault.index = vma.source, offset // vm.page_size
+    fault.writable = bool(vma.prot & PROT_WRITE) and not slot.readonly
+    fault.note("get-page", lambda: f"hva {fault.hva:#x}, host mapping of order {vma.page_order}")
+    return None
+
+
+def recheck(fault: Fault) -> Outcome | None:
+    """With the MMU lock held: was the frame invalidated since (mmu_invalidate_retry_gfn)?"""
+    vm = fault.vm
+    if vm.mmu_seq != fault.mmu_seq or vm.invalidating(fault.gfn):
+        return RETRY
+    return None
+
+
+def decide_level(fault: Fault) -> Outcome | None:
+    """Choose the largest leaf that nothing forbids (kvm_mmu_hugepage_adjust)."""
+    fault.order = mapping_order(fault)
+    fault.note("decide-level", lambda: f"{fault.vm.geometry.name_of(fault.order)}")
+    return None
+
+
+def map_leaf(fault: Fault) -> Outcome | None:
+    """Install the leaf (kvm_tdp_mmu_map)."""
+    slot, source = fault.slot, fault.source
+    assert slot is not None
+    assert source is not None
+    start = align_down(fault.gfn, 1 << fault.order)
+    assert slot.base_gfn <= start, f"bug in guestmem: leaf at {start:#x} begins before {slot!r}"
+    assert start + (1 << fault.order) <= slot.end_gfn, f"bug in guestmem: leaf at {start:#x} ends after {slot!r}"
+    leaf = Leaf(fault.order, source, fault.gfn - fault.index, fault.gmem is not None and fault.private, fault.writable)
+    fault.vm.stage2.map(fault.gfn, leaf)
+    return MAPPED
+
+
+STEPS: tuple[Step, ...] = (
+    read_attribute,
+    look_up_slot,
+    sample_invalidations,
+    compare_attribute,
+    get_page,
+    recheck,
+    decide_level,
+    map_leaf,
+)
+
+
+def resolve(fault: Fault) -> Outcome:
+    """Run the steps until one ends the fault."""
+    for step in STEPS:
+        outcome = step(fault)
+        if outcome is not None:
+            note("outcome", partial(_say, fault, outcome))
+            return outcome
+    raise AssertionError("bug in guestmem: the last step of a fault must end it")
+
+
+def _say_folio(fault: Fault) -> str:
+    page = fault.vm.page_size
+    first = align_down(fault.index, 1 << fault.folio_order)
+    size = fault.vm.geometry.name_of(fault.folio_order)
+    return f"file offset {fault.index * page:#x} is in the {size} folio at offset {first * page:#x}"
+
+
+def _say(fault: Fault, outcome: Outcome) -> str:
+    if outcome.kind == "mapped":
+        return f"mapped by a {fault.vm.geometry.name_of(fault.order)} leaf"
+    return outcome.kind if not outcome.errno else f"{outcome.kind} {errno_name(outcome.errno)}"

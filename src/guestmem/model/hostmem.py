@@ -1,0 +1,184 @@
+"""The process's own address space: what a userspace_addr means.
+
+Mappings are runs of addresses over a *source* (anonymous memory, a file). Whoever maps host pages into a guest is told
+when they go, as KVM's mmu notifier is. Addresses are bytes. Leaves out swap, copy-on-write between processes and page
+migration: nothing here moves by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from guestmem.errors import HostSignal, KvmError
+from guestmem.model.contents import Contents
+from guestmem.runmap import RunMap
+from guestmem.uapi import PROT_EXEC, PROT_READ, PROT_WRITE
+from guestmem.units import align_down, align_up
+
+if TYPE_CHECKING:
+    from guestmem.model.files import OpenFile
+
+__all__ = ("AddressSpace", "Anonymous", "Source", "Vma")
+
+_BOTTOM, _TOP = 0x1_0000, 0x7F00_0000_0000  # where mappings are placed, from the top; the program is outside
+
+
+class Source(Protocol):
+    """Memory that a host mapping or a stage-2 leaf shows; offsets are bytes into it."""
+
+    @property
+    def contents(self) -> Contents:
+        """The bytes."""
+
+    def host_fault(self, offset: int) -> None:
+        """Make the page at offset present for the host; HostSignal where the access would end in one."""
+
+    def discard(self, start: int, end: int) -> bool:
+        """MADV_REMOVE of [start, end): free the pages; False where the source has no such operation."""
+
+
+class Anonymous:
+    """Private anonymous memory of the process; an offset is the address itself."""
+
+    def __init__(self) -> None:
+        self.contents = Contents()
+
+    def host_fault(self, offset: int) -> None:
+        """Anonymous pages are always to be had."""
+
+    def discard(self, start: int, end: int) -> bool:
+        """MADV_REMOVE does not work on private memory."""
+        return False
+
+
+@dataclass(slots=True)
+class _FileReference:
+    """One mmap call's hold on its file, until its last page is unmapped."""
+
+    file: OpenFile
+    bytes_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vma:
+    """A host mapping: address minus ``delta`` is the offset in source. page_order: size of the host's own mappings."""
+
+    source: Source
+    delta: int
+    prot: int
+    shared: bool = False
+    may_exec: bool = True
+    page_order: int = 0
+    held: _FileReference | None = None
+
+
+class AddressSpace:
+    """The mappings of one process."""
+
+    def __init__(self, page_size: int) -> None:
+        self.page_size = page_size
+        self.anonymous = Anonymous()
+        self.vmas: RunMap[Vma] = RunMap()
+        self.on_invalidate: list[Callable[[int, int], None]] = []
+
+    def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0) -> int:
+        """Map private zeroed memory at a multiple of align; the address."""
+        addr = self.find_hole(size, align)
+        self.vmas.set(addr, addr + size, Vma(self.anonymous, 0, prot, page_order=page_order))
+        return addr
+
+    def find_hole(self, size: int, align: int) -> int:
+        """The highest free range of size bytes at a multiple of align; ENOMEM (get_unmapped_area)."""
+        holes = self.vmas.gaps(_BOTTOM, _TOP)
+        fits = [align_down(end - size, align) for start, end in holes if align_down(end - size, align) >= start]
+        if not fits:
+            raise KvmError(errno.ENOMEM, f"no address range of {size:#x} bytes", check="address-space-has-room")
+        return fits[-1]
+
+    def map_file(self, file: OpenFile, length: int, prot: int, offset: int, *, shared: bool, may_exec: bool) -> int:
+        """Map a file that has a source; the mapping holds the file open. The address."""
+        assert file.source is not None
+        length = align_up(length, self.page_size)
+        addr = self.find_hole(length, self.page_size)
+        file.get()
+        vma = Vma(file.source, addr - offset, prot, shared, may_exec, held=_FileReference(file, length))
+        self.vmas.set(addr, addr + length, vma)
+        return addr
+
+    def munmap(self, addr: int, length: int) -> None:
+        """Remove the mappings of a range; EINVAL for length 0 or an unaligned address (do_vmi_munmap)."""
+        if addr % self.page_size or length == 0:
+            raise KvmError(errno.EINVAL, f"munmap {addr=:#x} {length=:#x}", check="range-aligned")
+        end = addr + align_up(length, self.page_size)
+        gone = list(self.vmas.runs(addr, end))
+        self._invalidate(addr, end)
+        self.vmas.clear(addr, end)
+        for start, stop, vma in gone:
+            self._forget(vma, stop - start)
+
+    def mprotect(self, addr: int, length: int, prot: int) -> None:
+        """Change protections up to the first hole (ENOMEM) or forbidden mapping (EACCES) (do_mprotect_pkey)."""
+        if addr % self.page_size:
+            raise KvmError(errno.EINVAL, f"mprotect {addr=:#x}", check="range-aligned")
+        end = addr + align_up(length, self.page_size)
+        done = addr
+        for start, stop, vma in list(self.vmas.runs(addr, end)):
+            if start != done:
+                break
+            if prot & PROT_EXEC and not vma.may_exec:
+                raise KvmError(errno.EACCES, f"a mapping of a noexec mount: {prot=:#x}", check="mapping-may-exec")
+            self._invalidate(start, stop)
+            self.vmas.set(start, stop, replace(vma, prot=prot))
+            done = stop
+        if done < end:
+            raise KvmError(errno.ENOMEM, f"nothing is mapped at {done:#x}", check="range-mapped")
+
+    def access(self, addr: int, *, write: bool) -> tuple[Source, int]:
+        """The source and offset behind a host access; HostSignal where the process would get one."""
+        vma = self.vmas.get(addr)
+        if vma is None:
+            raise HostSignal("SIGSEGV", f"nothing is mapped at {addr:#x}")
+        if not permits(vma.prot, write=write):
+            raise HostSignal("SIGSEGV", f"protection {vma.prot} of {addr:#x} forbids the access")
+        offset = addr - vma.delta
+        vma.source.host_fault(offset)
+        return vma.source, offset
+
+    def dont_need(self, start: int, end: int) -> None:
+        """MADV_DONTNEED: private anonymous pages become zero; file pages stay in their file."""
+        self._invalidate(start, end)
+        self.anonymous.contents.zero(start, end)
+
+    def file_changed(self, source: Source, start: int, end: int) -> None:
+        """Pages [start, end) (bytes) of a file are going: unmap them from every mapping (unmap_mapping_range)."""
+        for first, last, vma in list(self.vmas):
+            if vma.source is source:
+                low, high = max(first, start + vma.delta), min(last, end + vma.delta)
+                if low < high:
+                    self._invalidate(low, high)
+
+    def unmap_all(self) -> None:
+        """The process ends."""
+        gone = list(self.vmas)
+        self.vmas = RunMap()
+        for start, stop, vma in gone:
+            self._forget(vma, stop - start)
+
+    def _invalidate(self, start: int, end: int) -> None:
+        for callback in self.on_invalidate:
+            callback(start, end)
+
+    @staticmethod
+    def _forget(vma: Vma, size: int) -> None:
+        if vma.held is not None:
+            vma.held.bytes_left -= size
+            if vma.held.bytes_left == 0:
+                vma.held.file.put()
+
+
+def permits(prot: int, *, write: bool) -> bool:
+    """Whether a protection allows the access; on x86 a page that may be written or executed may be read."""
+    return bool(prot & PROT_WRITE) if write else bool(prot & (PROT_READ | PROT_WRITE | PROT_EXEC))

@@ -1,0 +1,78 @@
+"""madvise(2) on mappings of guest memory: which advice does what, and what it answers (mm/madvise.c).
+
+Only advice that changes what a guest or the process can see has an effect here; the rest is its errno.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from guestmem.errors import HostSignal, KvmError
+from guestmem.model.hostmem import AddressSpace, Anonymous, Vma, permits
+from guestmem.uapi import PROT_WRITE
+from guestmem.units import align_up
+
+__all__ = ("madvise",)
+
+MADV_DONTNEED: Final = 4
+MADV_FREE: Final = 8
+MADV_REMOVE: Final = 9
+MADV_WIPEONFORK: Final = 18
+MADV_POPULATE_READ: Final = 22
+MADV_POPULATE_WRITE: Final = 23
+MADV_DONTNEED_LOCKED: Final = 24
+MADV_COLLAPSE: Final = 25
+_KNOWN = frozenset((0, 1, 2, 3, 4, 8, 9, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25))
+_ANONYMOUS_ONLY = frozenset((MADV_FREE, MADV_WIPEONFORK))
+
+
+def madvise(host: AddressSpace, addr: int, length: int, advice: int) -> None:
+    """Advise a range: EINVAL unknown or unsuitable, ENOMEM where nothing is mapped, EFAULT where populating fails."""
+    if advice not in _KNOWN:
+        raise KvmError(errno.EINVAL, f"{advice=}", check="advice-known")
+    if addr % host.page_size:
+        raise KvmError(errno.EINVAL, f"{addr=:#x}", check="range-aligned")
+    end = addr + align_up(length, host.page_size)
+    done = addr
+    for start, stop, vma in list(host.vmas.runs(addr, end)):
+        if start > done and advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
+            break
+        _apply(host, vma, start, stop, advice)
+        done = stop
+    if host.vmas.overlaps(addr, end) is False or next(host.vmas.gaps(addr, end), None) is not None:
+        raise KvmError(errno.ENOMEM, f"[{addr:#x}, {end:#x}) is not all mapped", check="range-mapped")
+
+
+def _apply(host: AddressSpace, vma: Vma, start: int, stop: int, advice: int) -> None:
+    private = isinstance(vma.source, Anonymous)
+    if advice in _ANONYMOUS_ONLY and not private:
+        raise KvmError(errno.EINVAL, f"{advice=} is for private anonymous memory", check="advice-fits-mapping")
+    if advice == MADV_COLLAPSE:
+        raise KvmError(errno.EINVAL, "the file's pages cannot be collapsed", check="advice-fits-mapping")
+    if advice == MADV_REMOVE:
+        _remove(host, vma, start, stop)
+    elif advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE):
+        host.dont_need(start, stop)
+    elif advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
+        _populate(host, vma, start, stop, write=advice == MADV_POPULATE_WRITE)
+
+
+def _remove(host: AddressSpace, vma: Vma, start: int, stop: int) -> None:
+    if isinstance(vma.source, Anonymous):
+        raise KvmError(errno.EINVAL, "private anonymous memory has no file", check="advice-fits-mapping")
+    if not vma.shared or not vma.prot & PROT_WRITE:
+        raise KvmError(errno.EACCES, f"prot={vma.prot}", check="mapping-shared-writable")
+    vma.source.discard(start - vma.delta, stop - vma.delta)
+
+
+def _populate(host: AddressSpace, vma: Vma, start: int, stop: int, *, write: bool) -> None:
+    if not permits(vma.prot, write=write):
+        raise KvmError(errno.EINVAL if write else errno.EFAULT, f"prot={vma.prot}", check="mapping-permits")
+    if isinstance(vma.source, Anonymous):
+        return
+    for addr in range(start, stop, host.page_size):
+        try:
+            vma.source.host_fault(addr - vma.delta)
+        except HostSignal as signal:
+            raise KvmError(errno.EFAULT, str(signal), check="page-can-be-had") from signal

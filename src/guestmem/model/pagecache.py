@@ -1,0 +1,158 @@
+"""The pages of one guest_memfd: folios, where allocation puts them, holes, poison.
+
+Indexes (pgoff) count base pages. A folio of order n covers 2**n indexes and starts at a multiple of 2**n.
+
+Allocation takes the folio that *contains* the index, so its start is the index rounded down: it may begin before the
+range somebody asked for, or end after it. That is the behaviour the alignment rules are about, and it knows nothing of
+bindings. Backings:
+
+- ``thp``: the largest leaf size up to the file's page size whose aligned block is empty and that the host has; else
+  smaller ones. Released kernels are this with a file page size of one page.
+- ``hugetlb``: a page of the file's size or ENOMEM, no fallback.
+- ``shmem``: as restrictedmem's shmem had it: a huge page where the *current* setting says so and the block is empty,
+  else a base page; the setting may change at any time (shmem_get_folio, v10 "mm: Introduce memfd_restricted").
+
+Invariant: folios are disjoint, naturally aligned and inside the file; the pools' use is the folios' count.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Literal
+
+from guestmem.errors import KvmError
+from guestmem.geometry import Geometry
+from guestmem.model.contents import Contents
+from guestmem.model.pools import HostPools
+from guestmem.runmap import RunMap
+from guestmem.units import align_down, align_up
+
+__all__ = ("Backing", "PageCache")
+
+Backing = Literal["thp", "hugetlb", "shmem"]
+
+
+class PageCache:
+    """The address_space of one file: npages long, filled on demand."""
+
+    def __init__(self, npages: int, page_order: int, backing: Backing, geometry: Geometry, pools: HostPools) -> None:
+        self.npages = npages
+        self.backing = backing
+        self.page_order = page_order
+        self.contents = Contents()
+        self.folios: RunMap[int] = RunMap()  # index -> order of the folio that covers it
+        self.poisoned: RunMap[bool] = RunMap()
+        self.allocations: dict[int, int] = {}  # folios ever allocated, by order
+        self.splits = 0
+        self._geometry = geometry
+        self._pools = pools
+        self._huge_order = page_order  # shmem: the setting of the moment
+
+    def set_huge_order(self, order: int) -> None:
+        """Change what shmem takes from now on; pages already there stay (a write to shmem's huge= setting)."""
+        if self.backing != "shmem":
+            raise ValueError(f"a {self.backing} file's page size is fixed at creation; only shmem's may change")
+        if order not in self._geometry.orders:
+            raise ValueError(f"order {order} is no leaf size of {self._geometry.name}")
+        self._huge_order = order
+
+    @property
+    def largest_order(self) -> int:
+        """The largest folio the backing may take at the moment."""
+        return self._huge_order if self.backing == "shmem" else self.page_order
+
+    def folio_order(self, index: int) -> int | None:
+        """Order of the folio that covers index; None for a hole."""
+        return self.folios.get(index)
+
+    def get_folio(self, index: int) -> int:
+        """Order of the folio that covers index, allocated now if there is none (kvm_gmem_get_folio); ENOMEM."""
+        order = self.folios.get(index)
+        if order is None:
+            _, order = self._allocate(index, index + 1)
+        return order
+
+    def populate(self, start: int, end: int) -> None:
+        """Fill the holes of [start, end) (kvm_gmem_allocate); ENOMEM leaves what was filled so far."""
+        while (hole := next(self.folios.gaps(start, end), None)) is not None:
+            start, _ = self._allocate(*hole)
+
+    def punch(self, start: int, end: int) -> None:
+        """Free [start, end) (kvm_gmem_punch_hole).
+
+        A folio only partly inside is split to base pages (thp, shmem) or kept and zeroed in part (hugetlb).
+        """
+        for run_start, run_end, order in list(self.folios.runs(start, end)):
+            size = 1 << order
+            first, last = align_up(run_start, size), align_down(run_end, size)
+            if first < last:
+                self._free(first, last, order)
+            if self.backing != "hugetlb":
+                for edge in {align_down(run_start, size), align_down(run_end - 1, size)}:
+                    part_start, part_end = max(edge, start), min(edge + size, end)
+                    if part_end - part_start < size:
+                        self._split(edge, order)
+                        self._free(part_start, part_end, 0)
+        page = self._geometry.base_page_size
+        self.contents.zero(start * page, end * page)
+
+    def poison(self, index: int) -> None:
+        """Mark the page at index as broken; it stays in the file until punched out (kvm_gmem_error_folio)."""
+        self.poisoned.set(index, index + 1, True)
+
+    def release(self) -> None:
+        """Free everything: the last reference to the file is gone."""
+        for start, end, order in self.folios:
+            self._pools.give(order, (end - start) >> order)
+        self.folios = RunMap()
+        self.poisoned = RunMap()
+        self.contents = Contents()
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if a folio is misaligned or outside the file."""
+        self.folios.check_invariants()
+        self.poisoned.check_invariants()
+        for start, end, order in self.folios:
+            size = 1 << order
+            assert start % size == 0 and end % size == 0, f"bug in guestmem: misaligned folio at {start:#x}"
+            assert not order or end <= self.npages, (
+                f"bug in guestmem: folio [{start:#x}, {end:#x}) past the end {self.npages:#x}"
+            )
+
+    def _candidates(self) -> list[int]:
+        if self.backing == "hugetlb":
+            return [self.page_order]
+        if self.backing == "shmem":
+            return [self._huge_order, 0] if self._huge_order else [0]
+        return [order for order in reversed(self._geometry.orders) if order <= self.page_order]
+
+    def _allocate(self, start: int, end: int) -> tuple[int, int]:
+        """Allocate the folio of start, and as many more of its order as lie in the hole; the new end and the order."""
+        for order in self._candidates():
+            size = 1 << order
+            first = align_down(start, size)
+            # A base page past the end is possible: 6.18 binds ranges there (Profile.signed_binding_offset).
+            if order and (first + size > self.npages or self.folios.overlaps(first, first + size)):
+                continue
+            count = self._pools.take(order, max(1, (align_down(end, size) - first) >> order))
+            if count:
+                self.folios.set(first, first + count * size, order)
+                self.allocations[order] = self.allocations.get(order, 0) + count
+                return first + count * size, order
+        raise KvmError(
+            errno.ENOMEM,
+            f"the host has no page for file index {start:#x} ({self.backing}, up to "
+            f"{self._geometry.name_of(self.largest_order)})",
+            check="host-has-page",
+            hint="add pages of that size to the host's pool, or use a backing that falls back to smaller pages",
+        )
+
+    def _free(self, first: int, last: int, order: int) -> None:
+        self._pools.give(order, (last - first) >> order)
+        self.folios.clear(first, last)
+        self.poisoned.clear(first, last)
+
+    def _split(self, first: int, order: int) -> None:
+        self._pools.split(order)
+        self.folios.set(first, first + (1 << order), 0)
+        self.splits += 1

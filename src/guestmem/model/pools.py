@@ -1,0 +1,58 @@
+"""The host's pages: how many of each order there are and how many are in use.
+
+Invariant: ``0 <= used <= capacity`` for every order with a capacity, and splitting or freeing never makes or loses a
+page. An order without a capacity is unlimited. Leaves out NUMA nodes, reclaim and per-cgroup limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ("HostPools",)
+
+
+class HostPools:
+    """Pages of the host by order; shared by every file of the machine."""
+
+    __slots__ = ("_capacity", "_used")
+
+    def __init__(self, capacity: Mapping[int, int] | None = None) -> None:
+        self._capacity = dict(capacity or {})
+        self._used: dict[int, int] = {}
+
+    def take(self, order: int, count: int) -> int:
+        """Take up to count pages of this order; how many there were."""
+        capacity = self._capacity.get(order)
+        used = self._used.get(order, 0)
+        if capacity is not None:
+            count = min(count, capacity - used)
+        self._used[order] = used + count
+        return count
+
+    def give(self, order: int, count: int) -> None:
+        """Give pages back."""
+        self._used[order] -= count
+
+    def split(self, order: int) -> None:
+        """Turn one used page of this order into used base pages, for good."""
+        self._used[order] -= 1
+        self._used[0] = self._used.get(0, 0) + (1 << order)
+        if order in self._capacity:
+            self._capacity[order] -= 1
+        if 0 in self._capacity:
+            self._capacity[0] += 1 << order
+
+    def used(self) -> dict[int, int]:
+        """Pages in use by order, without the orders that have none."""
+        return {order: count for order, count in sorted(self._used.items()) if count}
+
+    def free(self, order: int) -> int | None:
+        """Free pages of this order; None without a limit."""
+        capacity = self._capacity.get(order)
+        return None if capacity is None else capacity - self._used.get(order, 0)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if a pool is overdrawn."""
+        for order, used in self._used.items():
+            capacity = self._capacity.get(order, used)
+            assert 0 <= used <= capacity, f"bug in guestmem: {used} of {capacity} pages of order {order} used"

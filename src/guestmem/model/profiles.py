@@ -1,0 +1,141 @@
+"""Kernel versions and machines as data: what differs, and nothing else.
+
+A *profile* is a kernel version: which flags exist, which errno a check gives, which corner it has. A *machine* is the
+host it runs on: which VM types it offers, how far guest-physical addresses reach, how much memory of each page size it
+has. Every field is one line of SEMANTICS section 9 or of the table of machines in TRANSCRIPT.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from guestmem.geometry import X86_64, Geometry
+from guestmem.uapi import (
+    GUEST_MEMFD_FLAG_INIT_SHARED,
+    GUEST_MEMFD_FLAG_MMAP,
+    KVM_X86_DEFAULT_VM,
+    KVM_X86_SW_PROTECTED_VM,
+)
+
+__all__ = ("NEXT", "PROFILES", "V6_12", "V6_18", "V7_2", "Machine", "Profile", "has_private_mem", "profile_named")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The host: everything the outcomes depend on that is not the kernel's version."""
+
+    vm_types: tuple[int, ...] = (KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM)
+    smm: bool = True  # a second address space of memslots on VMs without private memory
+    two_dimensional_paging: bool = True
+    gpa_bits: int = 40  # guest-physical addresses the MMU can map are below 2**gpa_bits
+    user_limit: int = 0x7FFF_FFFF_F000  # end of user space; 4-level paging
+    nx_huge_pages: bool = False  # the NX hugepage workaround: instruction fetches map base pages
+    geometry: Geometry = X86_64
+    pools: tuple[tuple[int, int], ...] = ()
+    """Pairs of order and how many host pages of it there are; an order that is missing has no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A kernel version, as the differences that user space can see."""
+
+    name: str
+    title: str
+    machine: Machine  # the machine its recordings were made on; the default
+    gmem_flags: int  # creation flags of a VM without private memory (kvm_gmem_get_supported_flags)
+    gmem_flags_private: int  # ... of a VM with private memory
+    gmem_on_any_vm: bool  # KVM_MEM_GUEST_MEMFD is valid on VMs without private memory
+    binding_overlap_errno: int
+    signed_binding_offset: bool  # kvm_gmem_bind() adds offset and size as loff_t
+    fallocate_modes: int  # mode bits the generic layer knows (vfs_fallocate)
+    anon_inode_mmap: bool  # guest_memfd has an mmap operation, on a noexec mount
+    anon_inode_regular: bool  # every anonymous inode is a regular file to the generic layer
+    pre_fault_renews_root: bool  # else pre-fault spins on a root made before the last slot deletion
+    dirty_log_off_recovers: bool  # else huge mappings come back only at the next fault
+    huge: bool = False  # guest_memfd folios may be larger than a page
+
+
+_FALLOCATE_6_12 = 0x7B  # KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO, INSERT, UNSHARE; NO_HIDE_STALE is refused
+_FALLOCATE_6_18 = _FALLOCATE_6_12 | 0x80  # WRITE_ZEROES, 6.17
+_PVM = Machine(vm_types=(KVM_X86_DEFAULT_VM,), smm=False, two_dimensional_paging=False, gpa_bits=52)
+_BOTH = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED
+
+V6_12 = Profile(
+    name="v6.12",
+    title="Linux 6.12 (6.12.117), software-protected VMs, two-dimensional paging",
+    machine=Machine(),
+    gmem_flags=0,
+    gmem_flags_private=0,
+    gmem_on_any_vm=False,
+    binding_overlap_errno=errno.EINVAL,
+    signed_binding_offset=False,
+    fallocate_modes=_FALLOCATE_6_12,
+    anon_inode_mmap=False,
+    anon_inode_regular=False,
+    pre_fault_renews_root=False,
+    dirty_log_off_recovers=False,
+)
+V6_18 = Profile(
+    name="v6.18",
+    title="Linux 6.18 (6.18.44), PVM flavour: VM type 0 only, shadow paging",
+    machine=_PVM,
+    gmem_flags=_BOTH,
+    gmem_flags_private=GUEST_MEMFD_FLAG_MMAP,
+    gmem_on_any_vm=True,
+    binding_overlap_errno=errno.EINVAL,
+    signed_binding_offset=True,
+    fallocate_modes=_FALLOCATE_6_18,
+    anon_inode_mmap=True,
+    anon_inode_regular=True,
+    pre_fault_renews_root=True,
+    dirty_log_off_recovers=True,
+)
+V7_2 = Profile(
+    name="v7.2",
+    title="Linux 7.2 (7.2.13), software-protected VMs, two-dimensional paging",
+    machine=Machine(),
+    gmem_flags=_BOTH,
+    gmem_flags_private=GUEST_MEMFD_FLAG_MMAP,
+    gmem_on_any_vm=True,
+    binding_overlap_errno=errno.EEXIST,
+    signed_binding_offset=False,
+    fallocate_modes=_FALLOCATE_6_18,
+    anon_inode_mmap=True,
+    anon_inode_regular=True,
+    pre_fault_renews_root=True,
+    dirty_log_off_recovers=True,
+)
+NEXT = Profile(
+    name="next",
+    title="no kernel yet: 7.2 with hugepage guest_memfd",
+    machine=Machine(gpa_bits=52),
+    gmem_flags=_BOTH,
+    gmem_flags_private=GUEST_MEMFD_FLAG_MMAP,
+    gmem_on_any_vm=True,
+    binding_overlap_errno=errno.EEXIST,
+    signed_binding_offset=False,
+    fallocate_modes=_FALLOCATE_6_18,
+    anon_inode_mmap=True,
+    anon_inode_regular=True,
+    pre_fault_renews_root=True,
+    dirty_log_off_recovers=True,
+    huge=True,
+)
+
+PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (V6_12, V6_18, V7_2, NEXT)})
+
+
+def profile_named(name: str) -> Profile:
+    """Find a profile by the name used on the command line; ValueError lists the names."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}") from None
+
+
+def has_private_mem(vm_type: int) -> bool:
+    """Whether a VM of this type has private memory (kvm_arch_has_private_mem)."""
+    return vm_type == KVM_X86_SW_PROTECTED_VM

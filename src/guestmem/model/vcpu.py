@@ -1,0 +1,194 @@
+"""A vCPU: guest accesses and KVM_PRE_FAULT_MEMORY.
+
+An access is answered by stage 2 when a leaf allows it, else by a fault. The guest is reduced to single loads, stores
+and fetches; its own code and page tables are not part of the model.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from guestmem.backend import Exit, PreFault, Touch
+from guestmem.errors import KvmError, errno_name
+from guestmem.model.checks import Check, note, require
+from guestmem.model.fault import Fault, Outcome, resolve
+from guestmem.model.hostmem import Anonymous
+from guestmem.model.stage2 import Leaf
+from guestmem.uapi import KVM_MEMORY_EXIT_FLAG_PRIVATE
+from guestmem.units import U64, align_down
+
+if TYPE_CHECKING:
+    from guestmem.model.vm import Vm
+
+__all__ = ("PRE_FAULT_CHECKS", "MAX_VCPU_IDS", "PreFaultRequest", "Vcpu")
+
+MAX_VCPU_IDS = 4096  # KVM_MAX_VCPU_IDS
+_MMIO_BYTE = 0x5A  # what the harness answers MMIO loads with, as the recordings did
+
+
+@dataclass(frozen=True, slots=True)
+class PreFaultRequest:
+    """struct kvm_pre_fault_memory; gpa and size are bytes."""
+
+    vcpu: Vcpu
+    gpa: int
+    size: int
+    flags: int
+
+
+PRE_FAULT_CHECKS: tuple[Check[PreFaultRequest], ...] = (
+    Check(
+        "flags-zero",
+        errno.EINVAL,
+        "flags must be 0",
+        "kvm_vcpu_pre_fault_memory",
+        lambda r: r.flags == 0,
+        lambda r: f"flags={r.flags:#x}",
+    ),
+    Check(
+        "range-valid",
+        errno.EINVAL,
+        "gpa and size must be page aligned, size not 0, and gpa + size below 2**64",
+        "kvm_vcpu_pre_fault_memory",
+        lambda r: not (r.gpa | r.size) & (r.vcpu.vm.page_size - 1) and r.size > 0 and r.gpa + r.size < U64,
+        lambda r: f"gpa={r.gpa:#x} size={r.size:#x}",
+    ),
+    Check(
+        "two-dimensional-paging",
+        errno.EOPNOTSUPP,
+        "only two-dimensional paging is indexed by GPA",
+        "kvm_tdp_map_page",
+        lambda r: r.vcpu.vm.machine.two_dimensional_paging,
+        lambda r: "the machine uses shadow paging",
+    ),
+    Check(
+        "root-current",
+        errno.EINTR,
+        "the vCPU's page-table root must not be older than the last slot deletion, else the call spins until a signal",
+        "kvm_arch_vcpu_pre_fault_memory",
+        lambda r: not r.vcpu.root_is_stale,
+        lambda r: "a slot was deleted or moved since this vCPU last ran",
+        "run the vCPU once, or use a kernel that renews the root (7.2)",
+    ),
+)
+
+
+class Vcpu:
+    """One vCPU of a VM."""
+
+    def __init__(self, vm: Vm, id: int) -> None:
+        self.vm: Vm = vm
+        self.id = id
+        self._root: int | None = None  # generation of the page-table root it has loaded
+
+    @property
+    def root_is_stale(self) -> bool:
+        """Whether pre-fault would find an outdated root and, before 7.2, not renew it."""
+        vm = self.vm
+        if vm.profile.pre_fault_renews_root:
+            return False
+        return self._root is not None and self._root != vm.root_generation
+
+    def touch(self, touch: Touch) -> list[Exit]:
+        """One guest access: the exits it took, the last one "done" unless it was abandoned."""
+        vm = self.vm
+        self._root = vm.root_generation
+        gfn, write = touch.gpa >> vm.page_shift, touch.rw == "w"
+        leaf = vm.stage2.get(gfn)
+        if leaf is None or (write and not leaf.writable):
+            fault = Fault(vm, gfn, write=write, fetch=touch.rw == "x")
+            outcome = resolve(fault)
+            vm.stage2.statistics.exits[outcome.kind] += outcome.kind != "mapped"
+            if outcome.kind != "mapped":
+                return _exits(fault, outcome, touch, vm.page_size)
+            leaf = vm.stage2.get(gfn)
+            assert leaf is not None
+        return [_access(leaf, touch, vm.page_shift)]
+
+    def pre_fault(self, request: PreFaultRequest) -> PreFault:
+        """KVM_PRE_FAULT_MEMORY: map the range as a guest read would, page by page; 0 once any page was done."""
+        try:
+            require(PRE_FAULT_CHECKS, request)
+        except KvmError as refused:
+            return PreFault(request.gpa, request.size, refused)
+        self._root = self.vm.root_generation
+        gpa, end = request.gpa, request.gpa + request.size
+        refused_by: KvmError | None = None
+        while gpa < end and refused_by is None:
+            fault = Fault(self.vm, gpa >> self.vm.page_shift)
+            outcome = resolve(fault)
+            if outcome.kind == "mapped":
+                gpa = min(end, self._mapped_until(fault, end))
+            else:
+                refused_by = _pre_fault_error(outcome, gpa)
+        return PreFault(gpa, end - gpa, refused_by if gpa == request.gpa else None)
+
+    def _mapped_until(self, fault: Fault, end: int) -> int:
+        """Where the mapping just made ends, in bytes; base pages that must follow the same way are done at once."""
+        vm = self.vm
+        first = align_down(fault.gfn, 1 << fault.order)
+        last = first + (1 << fault.order)
+        alike = min(_alike_until(fault), end >> vm.page_shift)
+        if alike > last:
+            if fault.gmem is not None:
+                fault.gmem.cache.populate(fault.index + 1, fault.index + alike - fault.gfn)
+            leaf = vm.stage2.get(fault.gfn)
+            assert leaf is not None
+            vm.stage2.map(last, leaf, alike - last)
+            last = alike
+        return last << vm.page_shift
+
+
+def _alike_until(fault: Fault) -> int:
+    """End of the frames after this one that a read would map the same way: base pages only, nothing in between."""
+    vm, slot = fault.vm, fault.slot
+    assert slot is not None
+    if fault.order or vm.pools.free(0) is not None:
+        return 0
+    end = slot.end_gfn
+    if vm.has_private_mem:
+        run = vm.attributes.run_at(fault.gfn)
+        following = next(vm.attributes.runs(fault.gfn, end), None) if run is None else None
+        end = min(end, run[1] if run else following[0] if following else end)
+    if fault.gmem is not None:
+        if vm.profile.huge:
+            return 0
+        poison = next(fault.gmem.cache.poisoned.runs(fault.index, None), None)
+        return end if poison is None else min(end, fault.gfn + poison[0] - fault.index)
+    vma = vm.host.vmas.run_at(fault.hva)
+    if vma is None or vma[2].page_order or not isinstance(fault.source, Anonymous):
+        return 0
+    return min(end, fault.gfn + (vma[1] - fault.hva) // vm.page_size)
+
+
+def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
+    offset = touch.gpa - (leaf.delta << page_shift)
+    if touch.rw == "w":
+        leaf.source.contents.write(offset, touch.size, touch.value)
+        return Exit("done")
+    value = leaf.source.contents.read(offset, touch.size)
+    note("access", lambda: f"offset {offset:#x} of what is mapped reads {value:#x}")
+    return Exit("done", value=value if touch.rw == "r" else None)
+
+
+def _exits(fault: Fault, outcome: Outcome, touch: Touch, page_size: int) -> list[Exit]:
+    if outcome.kind == "mmio":
+        if touch.rw == "w":
+            data = touch.value.to_bytes(touch.size, "little").hex()
+            return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=1, data=data), Exit("done")]
+        answer = int.from_bytes(bytes([_MMIO_BYTE]) * touch.size, "little")
+        return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=answer)]
+    name = errno_name(outcome.errno)
+    if outcome.kind == "memory_fault":
+        flags = KVM_MEMORY_EXIT_FLAG_PRIVATE if fault.private else 0
+        gpa = align_down(touch.gpa, page_size)
+        return [Exit("memory_fault", errno=name, flags=flags, gpa=gpa, size=page_size)]
+    return [Exit("unknown", errno=name)]
+
+
+def _pre_fault_error(outcome: Outcome, gpa: int) -> KvmError:
+    if outcome.kind == "mmio":
+        return KvmError(errno.ENOENT, f"no memory at gpa {gpa:#x}", check="gpa-has-memory", hint="set a memslot there")
+    return KvmError(outcome.errno, f"fault at gpa {gpa:#x}", check=outcome.kind.replace("_", "-"))
