@@ -1,0 +1,103 @@
+"""The public table of known divergences: where the model is allowed to differ from a kernel, and why.
+
+Nothing else may differ. An entry that can show up in a recording says how it is recognised there; the others name what
+the model leaves out, so that no recording of it exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from guestmem.model.capabilities import CAPABILITIES
+from guestmem.transcript import vocabulary as v
+
+__all__ = ("DIVERGENCES", "Divergence", "divergence_of")
+
+Recognise = Callable[[v.Operation, Sequence[v.RecordedExit] | None], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """One listed difference. ``recognise`` is None where it cannot be seen in a recording."""
+
+    name: str
+    subject: str
+    reason: str
+    recognise: Recognise | None = None
+
+
+def _never(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
+    return False
+
+
+def _stale_mmio(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
+    return any(exit.anomaly == "stale_mmio" for exit in exits or ())
+
+
+def _livelock(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
+    return isinstance(operation, v.PreFault) and operation.livelock
+
+
+def _foreign_capability(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
+    return isinstance(operation, v.CheckExtension) and operation.cap not in CAPABILITIES
+
+
+DIVERGENCES: tuple[Divergence, ...] = (
+    Divergence(
+        "stale-mmio",
+        "a GPA without a slot that was touched as MMIO and then made private",
+        "KVM caches MMIO in page-table entries that setting attributes does not invalidate, so the exit depends on "
+        "what was touched before; the model follows the rule (private, no slot: memory fault) and keeps no such cache",
+        _stale_mmio,
+    ),
+    Divergence(
+        "pre-fault-livelock",
+        "KVM_PRE_FAULT_MEMORY that waits for a slot deletion, or spins, until a signal ends it",
+        "when it ends depends on the signal; the model answers EINTR at once where 6.12's outdated root makes it spin, "
+        "and knows no concurrent deletion",
+        _livelock,
+    ),
+    Divergence(
+        "other-capabilities",
+        "KVM_CHECK_EXTENSION of capabilities that have nothing to do with guest memory",
+        "the model answers 0 for every number outside its table",
+        _foreign_capability,
+    ),
+    Divergence("smm", "address space 1", "slots of it are validated and kept, but no access ever uses them"),
+    Divergence("numa", "NUMA placement and memory policies", "one node; mbind is not modelled"),
+    Divergence("threads", "races of real threads", "operations run one after another"),
+    Divergence(
+        "emulated-accesses",
+        "KVM's own accesses to guest memory (instruction emulation, string I/O, paravirtual pages)",
+        "a touch is a native load, store or fetch; accesses across a page and fetches from MMIO need the emulator",
+    ),
+    Divergence(
+        "host-poison",
+        "memory failure in memory that is no guest_memfd",
+        "it reaches a process as SIGBUS, not through KVM; poison of guest_memfd pages is modelled",
+    ),
+    Divergence(
+        "exhaustion",
+        "EMFILE, ENOMEM of kernel structures, EINTR of an allocation",
+        "the model has no descriptor limit, no kernel memory and no signals; host pages run out as the pools say",
+    ),
+    Divergence(
+        "foreign-process",
+        "EIO from a process that did not create the VM, and EFAULT for a bad argument pointer",
+        "one process; arguments are values",
+    ),
+    Divergence(
+        "hardware-types",
+        "SEV, SNP and TDX VMs",
+        "only default and software-protected VMs exist",
+    ),
+)
+
+
+def divergence_of(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> Divergence | None:
+    """The listed divergence that an observed difference falls under, if any."""
+    for divergence in DIVERGENCES:
+        if divergence.recognise is not None and divergence.recognise(operation, exits):
+            return divergence
+    return None

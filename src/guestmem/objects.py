@@ -1,0 +1,275 @@
+"""One object per kind of descriptor: Kvm, Vm, Vcpu, GuestMemfd, Mapping. The same on every backend.
+
+Methods bear the ioctl's name in snake case and raise KvmError with the kernel's errno. What only a model can show
+(folios, leaves, attributes) is asked through ``Kvm.model``, ``Vm.model`` and ``GuestMemfd.model``; of a real kernel
+that is NotVisible.
+
+    >>> import guestmem
+    >>> with guestmem.open("model", profile="v7.2") as kvm:
+    ...     vm = kvm.create_vm(guestmem.KVM_X86_SW_PROTECTED_VM)
+    ...     gmem = vm.create_guest_memfd(0x200000)
+    ...     hva = kvm.anonymous(0x200000)
+    ...     vm.set_user_memory_region2(0, gpa=0, size=0x200000, userspace_addr=hva, guest_memfd=gmem)
+    ...     vm.set_memory_attributes(0, 0x1000, guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE)
+    ...     vcpu = vm.create_vcpu()
+    ...     vcpu.write(0x0, 0x1234), vcpu.read(0x0), kvm.read(hva)
+    ([Exit(kind='done')], 4660, 0)
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from guestmem.backend import Backend, Exit, FileStat, Touch
+from guestmem.errors import NotVisible
+from guestmem.uapi import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    GUEST_MEMFD_FLAG_HUGE_PAGES,
+    GUEST_MEMFD_FLAG_HUGETLB,
+    GUEST_MEMFD_FLAG_SHMEM,
+    GUEST_MEMFD_HUGE_SHIFT,
+    KVM_MEM_GUEST_MEMFD,
+    KVM_X86_DEFAULT_VM,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+)
+from guestmem.units import MIB, is_power_of_two
+
+if TYPE_CHECKING:
+    from guestmem.model.gmem import GuestMemfd as ModelGuestMemfd
+    from guestmem.model.process import Process
+    from guestmem.model.vm import Vm as ModelVm
+
+__all__ = ("GuestAccessFailed", "GuestMemfd", "Kvm", "Mapping", "Vcpu", "Vm")
+
+_BACKING_FLAGS = {"thp": 0, "hugetlb": GUEST_MEMFD_FLAG_HUGETLB, "shmem": GUEST_MEMFD_FLAG_SHMEM}
+
+
+class GuestAccessFailed(Exception):
+    """A guest access did not complete as memory; ``exits`` tells how it ended."""
+
+    def __init__(self, exits: list[Exit]) -> None:
+        super().__init__(", ".join(repr(exit) for exit in exits))
+        self.exits = exits
+
+
+class _Descriptor:
+    """A descriptor of the backend, closed once."""
+
+    def __init__(self, backend: Backend, fd: int) -> None:
+        self.backend = backend
+        self.fd = fd
+
+    def close(self) -> None:
+        """close(2); a second close is EBADF, as in the kernel."""
+        self.backend.close(self.fd)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(fd={self.fd}, backend={self.backend.name!r})"
+
+
+class Kvm(_Descriptor):
+    """/dev/kvm, and the process that has it open; leaving the block ends the process."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend, backend.open_kvm())
+
+    def __enter__(self) -> Kvm:
+        return self
+
+    def __exit__(self, type: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.backend.shutdown()
+
+    @property
+    def model(self) -> Process:
+        """The modelled process; NotVisible on a real kernel."""
+        return _process(self.backend)
+
+    def check_extension(self, cap: int) -> int:
+        """KVM_CHECK_EXTENSION on the device."""
+        return self.backend.check_extension(self.fd, cap)
+
+    def create_vm(self, type: int = KVM_X86_DEFAULT_VM) -> Vm:
+        """KVM_CREATE_VM; EINVAL for a type the kernel does not offer."""
+        return Vm(self.backend, self.backend.create_vm(self.fd, type))
+
+    def anonymous(self, size: int, *, prot: int = PROT_READ | PROT_WRITE, align: int = 2 * MIB) -> int:
+        """Map size bytes of private anonymous memory at a multiple of align; the address."""
+        return self.backend.anonymous(size, prot, align)
+
+    def read(self, addr: int, size: int = 8) -> int:
+        """Load size bytes as the host; HostSignal where the process would get one."""
+        return self.backend.host_read(addr, size)
+
+    def write(self, addr: int, value: int, size: int = 8) -> None:
+        """Store size bytes as the host; HostSignal where the process would get one."""
+        self.backend.host_write(addr, size, value)
+
+    def check_invariants(self) -> None:
+        """Verify everything the model promises; AssertionError is a bug in guestmem."""
+        from guestmem.model.invariants import check_process
+
+        check_process(self.model)
+
+
+class Vm(_Descriptor):
+    """A virtual machine."""
+
+    @property
+    def model(self) -> ModelVm:
+        """The modelled VM: spaces (slots), attributes, stage2, gmems; NotVisible on a real kernel."""
+        return _process(self.backend).vm_of(self.fd)
+
+    def check_extension(self, cap: int) -> int:
+        """KVM_CHECK_EXTENSION on the VM."""
+        return self.backend.check_extension(self.fd, cap)
+
+    def create_vcpu(self, id: int = 0) -> Vcpu:
+        """KVM_CREATE_VCPU."""
+        return Vcpu(self.backend, self.backend.create_vcpu(self.fd, id))
+
+    def create_guest_memfd(
+        self,
+        size: int,
+        flags: int = 0,
+        *,
+        page_size: int = 0,
+        backing: Literal["thp", "hugetlb", "shmem"] = "thp",
+    ) -> GuestMemfd:
+        """KVM_CREATE_GUEST_MEMFD; size in bytes. page_size (bytes) and backing go into flags (profile next)."""
+        if page_size:
+            if not is_power_of_two(page_size):
+                raise ValueError(f"page_size {page_size:#x} is not a power of two")
+            flags |= GUEST_MEMFD_FLAG_HUGE_PAGES | (page_size.bit_length() - 1) << GUEST_MEMFD_HUGE_SHIFT
+            flags |= _BACKING_FLAGS[backing]
+        return GuestMemfd(self.backend, self.backend.create_guest_memfd(self.fd, size, flags))
+
+    def set_user_memory_region(self, slot: int, *, gpa: int, size: int, userspace_addr: int, flags: int = 0) -> None:
+        """KVM_SET_USER_MEMORY_REGION; gpa, size and userspace_addr in bytes, size 0 deletes."""
+        self.backend.set_user_memory_region(self.fd, slot, flags, gpa, size, userspace_addr)
+
+    def set_user_memory_region2(
+        self,
+        slot: int,
+        *,
+        gpa: int,
+        size: int,
+        userspace_addr: int = 0,
+        guest_memfd: GuestMemfd | None = None,
+        guest_memfd_offset: int = 0,
+        flags: int = 0,
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION2; addresses, size and offset in bytes. A guest_memfd sets its flag."""
+        fd = -1
+        if guest_memfd is not None:
+            fd, flags = guest_memfd.fd, flags | KVM_MEM_GUEST_MEMFD
+        self.backend.set_user_memory_region2(self.fd, slot, flags, gpa, size, userspace_addr, fd, guest_memfd_offset)
+
+    def delete_region(self, slot: int) -> None:
+        """Delete a slot: size 0."""
+        self.backend.set_user_memory_region2(self.fd, slot, 0, 0, 0, 0, -1, 0)
+
+    def set_memory_attributes(self, address: int, size: int, attributes: int) -> None:
+        """KVM_SET_MEMORY_ATTRIBUTES; address and size in bytes."""
+        self.backend.set_memory_attributes(self.fd, address, size, attributes, 0)
+
+
+class Vcpu(_Descriptor):
+    """A virtual CPU."""
+
+    def touch(self, touch: Touch) -> list[Exit]:
+        """One guest access: every exit it took."""
+        return self.backend.run_touch(self.fd, None, [touch])[0]
+
+    def read(self, gpa: int, size: int = 8) -> int:
+        """A guest load that must be answered by memory; GuestAccessFailed otherwise."""
+        exits = self.touch(Touch(gpa, "r", size))
+        value = exits[0].value
+        if exits[0].kind != "done" or value is None:
+            raise GuestAccessFailed(exits)
+        return value
+
+    def write(self, gpa: int, value: int, size: int = 8) -> list[Exit]:
+        """A guest store: every exit it took."""
+        return self.touch(Touch(gpa, "w", size, value))
+
+    def fetch(self, gpa: int) -> list[Exit]:
+        """A guest instruction fetch: every exit it took."""
+        return self.touch(Touch(gpa, "x", 1))
+
+    def pre_fault_memory(self, gpa: int, size: int) -> tuple[int, int]:
+        """KVM_PRE_FAULT_MEMORY; what is left of the range (gpa, size in bytes) after at least one page was done."""
+        done = self.backend.pre_fault_memory(self.fd, gpa, size, 0)
+        if done.refused is not None:
+            raise done.refused
+        return done.gpa, done.size
+
+
+class GuestMemfd(_Descriptor):
+    """A guest_memfd."""
+
+    @property
+    def model(self) -> ModelGuestMemfd:
+        """The modelled file: cache (folios, contents), bindings; NotVisible on a real kernel."""
+        return _process(self.backend).guest_memfd_of(self.fd)
+
+    def allocate(self, offset: int, size: int) -> None:
+        """fallocate(KEEP_SIZE); bytes."""
+        self.backend.fallocate(self.fd, FALLOC_FL_KEEP_SIZE, offset, size)
+
+    def punch_hole(self, offset: int, size: int) -> None:
+        """fallocate(KEEP_SIZE | PUNCH_HOLE); bytes."""
+        self.backend.fallocate(self.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size)
+
+    def mmap(self, length: int, *, offset: int = 0, prot: int = PROT_READ | PROT_WRITE) -> Mapping:
+        """mmap(MAP_SHARED); ENODEV unless created with the MMAP flag."""
+        return Mapping(self.backend, self.backend.mmap(self.fd, length, prot, MAP_SHARED, offset), length)
+
+    def stat(self) -> FileStat:
+        """fstat(2)."""
+        stat = self.backend.fstat(self.fd)
+        assert stat is not None
+        return stat
+
+    def dup(self) -> GuestMemfd:
+        """Another descriptor of the same file."""
+        return GuestMemfd(self.backend, self.backend.dup(self.fd))
+
+    def poison(self, offset: int) -> None:
+        """Memory failure hits the page at offset (bytes). Model only."""
+        gmem = self.model
+        if offset >= gmem.size:
+            raise ValueError(f"offset {offset:#x} is past the end of the file, {gmem.size:#x}")
+        gmem.poison(offset >> gmem.vm.page_shift)
+
+
+class Mapping:
+    """A host mapping of a file: addr and length in bytes."""
+
+    def __init__(self, backend: Backend, addr: int, length: int) -> None:
+        self.backend = backend
+        self.addr = addr
+        self.length = length
+
+    def read(self, offset: int = 0, size: int = 8) -> int:
+        """Load as the host; HostSignal."""
+        return self.backend.host_read(self.addr + offset, size)
+
+    def write(self, offset: int, value: int, size: int = 8) -> None:
+        """Store as the host; HostSignal."""
+        self.backend.host_write(self.addr + offset, size, value)
+
+    def unmap(self) -> None:
+        """munmap(2)."""
+        self.backend.munmap(self.addr, self.length)
+
+
+def _process(backend: Backend) -> Process:
+    from guestmem.model.process import Process
+
+    if not isinstance(backend, Process):
+        raise NotVisible(f"backend {backend.name!r} is a real kernel; it does not show its state to user space")
+    return backend

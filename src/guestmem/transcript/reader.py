@@ -1,0 +1,117 @@
+"""Read recordings: JSON Lines, plain or gzip, into typed operations, one sequence at a time.
+
+Files are hostile until read: lines are bounded, numbers are 64 bit, an unknown operation or field is refused. Every
+refusal is one RecordingError that names the file and the line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import msgspec
+
+from guestmem.transcript.vocabulary import Begin, HostAddress, Line, Operation, RunTouch
+from guestmem.units import U64
+
+__all__ = ("RecordingError", "Sequence", "read_sequences")
+
+MAX_LINE_BYTES = 1 << 20
+_MAX_SHOWN = 160
+
+
+class RecordingError(ValueError):
+    """A recording cannot be read; the message names file and line."""
+
+    def __init__(self, path: str, line: int, problem: str) -> None:
+        super().__init__(f"{path}:{line}: {problem[:_MAX_SHOWN]}")
+        self.path = path
+        self.line = line
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One sequence: its begin line and its operations, with the line each stands on."""
+
+    begin: Begin
+    line: int
+    operations: list[Operation] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+
+def read_sequences(path: Path) -> Iterator[Sequence]:
+    """Yield the sequences of a recording, in order; RecordingError, OSError."""
+    name = str(path)
+    sequence: Sequence | None = None
+    decoder = msgspec.json.Decoder(Line)
+    with path.open("rb") as file:
+        for number, raw in _lines(file, name):
+            operation = _decode(decoder, raw, name, number)
+            if isinstance(operation, Begin):
+                if sequence is not None:
+                    yield sequence
+                sequence = Sequence(operation, number)
+                continue
+            if sequence is None:
+                raise RecordingError(name, number, 'the first line must be an operation "begin"')
+            if operation.seq != sequence.begin.seq:
+                problem = f"operation of sequence {operation.seq!r} inside sequence {sequence.begin.seq!r}"
+                raise RecordingError(name, number, problem)
+            sequence.operations.append(operation)
+            sequence.lines.append(number)
+    if sequence is None:
+        raise RecordingError(name, 1, "the recording is empty")
+    yield sequence
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
+    stream: BinaryIO = file
+    if file.read(2) == b"\x1f\x8b":
+        stream = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file))))
+    file.seek(0)
+    number = 0
+    while True:
+        number += 1
+        try:
+            raw = stream.readline(MAX_LINE_BYTES + 1)
+        except (EOFError, OSError, zlib.error) as error:
+            raise RecordingError(name, number, f"the gzip data ends or breaks here: {error}") from error
+        if not raw:
+            return
+        if len(raw) > MAX_LINE_BYTES:
+            raise RecordingError(name, number, f"the line is longer than {MAX_LINE_BYTES} bytes")
+        if not raw.strip():
+            raise RecordingError(name, number, "the line is empty; every line is one operation")
+        yield number, raw
+
+
+def _decode(decoder: msgspec.json.Decoder[Line], raw: bytes, name: str, number: int) -> Line:
+    try:
+        line = decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordingError(name, number, str(error) or "nested too deeply") from error
+    _check_numbers(line, name, number)
+    return line
+
+
+def _check_numbers(line: msgspec.Struct, name: str, number: int) -> None:
+    for key in line.__struct_fields__:
+        value = getattr(line, key)
+        if isinstance(value, int) and value >= U64:
+            raise RecordingError(name, number, f"{key} does not fit in 64 bits: {str(value)[:40]}")
+        if isinstance(value, HostAddress):
+            _check_numbers(value, name, number)
+        elif isinstance(value, list) and key in ("reserved", "pad2"):
+            for item in value:
+                if item >= U64:
+                    raise RecordingError(name, number, f"{key} does not fit in 64 bits: {str(item)[:40]}")
+    if isinstance(line, RunTouch):
+        for touch in line.touches:
+            _check_numbers(touch, name, number)
+            if (touch.gpa & 0xFFF) + touch.size > 0x1000:
+                raise RecordingError(name, number, f"the touch at gpa {touch.gpa:#x} crosses a page")
