@@ -28,11 +28,12 @@ class RunMap(Generic[V]):
     [(0, 4, 'a'), (4, 5, 'b'), (8, 10, 'a')]
     """
 
-    __slots__ = ("_runs", "_starts")
+    __slots__ = ("_hit", "_runs", "_starts")
 
     def __init__(self) -> None:
         self._starts: SortedList[int] = SortedList()
         self._runs: dict[int, tuple[int, V]] = {}
+        self._hit: tuple[int, int, V] | None = None  # the run found last: faults come in neighbourhoods
 
     def __len__(self) -> int:
         """How many runs there are."""
@@ -48,12 +49,18 @@ class RunMap(Generic[V]):
 
     def run_at(self, index: int) -> tuple[int, int, V] | None:
         """The run (start, end, value) that contains index, or None."""
+        hit = self._hit
+        if hit is not None and hit[0] <= index < hit[1]:
+            return hit
         position = self._starts.bisect_right(index)
         if position == 0:
             return None
         start = self._starts[position - 1]
         end, value = self._runs[start]
-        return (start, end, value) if index < end else None
+        if index >= end:
+            return None
+        self._hit = start, end, value
+        return self._hit
 
     def runs(self, start: int, end: int | None) -> Iterator[tuple[int, int, V]]:
         """The runs that intersect [start, end), clipped to it (end None: no limit). Do not change the map meanwhile."""
@@ -92,6 +99,7 @@ class RunMap(Generic[V]):
         assert start < end, f"bug in guestmem: empty run [{start:#x}, {end:#x})"
         self.clear(start, end)
         before = self.run_at(start - 1)
+        self._hit = None
         if before is not None and before[2] == value:
             start = before[0]
         else:
@@ -105,6 +113,7 @@ class RunMap(Generic[V]):
     def clear(self, start: int, end: int) -> None:
         """Take the value from every integer of [start, end)."""
         first = self.run_at(start)
+        self._hit = None
         if first is not None and first[0] < start:
             self._runs[first[0]] = start, first[2]
             if end < first[1]:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from guestmem.errors import KvmError
 
-__all__ = ("Check", "Observation", "note", "observing", "require")
+__all__ = ("Check", "Observation", "note", "observed", "observing", "require")
 
 R = TypeVar("R")
 
@@ -78,8 +78,13 @@ def require(checks: Iterable[Check[Any]], request: Any) -> None:
             raise check.refusal(request)
 
 
-def note(name: str, text: Callable[[], str], source: str = "") -> None:
-    """Leave a remark for an observer; costs nothing when nobody observes."""
+def observed() -> bool:
+    """Whether anybody collects remarks."""
+    return _observations.get() is not None
+
+
+def note(name: str, text: Callable[..., str], *arguments: Any) -> None:
+    """Leave the remark text(*arguments) for an observer; it is not even written when nobody observes."""
     observations = _observations.get()
     if observations is not None:
-        observations.append(Observation(name, None, text(), source=source))
+        observations.append(Observation(name, None, text(*arguments)))

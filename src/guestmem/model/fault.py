@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from guestmem.errors import HostSignal, KvmError, errno_name
@@ -67,10 +66,6 @@ class Fault:
     writable: bool = field(default=True, init=False)
     order: int = field(default=0, init=False)
 
-    def note(self, step: str, text: Callable[[], str]) -> None:
-        """Tell an observer what a step found."""
-        note(step, text)
-
 
 Step = Callable[[Fault], Outcome | None]
 
@@ -79,21 +74,21 @@ def read_attribute(fault: Fault) -> Outcome | None:
     """Take the access as private where the frame's attribute says so (kvm_mmu_page_fault, software-protected VMs)."""
     vm = fault.vm
     fault.private = vm.has_private_mem and bool(vm.attributes.get(fault.gfn))
-    fault.note("read-attribute", lambda: f"gfn {fault.gfn:#x} is {'private' if fault.private else 'shared'}")
+    note("read-attribute", _say_attribute, fault)
     return None
 
 
 def look_up_slot(fault: Fault) -> Outcome | None:
     """Find the memslot of the frame (kvm_vcpu_gfn_to_memslot)."""
     fault.slot = fault.vm.spaces[0].by_gfn.get(fault.gfn)
-    fault.note("look-up-slot", lambda: f"{fault.slot!r}" if fault.slot else f"no slot has gfn {fault.gfn:#x}")
+    note("look-up-slot", _say_slot, fault)
     return None
 
 
 def sample_invalidations(fault: Fault) -> Outcome | None:
     """Remember how many invalidations there were, before looking at anything they protect (kvm_faultin_pfn)."""
     fault.mmu_seq = fault.vm.mmu_seq
-    fault.note("sample-invalidations", lambda: f"mmu_invalidate_seq={fault.mmu_seq}")
+    note("sample-invalidations", "mmu_invalidate_seq={}".format, fault.mmu_seq)
     return None
 
 
@@ -119,41 +114,38 @@ def _get_file_page(fault: Fault, slot: Memslot) -> Outcome | None:
     gmem = slot.gmem
     if gmem is None:
         was = "lost its file" if slot.can_be_private else "has no guest_memfd"
-        fault.note("get-page", lambda: f"slot {slot.id} {was}")
+        note("get-page", "slot {} {}".format, slot.id, was)
         return NO_PAGE
     fault.gmem, fault.source = gmem, gmem
     fault.index = fault.gfn - slot.base_gfn + slot.pgoff
     try:
         fault.folio_order = gmem.get_page(fault.index)
     except KvmError as refused:
-        fault.note("get-page", partial(str, refused))
+        note("get-page", str, refused)
         return Outcome("memory_fault", refused.errno or 0)
-    fault.note(
-        "get-page",
-        lambda: _say_folio(fault),
-    )
+    note("get-page", _say_folio, fault)
     return None
 
 
 def _get_host_page(fault: Fault, slot: Memslot) -> Outcome | None:
     vm = fault.vm
     if fault.write and slot.readonly:
-        fault.note("get-page", lambda: f"slot {slot.id} is read-only: the store becomes MMIO")
+        note("get-page", "slot {} is read-only: the store becomes MMIO".format, slot.id)
         return MMIO
     fault.hva = slot.userspace_addr + (fault.gfn - slot.base_gfn) * vm.page_size
     vma = vm.host.vmas.get(fault.hva)
     if vma is None or not permits(vma.prot, write=fault.write):
-        fault.note("get-page", lambda: f"hva {fault.hva:#x} is {'not mapped' if vma is None else 'protected'}")
+        note("get-page", "hva {:#x} is {}".format, fault.hva, "not mapped" if vma is None else "protected")
         return HOST_ERROR
     offset = fault.hva - vma.delta
     try:
         vma.source.host_fault(offset)
     except HostSignal as signal:
-        fault.note("get-page", partial(str, signal))
+        note("get-page", str, signal)
         return HOST_ERROR
     fault.source, fault.index = vma.source, offset // vm.page_size
     fault.writable = bool(vma.prot & PROT_WRITE) and not slot.readonly
-    fault.note("get-page", lambda: f"hva {fault.hva:#x}, host mapping of order {vma.page_order}")
+    note("get-page", "hva {:#x}, host mapping of order {}".format, fault.hva, vma.page_order)
     return None
 
 
@@ -168,7 +160,7 @@ def recheck(fault: Fault) -> Outcome | None:
 def decide_level(fault: Fault) -> Outcome | None:
     """Choose the largest leaf that nothing forbids (kvm_mmu_hugepage_adjust)."""
     fault.order = mapping_order(fault)
-    fault.note("decide-level", lambda: f"{fault.vm.geometry.name_of(fault.order)}")
+    note("decide-level", fault.vm.geometry.name_of, fault.order)
     return None
 
 
@@ -202,7 +194,7 @@ def resolve(fault: Fault) -> Outcome:
     for step in STEPS:
         outcome = step(fault)
         if outcome is not None:
-            note("outcome", partial(_say, fault, outcome))
+            note("outcome", _say_outcome, fault, outcome)
             return outcome
     raise AssertionError("bug in guestmem: the last step of a fault must end it")
 
@@ -214,7 +206,15 @@ def _say_folio(fault: Fault) -> str:
     return f"file offset {fault.index * page:#x} is in the {size} folio at offset {first * page:#x}"
 
 
-def _say(fault: Fault, outcome: Outcome) -> str:
+def _say_attribute(fault: Fault) -> str:
+    return f"gfn {fault.gfn:#x} is {'private' if fault.private else 'shared'}"
+
+
+def _say_slot(fault: Fault) -> str:
+    return repr(fault.slot) if fault.slot else f"no slot has gfn {fault.gfn:#x}"
+
+
+def _say_outcome(fault: Fault, outcome: Outcome) -> str:
     if outcome.kind == "mapped":
         return f"mapped by a {fault.vm.geometry.name_of(fault.order)} leaf"
     return outcome.kind if not outcome.errno else f"{outcome.kind} {errno_name(outcome.errno)}"

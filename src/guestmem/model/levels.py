@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
+from guestmem.geometry import Geometry
 from guestmem.model.binding import binding_of
 from guestmem.model.checks import note
 from guestmem.units import align_down
@@ -41,12 +41,12 @@ def mapping_order(fault: Fault) -> int:
         obstacle = next((limit for limit in LIMITS if not limit.allows(fault, order)), None)
         if obstacle is None:
             return order
-        note("no-leaf", partial(_say, geometry.name_of(order), obstacle), "kvm_mmu_hugepage_adjust")
+        note("no-leaf", _say, geometry, order, obstacle)
     return 0
 
 
-def _say(size: str, obstacle: Limit) -> str:
-    return f"{size}: {obstacle.name}, {obstacle.rule}"
+def _say(geometry: Geometry, order: int, obstacle: Limit) -> str:
+    return f"{geometry.name_of(order)}: {obstacle.name}, {obstacle.rule}"
 
 
 def _folio(fault: Fault, order: int) -> bool:

@@ -245,7 +245,7 @@ def set_memory_region(request: RegionRequest) -> None:
     if not request.size:
         require(DELETE_CHECKS, request)
         assert old is not None
-        note("change", lambda: f"delete {old!r}", _SOURCE)
+        note("change", "delete {!r}".format, old)
         request.vm.delete_slot(old)
     elif old is None:
         _create(request)
@@ -263,7 +263,7 @@ def _create(request: RegionRequest) -> None:
     slot = Memslot(request.as_id, request.id, request.base_gfn, request.npages, request.flags, request.userspace_addr)
     if request.wants_gmem:
         binding.bind(request, slot)
-    note("change", lambda: f"create {slot!r}", _SOURCE)
+    note("change", "create {!r}".format, slot)
     vm.insert_slot(slot)
 
 
@@ -274,13 +274,13 @@ def _modify(request: RegionRequest, old: Memslot) -> None:
         require(PLACE_CHECKS, request)
         vm.drop_mappings_of(old)
         require(MAP_CHECKS, request)
-        note("change", lambda: f"move {old!r} to {request.gpa:#x}", _SOURCE)
+        note("change", "move {!r} to {:#x}".format, old, request.gpa)
         vm.move_slot(old, request.base_gfn, request.flags)
     elif request.flags != old.flags:
-        note("change", lambda: f"flags of {old!r} become {request.flags:#x}", _SOURCE)
+        note("change", "flags of {!r} become {:#x}".format, old, request.flags)
         vm.set_slot_flags(old, request.flags)
     else:
-        note("change", lambda: f"nothing: {old!r}", _SOURCE)
+        note("change", "nothing: {!r}".format, old)
 
 
 def _same_but_gpa_and_log(request: RegionRequest) -> bool:

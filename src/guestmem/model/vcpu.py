@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from guestmem.backend import Exit, PreFault, Touch
 from guestmem.errors import KvmError, errno_name
-from guestmem.model.checks import Check, note, require
-from guestmem.model.fault import Fault, Outcome, resolve
+from guestmem.model.checks import Check, note, observed, require
+from guestmem.model.fault import Fault, Outcome, get_page, look_up_slot, read_attribute, resolve
 from guestmem.model.hostmem import Anonymous
+from guestmem.model.levels import mapping_order
 from guestmem.model.stage2 import Leaf
 from guestmem.uapi import KVM_MEMORY_EXIT_FLAG_PRIVATE
 from guestmem.units import U64, align_down
@@ -105,6 +106,8 @@ class Vcpu:
                 return _exits(fault, outcome, touch, vm.page_size)
             leaf = vm.stage2.get(gfn)
             assert leaf is not None
+        elif observed():
+            _explain_leaf(vm, gfn, leaf)
         return [_access(leaf, touch, vm.page_shift)]
 
     def pre_fault(self, request: PreFaultRequest) -> PreFault:
@@ -141,6 +144,15 @@ class Vcpu:
         return last << vm.page_shift
 
 
+def _explain_leaf(vm: Vm, gfn: int, leaf: Leaf) -> None:
+    """Tell an observer what answers an access that takes no fault, and what forbids larger leaves now."""
+    note("stage-2", "a {} leaf maps gfn {:#x}".format, vm.geometry.name_of(leaf.order), gfn)
+    fault = Fault(vm, gfn)
+    for step in (read_attribute, look_up_slot, get_page):
+        step(fault)
+    mapping_order(fault)
+
+
 def _alike_until(fault: Fault) -> int:
     """End of the frames after this one that a read would map the same way: base pages only, nothing in between."""
     vm, slot = fault.vm, fault.slot
@@ -169,7 +181,7 @@ def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
         leaf.source.contents.write(offset, touch.size, touch.value)
         return Exit("done")
     value = leaf.source.contents.read(offset, touch.size)
-    note("access", lambda: f"offset {offset:#x} of what is mapped reads {value:#x}")
+    note("access", "reads {:#x}".format, value)
     return Exit("done", value=value if touch.rw == "r" else None)
 
 

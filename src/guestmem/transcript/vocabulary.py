@@ -80,7 +80,7 @@ class Begin(msgspec.Struct, tag_field="op", tag="begin", forbid_unknown_fields=T
     pools: dict[str, int] = {}  # page size, as "2M", to how many the host has
 
 
-class Operation(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, kw_only=True):
+class Operation(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """What every operation carries. ``result``: return value or handle; ``errno``: a name, null for success."""
 
     seq: str
@@ -282,7 +282,7 @@ class PreFault(Operation, tag="pre_fault"):
     livelock: bool = False
 
 
-class RecordedTouch(msgspec.Struct, forbid_unknown_fields=True):
+class RecordedTouch(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One guest access, as ``backend.Touch``."""
 
     gpa: U64

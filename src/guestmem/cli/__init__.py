@@ -1,0 +1,58 @@
+"""The command line: one thin module per command; nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from guestmem.cli import explain, run
+from guestmem.version import __version__
+
+__all__ = ("app", "main")
+
+app = typer.Typer(
+    name="guestmem",
+    help="KVM's guest-private memory: run it, check it, prove it.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("run", epilog=run.EXAMPLES)(run.run)
+app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"guestmem {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _guestmem(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """KVM's guest-private memory: run it, check it, prove it."""
+
+
+def main() -> None:
+    """The console script: bad input is one line on stderr and exit 2, ctrl-C is 130."""
+    from guestmem.transcript.reader import RecordingError
+
+    try:
+        app()
+    except (RecordingError, ValueError) as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away: nothing left to say
+        raise SystemExit(0) from None
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"guestmem: {message}", err=True)
+    raise SystemExit(2)

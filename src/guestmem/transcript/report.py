@@ -1,0 +1,135 @@
+"""Run whole recordings and count: what agreed, what is a known divergence, what differs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from guestmem.backend import Backend
+from guestmem.transcript import vocabulary as v
+from guestmem.transcript.compare import Verdict, compare
+from guestmem.transcript.reader import RecordingError, Sequence, read_sequences
+from guestmem.transcript.runner import Runner, UnknownHandle
+
+__all__ = ("Difference", "FileReport", "arguments_of", "run_recording")
+
+OpenBackend = Callable[[v.Begin], Backend]
+_OBSERVED = frozenset(("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock"))
+_NO_ARGUMENTS = _OBSERVED | {"seq", "i", "op", "touches"}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One operation whose outcome was not the recorded one, where it stands, and what decided in the model."""
+
+    file: str
+    line: int
+    sequence: str
+    index: int
+    op: str
+    touch: int | None
+    arguments: dict[str, Any]
+    recorded: Any
+    model: Any
+    check: str
+    reason: str
+
+
+@dataclass(slots=True)
+class FileReport:
+    """The counts of one recording. outcomes counts (operation, how it ended)."""
+
+    file: str
+    profiles: list[str] = field(default_factory=list)
+    sequences: int = 0
+    operations: int = 0
+    agreed: int = 0
+    known_divergences: int = 0
+    compared: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    divergences: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+def run_recording(
+    path: Path,
+    name_profile: Callable[[v.Begin], str],
+    open_backend: OpenBackend,
+    on_sequence: Callable[[], None] = lambda: None,
+) -> FileReport:
+    """Run every sequence of a recording on a fresh backend each; RecordingError, OSError."""
+    report = FileReport(str(path))
+    for sequence in read_sequences(path):
+        try:
+            profile, backend = name_profile(sequence.begin), open_backend(sequence.begin)
+        except ValueError as error:
+            raise RecordingError(str(path), sequence.line, str(error)) from error
+        if profile not in report.profiles:
+            report.profiles.append(profile)
+        report.sequences += 1
+        try:
+            _run_sequence(path, sequence, backend, report)
+        finally:
+            backend.shutdown()
+        on_sequence()
+    return report
+
+
+def _run_sequence(path: Path, sequence: Sequence, backend: Backend, report: FileReport) -> None:
+    runner = Runner(backend)
+    for line, operation in zip(sequence.lines, sequence.operations, strict=True):
+        try:
+            outcome = runner.run(operation)
+        except UnknownHandle as error:
+            raise RecordingError(str(path), line, str(error)) from error
+        for verdict in compare(operation, outcome):
+            _count(report, verdict, path, line)
+
+
+def _count(report: FileReport, verdict: Verdict, path: Path, line: int) -> None:
+    operation = verdict.operation
+    op = "touch" if verdict.touch is not None else str(operation.__struct_config__.tag)
+    report.operations += 1
+    report.outcomes[op, _ended(verdict.got)] += 1
+    report.compared += verdict.recorded is not None
+    if verdict.agreed:
+        report.agreed += 1
+    elif verdict.divergence is not None:
+        report.known_divergences += 1
+        report.divergences[verdict.divergence.name] += 1
+    else:
+        report.differences.append(
+            Difference(
+                str(path),
+                line,
+                operation.seq,
+                operation.i,
+                op,
+                verdict.touch,
+                arguments_of(operation, verdict.touch),
+                verdict.recorded,
+                verdict.got,
+                verdict.check,
+                verdict.reason,
+            )
+        )
+
+
+def arguments_of(operation: v.Operation, touch: int | None = None) -> dict[str, Any]:
+    """The arguments of an operation, or of one of its guest touches, by name."""
+    if touch is not None and isinstance(operation, v.RunTouch):
+        return {"vcpu": operation.vcpu, **msgspec.to_builtins(operation.touches[touch])}
+    values = msgspec.to_builtins(operation)
+    return {name: value for name, value in values.items() if name not in _NO_ARGUMENTS and not name.startswith("st_")}
+
+
+def _ended(got: Any) -> str:
+    if isinstance(got, list):
+        first = got[0]
+        return " ".join(str(first[key]) for key in ("exit", "errno") if key in first)
+    return str(got.get("errno") or got.get("signal") or "ok")

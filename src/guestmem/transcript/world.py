@@ -1,0 +1,45 @@
+"""The kernel and machine that a recording's ``begin`` line asks for, as a modelled process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from guestmem.geometry import geometry_named
+from guestmem.model.process import Process
+from guestmem.model.profiles import PROFILES, Machine, Profile, profile_named
+from guestmem.rules import DEFAULT, rule_named
+from guestmem.transcript.vocabulary import Begin
+from guestmem.units import parse_size
+
+__all__ = ("process_for", "profile_for")
+
+
+def profile_for(begin: Begin, override: str | None = None) -> Profile:
+    """The profile named by the user, else by the recording ("612", "618" or a profile's name); ValueError."""
+    if override is not None:
+        return profile_named(override)
+    if not begin.profile:
+        raise ValueError(f"sequence {begin.seq!r} names no profile; pass --profile with one of {', '.join(PROFILES)}")
+    recorded = {name.removeprefix("v").replace(".", ""): name for name in PROFILES}
+    return profile_named(recorded.get(begin.profile, begin.profile))
+
+
+def process_for(begin: Begin, profile: Profile) -> Process:
+    """A fresh process on the machine the recording describes, or on the profile's own; ValueError."""
+    return Process(profile, _machine(begin, profile), rule_named(begin.rule) if begin.rule else DEFAULT)
+
+
+def _machine(begin: Begin, profile: Profile) -> Machine:
+    machine = profile.machine
+    if begin.geometry:
+        machine = replace(machine, geometry=geometry_named(begin.geometry))
+    if begin.vm_types:
+        machine = replace(machine, vm_types=tuple(begin.vm_types))
+    if begin.gpa_bits:
+        machine = replace(machine, gpa_bits=begin.gpa_bits)
+    if begin.smm is not None:
+        machine = replace(machine, smm=begin.smm)
+    if begin.two_dimensional_paging is not None:
+        machine = replace(machine, two_dimensional_paging=begin.two_dimensional_paging)
+    pools = ((machine.geometry.order_of(parse_size(size)), count) for size, count in begin.pools.items())
+    return replace(machine, pools=tuple(sorted(pools)))
