@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from guestmem.errors import KvmError
 
-__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "PreFault", "Touch")
+__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFault", "Touch")
 
 AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
 
@@ -88,6 +88,17 @@ class Boot:
 
     gpa: int
     hva: int
+
+
+@runtime_checkable
+class Host(Protocol):
+    """What a test may do to the host under a guest_memfd; a real kernel offers it only in part, or not at all."""
+
+    def poison(self, fd: int, offset: int) -> None:
+        """Memory failure hits the page at offset (bytes); EBADF, EINVAL."""
+
+    def set_huge_page_size(self, fd: int, page_size: int) -> None:
+        """Change the page size (bytes) that a shmem-backed file takes from now on; EBADF, EINVAL."""
 
 
 class Backend(Protocol):

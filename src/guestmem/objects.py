@@ -240,10 +240,11 @@ class GuestMemfd(_Descriptor):
 
     def poison(self, offset: int) -> None:
         """Memory failure hits the page at offset (bytes). Model only."""
-        gmem = self.model
-        if offset >= gmem.size:
-            raise ValueError(f"offset {offset:#x} is past the end of the file, {gmem.size:#x}")
-        gmem.poison(offset >> gmem.vm.page_shift)
+        _process(self.backend).poison(self.fd, offset)
+
+    def set_huge_page_size(self, page_size: int) -> None:
+        """Change the page size (bytes) that a shmem-backed file takes from now on. Model only."""
+        _process(self.backend).set_huge_page_size(self.fd, page_size)
 
 
 class Mapping:

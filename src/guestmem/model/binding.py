@@ -71,7 +71,7 @@ def checks(profile: Profile, rule: Rule) -> tuple[Check[RegionRequest], ...]:
             "the alignment rule the VM was opened with",
             lambda r: rule.refuses(_requested(r)) is None,
             lambda r: rule.refuses(_requested(r)) or f"offset={r.offset:#x} size={r.size:#x} gpa={r.gpa:#x}",
-            "move the offset: holes in the file cost nothing",
+            lambda r: _move_offset(rule, _requested(r)),
         ),
     )
 
@@ -101,6 +101,13 @@ def _binding(gmem: GuestMemfd, gpa: int, size: int, offset: int) -> Binding:
         backing_page_size=geometry.page_size(gmem.cache.largest_order),
         geometry=geometry,
     )
+
+
+def _move_offset(rule: Rule, binding: Binding) -> str:
+    offset = rule.next_offset(binding)
+    if offset is None:
+        return "no offset near by is accepted; move the slot"
+    return f"use guest_memfd_offset={offset:#x}: holes in the file cost nothing"
 
 
 def _fd_open(request: RegionRequest) -> bool:

@@ -33,11 +33,12 @@ class Check(Generic[R]):
     source: str
     passes: Callable[[R], bool]
     values: Callable[[R], str]
-    hint: str = ""
+    hint: str | Callable[[R], str] = ""
 
     def refusal(self, request: R) -> KvmError:
-        """The error user space sees, with the values."""
-        return KvmError(self.errno, f"{self.rule}: {self.values(request)}", check=self.name, hint=self.hint)
+        """The error user space sees, with the values and what to do."""
+        hint = self.hint if isinstance(self.hint, str) else self.hint(request)
+        return KvmError(self.errno, f"{self.rule}: {self.values(request)}", check=self.name, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

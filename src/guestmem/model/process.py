@@ -331,6 +331,23 @@ class Process:
         source, offset = self.host.access(addr, write=True)
         source.contents.write(offset, size, value)
 
+    # -- what a test may do to the host ------------------------------------------------------------------------------
+
+    def poison(self, fd: int, offset: int) -> None:
+        """Memory failure hits the page of a guest_memfd at offset (bytes); EINVAL past the end."""
+        gmem = self.guest_memfd_of(fd)
+        if offset >= gmem.size:
+            raise KvmError(errno.EINVAL, f"{offset=:#x}, file size {gmem.size:#x}", check="offset-in-file")
+        gmem.poison(offset >> gmem.vm.page_shift)
+
+    def set_huge_page_size(self, fd: int, page_size: int) -> None:
+        """Change what a shmem-backed file takes from now on; EINVAL for other files and for sizes that do not exist."""
+        gmem = self.guest_memfd_of(fd)
+        try:
+            gmem.cache.set_huge_order(gmem.vm.geometry.order_of(page_size))
+        except ValueError as error:
+            raise KvmError(errno.EINVAL, str(error), check="page-size-can-change") from error
+
     # -- the guest ---------------------------------------------------------------------------------------------------
 
     def run_touch(self, vcpu_fd: int, boot: Boot | None, touches: Sequence[Touch]) -> list[list[Exit]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from guestmem.backend import Backend, Boot, Exit, Touch
+from guestmem.backend import Backend, Boot, Exit, Host, Touch
 from guestmem.errors import HostSignal, KvmError, errno_name
 from guestmem.transcript import vocabulary as v
 from guestmem.uapi import PROT_READ, PROT_WRITE
@@ -114,6 +114,12 @@ class Runner:
     def place(self, map: str, buf: str, off: int) -> int:
         """The address at an offset of a mapping or a buffer."""
         return (self.mapping(map).addr if map else self.buffer(buf)) + off
+
+    def host(self) -> Host:
+        """The host under the guest, where the backend lets a test at it."""
+        if not isinstance(self.backend, Host):
+            raise UnknownHandle(f"backend {self.backend.name!r} cannot do this to its host")
+        return self.backend
 
     def made(self, out: str, fd: int) -> Outcome:
         """Remember a new handle."""
@@ -245,6 +251,8 @@ _ACTIONS: dict[type[v.Operation], Callable[[Runner, Any], Outcome]] = {
     v.HostRead: _host_read,
     v.HostWrite: _host_write,
     v.PreFault: _pre_fault,
+    v.Poison: lambda r, op: _call(r.host().poison, r.fd(op.fd), op.offset),
+    v.SetHugePageSize: lambda r, op: _call(r.host().set_huge_page_size, r.fd(op.fd), op.page_size),
     v.RunTouch: _run_touch,
 }
 

@@ -45,7 +45,7 @@ __all__ = (
     "RecordedTouch",
     "Reopen",
     "RunTouch",
-    "SetHugeOrder",
+    "SetHugePageSize",
     "SetMemoryAttributes",
     "SetUserMemoryRegion",
     "SetUserMemoryRegion2",
@@ -321,7 +321,7 @@ class Poison(Operation, tag="poison"):
     offset: U64
 
 
-class SetHugeOrder(Operation, tag="set_huge_page_size"):
+class SetHugePageSize(Operation, tag="set_huge_page_size"):
     """guestmem's own: change the page size that a shmem-backed file takes from now on (bytes)."""
 
     fd: Handle
@@ -355,7 +355,7 @@ Line = (
     | Read
     | Reopen
     | RunTouch
-    | SetHugeOrder
+    | SetHugePageSize
     | SetMemoryAttributes
     | SetUserMemoryRegion
     | SetUserMemoryRegion2
