@@ -90,13 +90,15 @@ class Rule:
         """The largest order the rule alone allows for the folio of ``order`` that contains the file offset."""
         return order
 
-    def next_offset(self, binding: Binding) -> int | None:
-        """The smallest offset from the binding's own upwards that the rule accepts, if some page size leads to one."""
-        candidates = {align_up(binding.offset, page) for page in binding.geometry.page_sizes}
-        for page in binding.geometry.page_sizes:
-            candidates.add(binding.offset + (binding.gpa - binding.offset) % page)
+    def nearest_offset(self, binding: Binding) -> int | None:
+        """The nearest offset the rule accepts among those aligned to a page size, or congruent to the GPA, or 0."""
+        sizes = {*binding.geometry.page_sizes, min(_alignment(binding.gpa), 1 << 62)}
+        candidates = {0}
+        for page in sizes:
+            congruent_above = binding.offset + (binding.gpa - binding.offset) % page
+            candidates |= {align_down(binding.offset, page), align_up(binding.offset, page), congruent_above}
         accepted = [offset for offset in candidates if self.refuses(replace(binding, offset=offset)) is None]
-        return min(accepted, default=None)
+        return min(accepted, key=lambda offset: (abs(offset - binding.offset), offset), default=None)
 
 
 class _AlignedOffset(Rule):

@@ -97,6 +97,8 @@ class RunMap(Generic[V]):
     def set(self, start: int, end: int, value: V) -> None:
         """Give every integer of [start, end) this value, whatever it had."""
         assert start < end, f"bug in guestmem: empty run [{start:#x}, {end:#x})"
+        if self._extended(start, end, value):
+            return
         self.clear(start, end)
         before = self.run_at(start - 1)
         self._hit = None
@@ -144,6 +146,22 @@ class RunMap(Generic[V]):
 
     def __repr__(self) -> str:
         return f"RunMap({[(hex(start), hex(end), value) for start, end, value in self]})"
+
+    def _extended(self, start: int, end: int, value: V) -> bool:
+        """The common case by itself: the run before goes on, and the next one is not reached."""
+        position = self._starts.bisect_right(start)
+        if position == 0:
+            return False
+        before = self._starts[position - 1]
+        before_end, before_value = self._runs[before]
+        if before_end < start or before_value != value:
+            return False
+        if end > before_end:
+            if position < len(self._starts) and self._starts[position] <= end:
+                return False
+            self._runs[before] = end, value
+            self._hit = None
+        return True
 
     def _add(self, start: int, end: int, value: V) -> None:
         self._starts.add(start)

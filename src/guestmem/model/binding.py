@@ -104,9 +104,9 @@ def _binding(gmem: GuestMemfd, gpa: int, size: int, offset: int) -> Binding:
 
 
 def _move_offset(rule: Rule, binding: Binding) -> str:
-    offset = rule.next_offset(binding)
+    offset = rule.nearest_offset(binding)
     if offset is None:
-        return "no offset near by is accepted; move the slot"
+        return "no offset near by is accepted; change the slot's size or gpa"
     return f"use guest_memfd_offset={offset:#x}: holes in the file cost nothing"
 
 

@@ -65,6 +65,7 @@ class Fault:
     source: Source | None = field(default=None, init=False)
     writable: bool = field(default=True, init=False)
     order: int = field(default=0, init=False)
+    leaf: Leaf | None = field(default=None, init=False)
 
 
 Step = Callable[[Fault], Outcome | None]
@@ -172,8 +173,8 @@ def map_leaf(fault: Fault) -> Outcome | None:
     start = align_down(fault.gfn, 1 << fault.order)
     assert slot.base_gfn <= start, f"bug in guestmem: leaf at {start:#x} begins before {slot!r}"
     assert start + (1 << fault.order) <= slot.end_gfn, f"bug in guestmem: leaf at {start:#x} ends after {slot!r}"
-    leaf = Leaf(fault.order, source, fault.gfn - fault.index, fault.gmem is not None and fault.private, fault.writable)
-    fault.vm.stage2.map(fault.gfn, leaf)
+    fault.leaf = Leaf(fault.order, source, fault.gfn - fault.index, fault.private, fault.writable)
+    fault.vm.stage2.map(fault.gfn, fault.leaf)
     return MAPPED
 
 

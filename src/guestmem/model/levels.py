@@ -38,10 +38,12 @@ def mapping_order(fault: Fault) -> int:
     for order in reversed(geometry.orders):
         if order == 0:
             break
-        obstacle = next((limit for limit in LIMITS if not limit.allows(fault, order)), None)
-        if obstacle is None:
+        for limit in LIMITS:
+            if not limit.allows(fault, order):
+                note("no-leaf", _say, geometry, order, limit)
+                break
+        else:
             return order
-        note("no-leaf", _say, geometry, order, obstacle)
     return 0
 
 

@@ -47,6 +47,7 @@ class PageCache:
         self._geometry = geometry
         self._pools = pools
         self._huge_order = page_order  # shmem: the setting of the moment
+        self._candidates = self._orders_to_try()
 
     def set_huge_order(self, order: int) -> None:
         """Change what shmem takes from now on; pages already there stay (a write to shmem's huge= setting)."""
@@ -55,6 +56,7 @@ class PageCache:
         if order not in self._geometry.orders:
             raise ValueError(f"order {order} is no leaf size of {self._geometry.name}")
         self._huge_order = order
+        self._candidates = self._orders_to_try()
 
     @property
     def largest_order(self) -> int:
@@ -119,7 +121,7 @@ class PageCache:
                 f"bug in guestmem: folio [{start:#x}, {end:#x}) past the end {self.npages:#x}"
             )
 
-    def _candidates(self) -> list[int]:
+    def _orders_to_try(self) -> list[int]:
         if self.backing == "hugetlb":
             return [self.page_order]
         if self.backing == "shmem":
@@ -128,7 +130,7 @@ class PageCache:
 
     def _allocate(self, start: int, end: int) -> tuple[int, int]:
         """Allocate the folio of start, and as many more of its order as lie in the hole; the new end and the order."""
-        for order in self._candidates():
+        for order in self._candidates:
             size = 1 << order
             first = align_down(start, size)
             # A base page past the end is possible: 6.18 binds ranges there (Profile.signed_binding_offset).

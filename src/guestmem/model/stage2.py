@@ -54,13 +54,14 @@ class Stage2:
         size = 1 << leaf.order
         start = align_down(gfn, size)
         end = start + count * size
-        if self.leaves.covers(start, end, leaf):
-            return  # a spurious fault: the mapping is there
-        orders = {old.order for _, _, old in self.leaves.runs(start, end)}
-        if any(order > leaf.order for order in orders):
-            self.zap(start, end)
-        elif any(order < leaf.order for order in orders):
-            self.statistics.merges[leaf.order] += 1
+        replaced = {old.order for _, _, old in self.leaves.runs(start, end)}
+        if replaced:
+            if self.leaves.covers(start, end, leaf):
+                return  # a spurious fault: the mapping is there
+            if max(replaced) > leaf.order:
+                self.zap(start, end)
+            elif min(replaced) < leaf.order:
+                self.statistics.merges[leaf.order] += 1
         self.leaves.set(start, end, leaf)
         self.statistics.maps[leaf.order] += count
 

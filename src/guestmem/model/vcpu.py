@@ -101,10 +101,10 @@ class Vcpu:
         if leaf is None or (write and not leaf.writable):
             fault = Fault(vm, gfn, write=write, fetch=touch.rw == "x")
             outcome = resolve(fault)
-            vm.stage2.statistics.exits[outcome.kind] += outcome.kind != "mapped"
             if outcome.kind != "mapped":
+                vm.stage2.statistics.exits[outcome.kind] += 1
                 return _exits(fault, outcome, touch, vm.page_size)
-            leaf = vm.stage2.get(gfn)
+            leaf = fault.leaf
             assert leaf is not None
         elif observed():
             _explain_leaf(vm, gfn, leaf)
@@ -137,9 +137,8 @@ class Vcpu:
         if alike > last:
             if fault.gmem is not None:
                 fault.gmem.cache.populate(fault.index + 1, fault.index + alike - fault.gfn)
-            leaf = vm.stage2.get(fault.gfn)
-            assert leaf is not None
-            vm.stage2.map(last, leaf, alike - last)
+            assert fault.leaf is not None
+            vm.stage2.map(last, fault.leaf, alike - last)
             last = alike
         return last << vm.page_shift
 

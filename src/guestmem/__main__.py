@@ -1,0 +1,5 @@
+"""``python -m guestmem``."""
+
+from guestmem.cli import main
+
+main()
