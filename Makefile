@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint bench docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 run: $(VENV)/.installed  ## run recordings of real kernels on the model and compare every outcome
-	$(BIN)/guestmem run examples/recordings/*.jsonl.gz
+	@$(BIN)/guestmem run examples/recordings/*.jsonl.gz
 
 test: $(VENV)/.installed-dev  ## run the tests, doctests and documentation examples among them
 	$(BIN)/python -m pytest
@@ -23,6 +23,9 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 
 bench: $(VENV)/.installed-dev  ## measure, as ratios against the kernel where there is one
 	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.installed-dev  ## write the pages that are made from code
+	$(BIN)/python docs/divergences.py > docs/divergences.md
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

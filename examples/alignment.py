@@ -21,7 +21,7 @@ def try_rule(name: str) -> str:
         try:
             vm.set_user_memory_region2(0, gpa=0, size=1 * GIB, guest_memfd=gmem, guest_memfd_offset=OFFSET)
         except guestmem.KvmError as refused:
-            return f"refused  {refused.name} by {refused.check}: {refused.hint}"
+            return f"refused by {refused.check} ({refused.name})"
         vm.set_memory_attributes(0, 1 * GIB, guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE)
         vm.create_vcpu().write(PAGE_8 - OFFSET, 1)
         kvm.check_invariants()
@@ -29,8 +29,8 @@ def try_rule(name: str) -> str:
         [(first, last, order)] = gmem.model.cache.folios
         [(gfn, end, leaf)] = vm.model.stage2.leaves
         return (
-            f"accepted allocated the {geometry.name_of(order)} folio of frames [{first:#x}, {last:#x}), "
-            f"mapped gfn [{gfn:#x}, {end:#x}) by {geometry.name_of(leaf.order)}"
+            f"accepted; {geometry.name_of(order)} folio at file pages [{first:#x}, {last:#x}), "
+            f"gfn [{gfn:#x}, {end:#x}) mapped by {geometry.name_of(leaf.order)}"
         )
 
 

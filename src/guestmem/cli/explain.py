@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from guestmem.cli.words import words
+from guestmem.errors import errno_name
 
 if TYPE_CHECKING:
     from guestmem.model.checks import Observation
@@ -78,32 +79,48 @@ def _position(recording: Path, sequence: Sequence, op: int | None) -> int:
 
 
 def _print(explanations: list[Explanation]) -> None:
-    """Profiles that walk the same way are printed once."""
-    groups: dict[tuple[object, ...], list[Explanation]] = {}
-    for explanation in explanations:
-        key = (explanation.touch, str(explanation.outcome), tuple(explanation.walked))
-        groups.setdefault(key, []).append(explanation)
-    last_touch: int | None = -1
-    for group in sorted(groups.values(), key=lambda group: group[0].touch or 0):
-        first = group[0]
-        if first.touch != last_touch:
-            typer.echo("")
-            typer.echo(f"{first.op} {words(first.arguments)}")
-            last_touch = first.touch
-        typer.echo(f"  {', '.join(explanation.profile for explanation in group)}: {words(first.outcome)}")
-        for observation in first.walked:
-            _print_observation(observation)
-        if first.check and not (first.walked and first.walked[-1].passed is False):
-            typer.echo(f"      {first.check:<28}  {'REFUSED':<16}  {first.reason}")
+    """Each operation or touch: refusals as a table of checks by profile, accesses step by step."""
+    for touch in dict.fromkeys(explanation.touch for explanation in explanations):
+        group = [explanation for explanation in explanations if explanation.touch == touch]
+        typer.echo("")
+        typer.echo(f"{group[0].op} {words(group[0].arguments)}")
+        for explanation in group:
+            refused = f"  [{explanation.check}] {explanation.reason}" if explanation.check else ""
+            typer.echo(f"  {explanation.profile:<6} {words(explanation.outcome)}{refused}")
+        _print_checks(group)
+        _print_steps(group)
 
 
-def _print_observation(observation: Observation) -> None:
-    if observation.passed is None:
-        typer.echo(f"      {observation.name:<28}  {observation.text}")
+def _print_checks(group: list[Explanation]) -> None:
+    """One row per check, one column per profile; the values where they were looked at."""
+    walked = {each.profile: {seen.name: seen for seen in each.walked if seen.passed is not None} for each in group}
+    names = list(dict.fromkeys(name for checks in walked.values() for name in checks))
+    if not names:
         return
-    from guestmem.errors import errno_name
+    width = max(map(len, names))
+    typer.echo("")
+    typer.echo(f"  {'check':<{width}}  {''.join(f'{profile:<12}' for profile in walked)}values")
+    for name in names:
+        cells = [_cell(checks.get(name)) for checks in walked.values()]
+        values = dict.fromkeys(checks[name].text for checks in walked.values() if name in checks)
+        typer.echo(f"  {name:<{width}}  {''.join(f'{cell:<12}' for cell in cells)}{' | '.join(values)}")
 
-    verdict = "passed" if observation.passed else f"REFUSED {errno_name(observation.errno)}"
-    typer.echo(f"      {observation.name:<28}  {verdict:<16}  {observation.text}")
-    if not observation.passed:
-        typer.echo(f"      {'':<28}  {observation.rule} ({observation.source})")
+
+def _cell(observation: Observation | None) -> str:
+    if observation is None:
+        return "-"
+    return "passed" if observation.passed else errno_name(observation.errno)
+
+
+def _print_steps(group: list[Explanation]) -> None:
+    """The steps of a fault; profiles that took the same ones are printed once."""
+    by_steps: dict[tuple[Observation, ...], list[str]] = {}
+    for explanation in group:
+        steps = tuple(observation for observation in explanation.walked if observation.passed is None)
+        by_steps.setdefault(steps, []).append(explanation.profile)
+    for steps, profiles in by_steps.items():
+        if steps:
+            typer.echo("")
+            typer.echo(f"  {', '.join(profiles)}:")
+        for step in steps:
+            typer.echo(f"    {step.name:<21} {step.text}")

@@ -10,11 +10,12 @@ __all__ = ("words",)
 def words(value: Any) -> str:
     """name=value pairs; whole numbers above 9 in hex.
 
-    >>> words({"gpa": 4096, "rw": "r", "errno": None})
-    'gpa=0x1000 rw=r'
+    >>> words({"gpa": 4096, "rw": "r", "errno": None, "userspace_addr": {"buf": "A"}})
+    'gpa=0x1000 rw=r userspace_addr={buf=A}'
     """
     if isinstance(value, dict):
-        return " ".join(f"{name}={words(item)}" for name, item in value.items() if item is not None) or "ok"
+        pairs = {name: f"{{{words(item)}}}" if isinstance(item, dict) else words(item) for name, item in value.items()}
+        return " ".join(f"{name}={pairs[name]}" for name, item in value.items() if item is not None) or "ok"
     if isinstance(value, list):
         return ", then ".join(words(item) for item in value)
     if isinstance(value, int) and not isinstance(value, bool) and value > 9:

@@ -218,11 +218,8 @@ PLACE_CHECKS: tuple[Check[RegionRequest], ...] = (
         errno.EEXIST,
         "no other slot of the address space may share a guest frame",
         "kvm_check_memslot_overlap",
-        lambda r: r.space.overlapping(r.base_gfn, r.base_gfn + r.npages, r.id) is None,
-        lambda r: (
-            f"gpa [{r.gpa:#x}, {r.gpa + r.size:#x}) overlaps "
-            f"{r.space.overlapping(r.base_gfn, r.base_gfn + r.npages, r.id)!r}"
-        ),
+        lambda r: _overlap(r) is None,
+        lambda r: _say_overlap(r),
     ),
 )
 
@@ -281,6 +278,16 @@ def _modify(request: RegionRequest, old: Memslot) -> None:
         vm.set_slot_flags(old, request.flags)
     else:
         note("change", "nothing: {!r}".format, old)
+
+
+def _overlap(request: RegionRequest) -> Memslot | None:
+    return request.space.overlapping(request.base_gfn, request.base_gfn + request.npages, request.id)
+
+
+def _say_overlap(request: RegionRequest) -> str:
+    other = _overlap(request)
+    where = f"gpa [{request.gpa:#x}, {request.gpa + request.size:#x})"
+    return f"{where} is free" if other is None else f"{where} overlaps {other!r}"
 
 
 def _same_but_gpa_and_log(request: RegionRequest) -> bool:
