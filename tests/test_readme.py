@@ -34,7 +34,7 @@ def test_the_readme_shows_the_two_commands_a_new_user_needs() -> None:
     makefile = (ROOT / "Makefile").read_text()
 
     assert "$ make run" in text
-    assert "`make test`" in text
+    assert "$ make test" in text
     assert re.search(r"^run:", makefile, re.MULTILINE)
     assert re.search(r"^test:", makefile, re.MULTILINE)
     assert "\t@$(BIN)/guestmem run examples/recordings/*.jsonl.gz" in makefile

@@ -1,0 +1,189 @@
+"""Mapping levels: the verified examples of real kernels (SEMANTICS 5.4), leaf by leaf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+import guestmem
+from guestmem.model.process import Process
+from guestmem.uapi import PROT_READ, PROT_WRITE
+from guestmem.units import GIB, KIB, MIB
+
+P = 4 * KIB
+GPA = 4 * GIB  # aligned to every level
+HUGE = {"4K": 0, "2M": 9, "1G": 18}
+LOG_DIRTY, READONLY = guestmem.KVM_MEM_LOG_DIRTY_PAGES, guestmem.KVM_MEM_READONLY
+
+
+@dataclass
+class World:
+    """A VM with one slot at GPA + gpa_shift over host memory at an aligned address + hva_shift."""
+
+    size: int
+    gpa_shift: int = 0
+    hva_shift: int = 0
+    flags: int = 0
+    host_pages: str = "2M"
+    gmem_offset: int | None = None
+    profile: str = "v7.2"
+    private_before: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        self.kvm = guestmem.open("model", profile=self.profile)
+        self.vm = self.kvm.create_vm(guestmem.KVM_X86_SW_PROTECTED_VM)
+        self.vcpu = self.vm.create_vcpu()
+        process = self.kvm.model
+        assert isinstance(process, Process)
+        room = self.size + 2 * GIB if self.host_pages == "1G" else self.size + 4 * MIB
+        self.hva = process.anonymous(room, PROT_READ | PROT_WRITE, GIB, HUGE[self.host_pages]) + self.hva_shift
+        for start, size in self.private_before:
+            self.private(start, size)
+        gmem = None
+        if self.gmem_offset is not None:
+            gmem = self.vm.create_guest_memfd(self.size + self.gmem_offset)
+        self.vm.set_user_memory_region2(
+            0,
+            gpa=GPA + self.gpa_shift,
+            size=self.size,
+            userspace_addr=self.hva,
+            flags=self.flags,
+            guest_memfd=gmem,
+            guest_memfd_offset=self.gmem_offset or 0,
+        )
+
+    def private(self, start: int, size: int) -> None:
+        """Make bytes of the slot's range private; start counts from the slot's gpa."""
+        gpa = GPA + self.gpa_shift + start
+        self.vm.set_memory_attributes(gpa, size, guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE)
+
+    def shared(self, start: int, size: int) -> None:
+        """Make them shared again."""
+        self.vm.set_memory_attributes(GPA + self.gpa_shift + start, size, 0)
+
+    def leaves(self) -> dict[str, int]:
+        """Touch every page that nothing maps yet; the leaves by size."""
+        stage2 = self.vm.model.stage2
+        start, end = (GPA + self.gpa_shift) // P, (GPA + self.gpa_shift + self.size) // P
+        gfn = start
+        while gfn < end:
+            mapped = stage2.leaves.run_at(gfn)
+            if mapped is None:
+                self.vcpu.touch(guestmem.backend.Touch(gfn * P, "r", 8))
+                mapped = stage2.leaves.run_at(gfn)
+            gfn = gfn + 1 if mapped is None else mapped[1]
+        self.kvm.check_invariants()
+        return self.now()
+
+    def now(self) -> dict[str, int]:
+        """The leaves by size, without touching anything."""
+        vm = self.vm.model
+        return {vm.geometry.name_of(order): count for order, count in vm.stage2.count().items()}
+
+
+@pytest.mark.parametrize("profile", ["v6.12", "v7.2"])
+@pytest.mark.parametrize(
+    ("world", "expected"),
+    [
+        ({"size": 8 * MIB}, {"2M": 4}),
+        ({"size": 6 * MIB, "hva_shift": P}, {"4K": 1536}),
+        ({"size": 4 * MIB, "gpa_shift": P, "hva_shift": P}, {"4K": 512, "2M": 1}),
+        ({"size": 4 * MIB - P, "gpa_shift": P, "hva_shift": P}, {"4K": 511, "2M": 1}),
+        ({"size": 2 * MIB - P}, {"4K": 511}),
+        ({"size": 2 * MIB + P}, {"2M": 1, "4K": 1}),
+        ({"size": 4 * MIB, "gpa_shift": MIB, "hva_shift": MIB}, {"4K": 512, "2M": 1}),
+        ({"size": 2 * MIB, "flags": READONLY}, {"2M": 1}),
+        ({"size": 2 * MIB, "flags": LOG_DIRTY}, {"4K": 512}),
+        ({"size": 2 * MIB, "host_pages": "4K"}, {"4K": 512}),
+        ({"size": 4 * MIB, "gmem_offset": 0}, {"2M": 2}),
+        ({"size": 2 * MIB, "gmem_offset": P}, {"2M": 1}),
+        ({"size": GIB, "host_pages": "1G"}, {"1G": 1}),
+        ({"size": GIB, "host_pages": "1G", "gpa_shift": 2 * MIB}, {"2M": 512}),
+        ({"size": GIB - P, "host_pages": "1G"}, {"2M": 511, "4K": 511}),
+    ],
+)
+def test_a_slot_is_mapped_by_the_leaves_a_real_kernel_uses(
+    profile: str, world: dict[str, int], expected: dict[str, int]
+) -> None:
+    assert World(profile=profile, **world).leaves() == expected  # type: ignore[arg-type]
+
+
+def test_one_private_page_keeps_only_its_own_range_small_and_sharing_it_again_brings_the_huge_leaf_back() -> None:
+    world = World(4 * MIB, gmem_offset=0)
+
+    world.private(P, P)
+    assert world.leaves() == {"4K": 512, "2M": 1}
+
+    world.shared(P, P)
+    assert world.leaves() == {"2M": 2}
+
+
+def test_a_wholly_private_range_is_mapped_by_base_pages_because_released_files_have_no_huge_folios() -> None:
+    world = World(4 * MIB, gmem_offset=0)
+
+    world.private(0, 2 * MIB)
+
+    assert world.leaves() == {"4K": 512, "2M": 1}
+
+
+def test_private_memory_across_two_ranges_makes_both_small() -> None:
+    world = World(4 * MIB, gmem_offset=0)
+
+    world.private(MIB, 2 * MIB)
+
+    assert world.leaves() == {"4K": 1024}
+
+
+def test_a_private_page_of_a_slot_without_a_file_cannot_be_mapped_and_keeps_its_range_small() -> None:
+    world = World(4 * MIB)
+
+    world.private(P, P)
+
+    assert world.leaves() == {"4K": 511, "2M": 1}
+
+
+def test_attributes_set_before_the_slot_count_like_those_set_after() -> None:
+    assert World(4 * MIB, gmem_offset=0, private_before=((P, P),)).leaves() == {"4K": 512, "2M": 1}
+
+
+def test_a_private_page_outside_the_slot_has_no_influence() -> None:
+    world = World(3 * MIB, gpa_shift=MIB, hva_shift=MIB, gmem_offset=0, private_before=((-P, P),))
+
+    assert world.leaves() == {"4K": 256, "2M": 1}
+
+
+def test_one_private_page_in_a_gigabyte_leaves_the_other_2m_ranges_huge() -> None:
+    world = World(GIB, host_pages="1G", gmem_offset=0)
+
+    world.private(2 * MIB, P)
+    assert world.leaves() == {"2M": 511, "4K": 512}
+
+    world.shared(2 * MIB, P)
+    assert world.leaves() == {"1G": 1}
+
+
+def test_a_private_2m_range_in_a_gigabyte_forbids_the_gigabyte_until_it_is_shared_again() -> None:
+    world = World(GIB, host_pages="1G", gmem_offset=0)
+
+    world.private(2 * MIB, 2 * MIB)
+    assert world.leaves() == {"2M": 511, "4K": 512}
+
+    world.shared(2 * MIB, 2 * MIB)
+    assert world.leaves() == {"1G": 1}
+
+
+@pytest.mark.parametrize(("profile", "after"), [("v6.12", {}), ("v7.2", {"2M": 1})])
+def test_dirty_logging_splits_at_once_and_newer_kernels_also_restore_at_once(
+    profile: str, after: dict[str, int]
+) -> None:
+    world = World(2 * MIB, profile=profile)
+    assert world.leaves() == {"2M": 1}
+
+    region = {"gpa": GPA, "size": 2 * MIB, "userspace_addr": world.hva}
+    world.vm.set_user_memory_region(0, flags=LOG_DIRTY, **region)
+    assert world.now() == {"4K": 512}
+
+    world.vm.set_user_memory_region(0, flags=0, **region)
+    assert world.now() == after
+    assert world.leaves() == {"2M": 1}

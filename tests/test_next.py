@@ -1,0 +1,300 @@
+"""Profile next: guest_memfd with huge pages. What the rules may cost, and what none of them can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import guestmem
+from guestmem.backend import Touch
+from guestmem.geometry import ARM64_16K, ARM64_64K, RISCV64, X86_64_512G, Geometry
+from guestmem.model.profiles import NEXT, Machine
+from guestmem.objects import GuestMemfd, Kvm, Vcpu, Vm
+from guestmem.rules import RULES, Rule
+from guestmem.units import GIB, KIB, MIB, TIB
+
+P = 4 * KIB
+PRIVATE = guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE
+LOOSE = ("slot-metadata", "whole-binding", "contained", "contained-as-posted", "upstream")
+
+
+class World:
+    """A VM of profile next in which everything is private."""
+
+    def __init__(self, rule: str | Rule | None = None, machine: Machine | None = None) -> None:
+        self.kvm: Kvm = guestmem.open("model", profile="next", rule=rule, machine=machine)
+        self.vm: Vm = self.kvm.create_vm(guestmem.KVM_X86_SW_PROTECTED_VM)
+        self.vcpu: Vcpu = self.vm.create_vcpu()
+        self.vm.set_memory_attributes(0, 1 << 51, PRIVATE)
+
+    def bind(self, gmem: GuestMemfd, *, slot: int = 0, gpa: int, size: int, offset: int = 0) -> None:
+        self.vm.set_user_memory_region2(slot, gpa=gpa, size=size, guest_memfd=gmem, guest_memfd_offset=offset)
+
+    def leaves(self) -> dict[str, int]:
+        self.kvm.check_invariants()
+        vm = self.vm.model
+        return {vm.geometry.name_of(order): count for order, count in vm.stage2.count().items()}
+
+    def errno_of_bind(self, gmem: GuestMemfd, *, gpa: int, size: int, offset: int) -> str | None:
+        try:
+            self.bind(gmem, gpa=gpa, size=size, offset=offset)
+        except guestmem.KvmError as refused:
+            return refused.name
+        return None
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.kvm.check_invariants()
+
+
+def test_the_default_rule_refuses_the_discussions_own_example_and_says_where_to_go(world: World) -> None:
+    gmem = world.vm.create_guest_memfd(2 * GIB, page_size=GIB)
+
+    with pytest.raises(guestmem.KvmError) as refused:
+        world.bind(gmem, gpa=0, size=GIB, offset=0x4000)
+
+    assert (refused.value.name, refused.value.check) == ("EINVAL", "rule:creation-flags")
+    assert "0x4000" in refused.value.reason
+    assert "0x40000000" in refused.value.reason
+    assert "guest_memfd_offset=0x0" in refused.value.hint
+
+
+@pytest.mark.parametrize("rule", [*LOOSE, "january-as-written"])
+def test_a_rule_that_accepts_the_example_loses_the_huge_page_but_stays_inside(rule: str) -> None:
+    world = World(rule)
+    gmem = world.vm.create_guest_memfd(2 * GIB, page_size=GIB)
+    world.bind(gmem, gpa=0, size=GIB, offset=0x4000)
+
+    world.vcpu.write(0x4000, 7)  # page 8 of the file
+
+    assert list(gmem.model.cache.folios) == [(0, GIB // P, 18)], "the folio begins before the binding"
+    assert world.leaves() == {"4K": 1}
+    assert gmem.model.contents.written() == [0x8000]
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
+@pytest.mark.parametrize(("gpa", "size", "offset"), [(0, GIB, 0), (4 * GIB, 2 * GIB, GIB), (GIB, 3 * GIB, 2 * GIB)])
+def test_a_congruent_contained_slot_gets_the_pages_of_the_file_under_every_rule_that_takes_it(
+    rule: str, gpa: int, size: int, offset: int
+) -> None:
+    world = World(rule)
+    gmem = world.vm.create_guest_memfd(8 * GIB, page_size=GIB)
+    if world.errno_of_bind(gmem, gpa=gpa, size=size, offset=offset) is not None:
+        assert rule in ("january-as-written", "gpa-alignment", "gpa-alignment-fls64")
+        return
+
+    world.vcpu.pre_fault_memory(gpa, size)
+
+    gigabytes = size // GIB
+    assert world.leaves() == ({"4K": size // P} if rule == "upstream" else {"1G": gigabytes})
+
+
+def test_a_slot_smaller_than_the_page_is_mapped_by_what_fits_into_it(world: World) -> None:
+    gmem = world.vm.create_guest_memfd(GIB, page_size=GIB)
+    world.bind(gmem, gpa=0, size=4 * MIB)
+
+    world.vcpu.pre_fault_memory(0, 4 * MIB)
+
+    assert list(gmem.model.cache.folios) == [(0, GIB // P, 18)]
+    assert world.leaves() == {"2M": 2}
+
+
+@pytest.mark.parametrize(("gpa", "leaf"), [(GIB, "1G"), (2 * MIB, "2M"), (3 * MIB, "4K"), (P, "4K")])
+def test_a_leaf_is_no_larger_than_what_gpa_and_offset_agree_modulo(world: World, gpa: int, leaf: str) -> None:
+    gmem = world.vm.create_guest_memfd(4 * GIB, page_size=GIB)
+    world.bind(gmem, gpa=gpa, size=2 * GIB, offset=GIB)
+
+    world.vcpu.read(2 * GIB)
+
+    assert world.leaves() == {leaf: 1}
+
+
+def test_many_slots_share_one_file_and_each_keeps_to_its_own_range(world: World) -> None:
+    gmem = world.vm.create_guest_memfd(4 * GIB, page_size=GIB)
+    for slot in range(4):
+        world.bind(gmem, slot=slot, gpa=(3 - slot) * GIB, size=GIB, offset=slot * GIB)
+
+    for slot in range(4):
+        world.vcpu.write((3 - slot) * GIB, slot + 1)
+
+    assert world.leaves() == {"1G": 4}
+    assert [gmem.model.contents.read(slot * GIB, 8) for slot in range(4)] == [1, 2, 3, 4]
+
+
+def test_holes_between_slots_cost_nothing(world: World) -> None:
+    gmem = world.vm.create_guest_memfd(1024 * TIB, page_size=GIB)
+    world.bind(gmem, slot=0, gpa=0, size=GIB, offset=0)
+    world.bind(gmem, slot=1, gpa=GIB, size=GIB, offset=1000 * TIB)
+
+    world.vcpu.write(0, 1)
+    world.vcpu.write(GIB, 2)
+
+    assert world.kvm.model.pools.used() == {18: 2}
+
+
+def test_converting_a_part_splits_the_huge_mapping_and_converting_back_brings_it_back(world: World) -> None:
+    gmem = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB)
+    world.bind(gmem, gpa=0, size=2 * MIB)
+    world.vcpu.write(0x3000, 5)
+    assert world.leaves() == {"2M": 1}
+    statistics = world.vm.model.stage2.statistics
+
+    world.vm.set_memory_attributes(0, P, 0)
+    assert world.leaves() == {}
+    assert statistics.splits[9] == 1
+    assert world.vcpu.read(0x3000) == 5
+    assert world.leaves() == {"4K": 1}
+
+    world.vm.set_memory_attributes(0, P, PRIVATE)
+    world.vcpu.read(0x4000)
+    assert world.leaves() == {"2M": 1}
+    assert world.vcpu.read(0x3000) == 5
+
+
+def test_a_huge_leaf_that_replaces_small_ones_is_counted_as_a_merge(world: World) -> None:
+    gmem = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB)
+    world.bind(gmem, gpa=0, size=2 * MIB)
+    world.vm.set_memory_attributes(2 * MIB - P, P, 0)
+    world.vcpu.read(0)
+    world.vm.set_memory_attributes(2 * MIB - P, P, PRIVATE)
+    assert world.leaves() == {"4K": 1}, "only the converted page was invalidated"
+
+    world.vcpu.read(P)
+
+    assert world.leaves() == {"2M": 1}
+    assert world.vm.model.stage2.statistics.merges[9] == 1
+
+
+@pytest.mark.parametrize(("backing", "errno"), [("thp", None), ("hugetlb", "ENOMEM")])
+def test_without_a_huge_page_thp_falls_back_and_hugetlb_fails(backing: str, errno: str | None) -> None:
+    world = World(machine=replace(NEXT.machine, pools=((9, 1), (18, 0))))
+    gmem = world.vm.create_guest_memfd(8 * MIB, page_size=2 * MIB, backing=backing)  # type: ignore[arg-type]
+    world.bind(gmem, gpa=0, size=8 * MIB)
+    world.vcpu.write(0, 1)
+
+    exits = world.vcpu.write(2 * MIB, 2)
+
+    assert exits[0].errno == errno
+    assert world.leaves() == ({"2M": 1} if errno else {"2M": 1, "4K": 1})
+
+
+def test_a_shmem_files_page_size_may_change_while_bound_and_the_model_still_stays_inside() -> None:
+    world = World("current-backing")
+    gmem = world.vm.create_guest_memfd(2 * GIB, page_size=GIB, backing="shmem")
+    gmem.set_huge_page_size(4 * KIB)
+    world.bind(gmem, gpa=0, size=GIB, offset=0x4000)  # accepted: the backing has base pages at the moment
+    gmem.set_huge_page_size(GIB)
+
+    world.vcpu.write(0x4000, 1)
+
+    assert list(gmem.model.cache.folios) == [(0, GIB // P, 18)], "the folio now reaches out of the binding"
+    assert world.leaves() == {"4K": 1}
+
+
+@pytest.mark.parametrize(
+    ("backing", "folios"),
+    [("thp", [(0, 1, 0), (3, 512, 0)]), ("hugetlb", [(0, 512, 9)]), ("shmem", [(0, 1, 0), (3, 512, 0)])],
+)
+def test_a_hole_in_part_of_a_huge_folio_splits_or_zeroes_it(
+    world: World, backing: str, folios: list[tuple[int, int, int]]
+) -> None:
+    gmem = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB, backing=backing)  # type: ignore[arg-type]
+    world.bind(gmem, gpa=0, size=2 * MIB)
+    for page in range(4):
+        world.vcpu.write(page * P, page + 1)
+
+    gmem.punch_hole(P, 2 * P)
+
+    assert list(gmem.model.cache.folios) == folios
+    assert [world.vcpu.read(page * P) for page in range(4)] == [1, 0, 0, 4]
+    assert world.leaves() == ({"2M": 1} if backing == "hugetlb" else {"4K": 4})
+
+
+def test_a_poisoned_page_keeps_its_block_small_and_its_neighbours_working(world: World) -> None:
+    gmem = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB)
+    world.bind(gmem, gpa=0, size=2 * MIB)
+    world.vcpu.write(0, 1)
+
+    gmem.poison(P)
+
+    assert world.vcpu.touch(Touch(P, "r", 8))[0].errno == "EHWPOISON"
+    assert world.vcpu.read(0) == 1
+    assert world.leaves() == {"4K": 1}
+
+
+@pytest.mark.parametrize(
+    ("geometry", "page_size", "leaf"),
+    [
+        (ARM64_16K, 32 * MIB, "32M"),
+        (ARM64_64K, 512 * MIB, "512M"),
+        (RISCV64, GIB, "1G"),
+        (X86_64_512G, 512 * GIB, "512G"),
+    ],
+)
+def test_other_architectures_map_their_own_leaf_sizes(geometry: Geometry, page_size: int, leaf: str) -> None:
+    world = World(machine=replace(NEXT.machine, geometry=geometry))
+    gmem = world.vm.create_guest_memfd(2 * page_size, page_size=page_size)
+    world.bind(gmem, gpa=0, size=2 * page_size)
+
+    world.vcpu.write(page_size, 1)
+
+    assert world.leaves() == {leaf: 1}
+
+
+@pytest.mark.parametrize(
+    ("flags", "size"),
+    [
+        (1 << 2, 2 * MIB),  # no page size named
+        (1 << 2 | 22 << 26, 4 * MIB),  # 4M is no leaf of x86-64
+        (1 << 2 | 21 << 26 | 1 << 3 | 1 << 4, 2 * MIB),  # two backings
+        (1 << 3, 2 * MIB),  # a backing without huge pages
+        (21 << 26, 2 * MIB),  # a size without the flag
+        (1 << 2 | 21 << 26, 2 * MIB + P),  # size no multiple of the page
+        (1 << 2 | 21 << 26, 0),
+    ],
+)
+def test_a_page_size_that_makes_no_sense_is_refused_at_creation(world: World, flags: int, size: int) -> None:
+    with pytest.raises(guestmem.KvmError) as refused:
+        world.vm.create_guest_memfd(size, flags)
+
+    assert refused.value.name == "EINVAL"
+
+
+TINY = Geometry("tiny", 4096, (0, 2, 4))
+page_counts = st.integers(1, 40)
+
+
+@given(
+    rule=st.sampled_from(RULES),
+    backing=st.sampled_from(("thp", "hugetlb", "shmem")),
+    order=st.sampled_from(TINY.orders),
+    gpa=st.integers(0, 40),
+    pages=page_counts,
+    offset=st.integers(0, 40),
+    touches=st.lists(st.integers(0, 79), max_size=8),
+)
+def test_no_rule_however_loose_lets_a_mapping_leave_the_bound_range(
+    rule: Rule, backing: str, order: int, gpa: int, pages: int, offset: int, touches: list[int]
+) -> None:
+    world = World(rule, replace(NEXT.machine, geometry=TINY))
+    gmem = world.vm.create_guest_memfd(96 * P, page_size=P << order, backing=backing)  # type: ignore[arg-type]
+    if world.errno_of_bind(gmem, gpa=gpa * P, size=pages * P, offset=offset * P) is not None:
+        return
+    for page in touches:
+        world.vcpu.write(page * P, page + 1)
+
+    for start, end, leaf in world.vm.model.stage2.leaves:
+        assert gpa <= start
+        assert end <= gpa + pages
+        assert offset <= start - leaf.delta
+        assert end - leaf.delta <= offset + pages
+    written = {byte // P for byte in gmem.model.contents.written()}
+    assert written == {page - gpa + offset for page in touches if gpa <= page < gpa + pages}
+    world.kvm.check_invariants()
