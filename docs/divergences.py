@@ -12,9 +12,9 @@ def page() -> str:
     lines = [
         "# Known divergences",
         "",
-        "Where the model may differ from a kernel, and why. Nothing else may. `guestmem run` counts those that it can",
-        "recognise in a recording; the others name what the model leaves out. Source: `guestmem.divergences`; this page",
-        "is written by `make docs`.",
+        "Where the model may differ from a kernel, and why. Nothing else may. `guestmem run` counts those it can",
+        "recognise in a recording; the others name what the model leaves out. Source: `guestmem.divergences`; this",
+        "page is written by `make docs`.",
         "",
         "| name | subject | reason | seen in a recording |",
         "| --- | --- | --- | --- |",

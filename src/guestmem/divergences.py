@@ -27,16 +27,16 @@ class Divergence:
     recognise: Recognise | None = None
 
 
-def _never(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
-    return False
-
-
 def _stale_mmio(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
     return any(exit.anomaly == "stale_mmio" for exit in exits or ())
 
 
 def _livelock(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
     return isinstance(operation, v.PreFault) and operation.livelock
+
+
+def _guard_region(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
+    return isinstance(operation, v.Madvise) and operation.advice in (102, 103)
 
 
 def _foreign_capability(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
@@ -63,6 +63,17 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "KVM_CHECK_EXTENSION of capabilities that have nothing to do with guest memory",
         "the model answers 0 for every number outside its table",
         _foreign_capability,
+    ),
+    Divergence(
+        "guard-regions",
+        "MADV_GUARD_INSTALL and MADV_GUARD_REMOVE",
+        "guard markers in host page tables have nothing to do with guest memory; the model does not know the advice",
+        _guard_region,
+    ),
+    Divergence(
+        "other-files",
+        "files that are no guest_memfd",
+        "modelled as far as their answers to misplaced calls show; a private mapping of a memfd writes through",
     ),
     Divergence("smm", "address space 1", "slots of it are validated and kept, but no access ever uses them"),
     Divergence("numa", "NUMA placement and memory policies", "one node; mbind is not modelled"),

@@ -16,7 +16,7 @@ from guestmem.model.contents import Contents
 from guestmem.model.files import DEVNULL, EVENTFD, MEMFD, PIPE, OpenFile
 from guestmem.uapi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
-__all__ = ("AUX_KINDS", "MemFd")
+__all__ = ("AUX_KINDS", "MemFd", "RunArea")
 
 
 class MemFd(OpenFile):
@@ -78,6 +78,24 @@ class MemFd(OpenFile):
         if length:
             self.size = max(self.size, offset + length)
         return length
+
+
+class RunArea:
+    """What mapping a vCPU shows: three pages, whose contents are not modelled."""
+
+    _SIZE = 3 * 4096
+
+    def __init__(self) -> None:
+        self.contents = Contents()
+
+    def host_fault(self, offset: int) -> None:
+        """Past the three pages is SIGBUS (kvm_vcpu_fault)."""
+        if offset >= self._SIZE:
+            raise HostSignal("SIGBUS", f"offset {offset:#x} is past the vCPU's pages")
+
+    def discard(self, start: int, end: int) -> bool:
+        """There is no hole to punch."""
+        return False
 
 
 AUX_KINDS: Mapping[AuxKind, Callable[[], OpenFile]] = MappingProxyType(

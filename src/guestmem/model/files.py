@@ -34,8 +34,8 @@ class FileKind:
     """What the generic layer sees of a file. An errno of 0 means the call works."""
 
     name: str
-    anon_inode: bool = False  # an anonymous inode; whether that is a regular file depends on the kernel version
-    regular: bool = False  # a regular file in every kernel version
+    pseudo: bool = False  # on a file system without a mount point, as anonymous inodes and pipes are
+    regular: bool = False
     fifo: bool = False
     writable: bool = True
     lseek_errno: int = 0
@@ -49,10 +49,10 @@ class FileKind:
 
 
 KVM_DEVICE = FileKind("kvm", unknown_ioctl_errno=errno.EINVAL)
-VM = FileKind("vm", anon_inode=True, positioned_errno=errno.ESPIPE, reopen_errno=errno.ENXIO)
+VM = FileKind("vm", pseudo=True, positioned_errno=errno.ESPIPE, reopen_errno=errno.ENXIO)
 VCPU = FileKind(
     "vcpu",
-    anon_inode=True,
+    pseudo=True,
     positioned_errno=errno.ESPIPE,
     reopen_errno=errno.ENXIO,
     mmap=True,
@@ -60,19 +60,27 @@ VCPU = FileKind(
 )
 GUEST_MEMFD = FileKind(
     "guest_memfd",
-    anon_inode=True,
+    pseudo=True,
     regular=True,
     lseek_errno=errno.ESPIPE,
     positioned_errno=errno.ESPIPE,
     reopen_errno=errno.ENXIO,
 )
-EVENTFD = FileKind("eventfd", anon_inode=True, positioned_errno=errno.ESPIPE, reopen_errno=errno.ENXIO)
+EVENTFD = FileKind(
+    "eventfd",
+    pseudo=True,
+    read_errno=0,
+    write_errno=0,
+    positioned_errno=errno.ESPIPE,
+    reopen_errno=errno.ENXIO,
+)
 PIPE = FileKind(
     "pipe",
+    pseudo=True,
     fifo=True,
     writable=False,
     lseek_errno=errno.ESPIPE,
-    read_errno=errno.EAGAIN,
+    read_errno=0,
     write_errno=errno.EBADF,
     positioned_errno=errno.ESPIPE,
 )

@@ -9,8 +9,8 @@ import errno
 from typing import Final
 
 from guestmem.errors import HostSignal, KvmError
-from guestmem.model.hostmem import AddressSpace, Anonymous, Vma, permits
-from guestmem.uapi import PROT_WRITE
+from guestmem.model.hostmem import AddressSpace, Anonymous, Vma
+from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import align_up
 
 __all__ = ("madvise",)
@@ -23,7 +23,7 @@ MADV_POPULATE_READ: Final = 22
 MADV_POPULATE_WRITE: Final = 23
 MADV_DONTNEED_LOCKED: Final = 24
 MADV_COLLAPSE: Final = 25
-_KNOWN = frozenset((0, 1, 2, 3, 4, 8, 9, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25))
+_KNOWN = frozenset((0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25))
 _ANONYMOUS_ONLY = frozenset((MADV_FREE, MADV_WIPEONFORK))
 
 
@@ -33,6 +33,8 @@ def madvise(host: AddressSpace, addr: int, length: int, advice: int) -> None:
         raise KvmError(errno.EINVAL, f"{advice=}", check="advice-known")
     if addr % host.page_size:
         raise KvmError(errno.EINVAL, f"{addr=:#x}", check="range-aligned")
+    if length == 0:
+        return
     end = addr + align_up(length, host.page_size)
     done = addr
     for start, stop, vma in list(host.vmas.runs(addr, end)):
@@ -61,14 +63,14 @@ def _apply(host: AddressSpace, vma: Vma, start: int, stop: int, advice: int) -> 
 def _remove(host: AddressSpace, vma: Vma, start: int, stop: int) -> None:
     if isinstance(vma.source, Anonymous):
         raise KvmError(errno.EINVAL, "private anonymous memory has no file", check="advice-fits-mapping")
-    if not vma.shared or not vma.prot & PROT_WRITE:
-        raise KvmError(errno.EACCES, f"prot={vma.prot}", check="mapping-shared-writable")
+    if not vma.shared:  # VM_MAYWRITE counts, not the protection of the moment, and every file here is writable
+        raise KvmError(errno.EACCES, "a private mapping", check="mapping-shared-writable")
     vma.source.discard(start - vma.delta, stop - vma.delta)
 
 
 def _populate(host: AddressSpace, vma: Vma, start: int, stop: int, *, write: bool) -> None:
-    if not permits(vma.prot, write=write):
-        raise KvmError(errno.EINVAL if write else errno.EFAULT, f"prot={vma.prot}", check="mapping-permits")
+    if not vma.prot & (PROT_WRITE if write else PROT_READ):
+        raise KvmError(errno.EINVAL, f"prot={vma.prot}", check="mapping-permits")
     if isinstance(vma.source, Anonymous):
         return
     for addr in range(start, stop, host.page_size):

@@ -16,7 +16,7 @@ from guestmem.errors import KvmError
 from guestmem.model import gmem, region, vfs
 from guestmem.model.attributes import CHECKS as ATTRIBUTES_CHECKS
 from guestmem.model.attributes import AttributesRequest, set_attributes
-from guestmem.model.auxiliary import AUX_KINDS
+from guestmem.model.auxiliary import AUX_KINDS, RunArea
 from guestmem.model.capabilities import check_extension
 from guestmem.model.checks import require
 from guestmem.model.files import ANONYMOUS, KVM_DEVICE, VCPU, VM, OpenFile
@@ -53,12 +53,13 @@ class VmFile(OpenFile):
 
 
 class VcpuFile(OpenFile):
-    """A vCPU's descriptor; keeps its VM alive."""
+    """A vCPU's descriptor; keeps its VM alive. Mapped, it shows struct kvm_run and two more pages."""
 
     __slots__ = ("vcpu",)
 
     def __init__(self, vcpu: Vcpu) -> None:
         super().__init__(VCPU)
+        self.source = RunArea()
         self.vcpu = vcpu
         vcpu.vm.get()
 
@@ -171,7 +172,7 @@ class Process:
 
     def ftruncate(self, fd: int, length: int) -> None:
         """ftruncate(2)."""
-        vfs.ftruncate(self.find_file(fd), length, self.profile)
+        vfs.ftruncate(self.find_file(fd), length)
 
     def lseek(self, fd: int, offset: int, whence: int) -> int:
         """lseek(2)."""
@@ -304,7 +305,7 @@ class Process:
         request = vfs.MmapRequest(self.profile, self.page_size, file, length, prot, flags, offset)
         require(vfs.MMAP_FIRST_CHECKS, request)
         self.host.find_hole(align_up(length, self.page_size), self.page_size)
-        require(vfs.MMAP_FILE_CHECKS, request)
+        require(vfs.MMAP_ANONYMOUS_CHECKS if anonymous else vfs.MMAP_FILE_CHECKS, request)
         if anonymous:
             return self.host.map_anonymous(align_up(length, self.page_size), prot, self.page_size)
         return self.host.map_file(file, length, prot, offset, shared=request.shared, may_exec=not request.noexec)

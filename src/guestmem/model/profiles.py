@@ -51,8 +51,7 @@ class Profile:
     binding_overlap_errno: int
     signed_binding_offset: bool  # kvm_gmem_bind() adds offset and size as loff_t
     fallocate_modes: int  # mode bits the generic layer knows (vfs_fallocate)
-    anon_inode_mmap: bool  # guest_memfd has an mmap operation, on a noexec mount
-    anon_inode_regular: bool  # every anonymous inode is a regular file to the generic layer
+    gmem_mmap: bool  # guest_memfd has an mmap operation, and pseudo file systems (pipes too) are noexec
     pre_fault_renews_root: bool  # else pre-fault spins on a root made before the last slot deletion
     dirty_log_off_recovers: bool  # else huge mappings come back only at the next fault
     huge: bool = False  # guest_memfd folios may be larger than a page
@@ -73,8 +72,7 @@ V6_12 = Profile(
     binding_overlap_errno=errno.EINVAL,
     signed_binding_offset=False,
     fallocate_modes=_FALLOCATE_6_12,
-    anon_inode_mmap=False,
-    anon_inode_regular=False,
+    gmem_mmap=False,
     pre_fault_renews_root=False,
     dirty_log_off_recovers=False,
 )
@@ -88,8 +86,7 @@ V6_18 = Profile(
     binding_overlap_errno=errno.EINVAL,
     signed_binding_offset=True,
     fallocate_modes=_FALLOCATE_6_18,
-    anon_inode_mmap=True,
-    anon_inode_regular=True,
+    gmem_mmap=True,
     pre_fault_renews_root=True,
     dirty_log_off_recovers=True,
 )
@@ -103,8 +100,7 @@ V7_2 = Profile(
     binding_overlap_errno=errno.EEXIST,
     signed_binding_offset=False,
     fallocate_modes=_FALLOCATE_6_18,
-    anon_inode_mmap=True,
-    anon_inode_regular=True,
+    gmem_mmap=True,
     pre_fault_renews_root=True,
     dirty_log_off_recovers=True,
 )
@@ -118,8 +114,7 @@ NEXT = Profile(
     binding_overlap_errno=errno.EEXIST,
     signed_binding_offset=False,
     fallocate_modes=_FALLOCATE_6_18,
-    anon_inode_mmap=True,
-    anon_inode_regular=True,
+    gmem_mmap=True,
     pre_fault_renews_root=True,
     dirty_log_off_recovers=True,
     huge=True,

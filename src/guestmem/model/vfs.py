@@ -13,7 +13,7 @@ from typing import Literal
 from guestmem.errors import KvmError
 from guestmem.model.auxiliary import MemFd
 from guestmem.model.checks import Check
-from guestmem.model.files import ANONYMOUS, PATH, FileKind, OpenFile
+from guestmem.model.files import EVENTFD, PATH, PIPE, OpenFile
 from guestmem.model.gmem import GuestMemfd
 from guestmem.model.profiles import Profile
 from guestmem.uapi import (
@@ -30,17 +30,19 @@ from guestmem.uapi import (
     PROT_EXEC,
     PROT_WRITE,
 )
-from guestmem.units import S64_MAX, U64, align_up
+from guestmem.units import S64_MAX, U64, U64_MAX, align_up
 
-__all__ = ("FALLOCATE_CHECKS", "MMAP_FILE_CHECKS", "MMAP_FIRST_CHECKS", "FallocateRequest", "MmapRequest", "is_regular")
+__all__ = (
+    "MMAP_ANONYMOUS_CHECKS",
+    "FALLOCATE_CHECKS",
+    "MMAP_FILE_CHECKS",
+    "MMAP_FIRST_CHECKS",
+    "FallocateRequest",
+    "MmapRequest",
+)
 
 _MAP_TYPE = 0xF
 _LEGACY_MAP_MASK = 0x7C07F9F3  # flags that MAP_SHARED_VALIDATE knows without the file's help; not MAP_SYNC
-
-
-def is_regular(kind: FileKind, profile: Profile) -> bool:
-    """Whether the generic layer takes the file for a regular one; since 6.16 anonymous inodes are."""
-    return kind.regular or (kind.anon_inode and profile.anon_inode_regular)
 
 
 # -- fallocate -------------------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ FALLOCATE_CHECKS: tuple[Check[FallocateRequest], ...] = (
         errno.ENODEV,
         "the file must be a regular file",
         "vfs_fallocate",
-        lambda r: is_regular(r.file.kind, r.profile),
+        lambda r: r.file.kind.regular,
         lambda r: r.file.kind.name,
     ),
     Check(
@@ -159,8 +161,17 @@ class MmapRequest:
 
     @property
     def noexec(self) -> bool:
-        """The file is on a noexec mount: since 6.16 anonymous inodes are (SB_I_NOEXEC)."""
-        return self.file.kind.anon_inode and self.profile.anon_inode_mmap
+        """The file is on a noexec file system: newer kernels make every pseudo one so (SB_I_NOEXEC)."""
+        return self.file.kind.pseudo and self.profile.gmem_mmap
+
+    @property
+    def size(self) -> int:
+        """The length rounded up to pages."""
+        return align_up(self.length, self.page_size)
+
+
+def _largest_offset(request: MmapRequest) -> int:
+    return S64_MAX if request.file.kind.regular else U64_MAX
 
 
 MMAP_FIRST_CHECKS: tuple[Check[MmapRequest], ...] = (
@@ -185,8 +196,19 @@ MMAP_FIRST_CHECKS: tuple[Check[MmapRequest], ...] = (
         errno.ENOMEM,
         "length rounded up to pages must not wrap",
         "do_mmap",
-        lambda r: align_up(r.length, r.page_size) < U64,
+        lambda r: r.size < U64,
         lambda r: f"length={r.length:#x}",
+    ),
+)
+
+MMAP_ANONYMOUS_CHECKS: tuple[Check[MmapRequest], ...] = (
+    Check(
+        "map-type",
+        errno.EINVAL,
+        "anonymous memory must be shared or private, and is not validated",
+        "do_mmap",
+        lambda r: r.map_type in (MAP_SHARED, MAP_PRIVATE),
+        lambda r: f"flags={r.flags:#x}",
     ),
 )
 
@@ -196,10 +218,8 @@ MMAP_FILE_CHECKS: tuple[Check[MmapRequest], ...] = (
         errno.EOVERFLOW,
         "the end of the mapping must be a valid file offset",
         "file_mmap_ok",
-        lambda r: (
-            not is_regular(r.file.kind, r.profile)
-            or 0 <= r.offset <= S64_MAX - align_up(r.length, r.page_size) & -r.page_size
-        ),
+        # The offset is taken as unsigned; what is no regular file may have offsets up to 2**64.
+        lambda r: (r.offset % U64) // r.page_size <= (_largest_offset(r) - r.size) // r.page_size,
         lambda r: f"offset={r.offset:#x} length={r.length:#x}",
     ),
     Check(
@@ -215,10 +235,7 @@ MMAP_FILE_CHECKS: tuple[Check[MmapRequest], ...] = (
         errno.EINVAL,
         "the mapping must be shared or private",
         "do_mmap",
-        lambda r: (
-            r.map_type in (MAP_SHARED, MAP_PRIVATE)
-            or (r.map_type == MAP_SHARED_VALIDATE and r.file.kind is not ANONYMOUS)
-        ),
+        lambda r: r.shared or r.map_type == MAP_PRIVATE,
         lambda r: f"flags={r.flags:#x}",
     ),
     Check(
@@ -242,7 +259,7 @@ MMAP_FILE_CHECKS: tuple[Check[MmapRequest], ...] = (
         errno.ENODEV,
         "the file must have an mmap operation",
         "do_mmap",
-        lambda r: r.profile.anon_inode_mmap if isinstance(r.file, GuestMemfd) else r.file.kind.mmap,
+        lambda r: r.profile.gmem_mmap if isinstance(r.file, GuestMemfd) else r.file.kind.mmap,
         lambda r: r.file.kind.name,
     ),
     Check(
@@ -287,6 +304,8 @@ class PathFile(OpenFile):
 
 def reopened(file: OpenFile, oflags: int) -> OpenFile:
     """A new open file of the same inode; ENXIO for anonymous inodes, which cannot be opened by name."""
+    if isinstance(file, PathFile):
+        file = file.named
     if oflags & _O_PATH:
         return PathFile(file)
     if file.kind.reopen_errno:
@@ -303,18 +322,15 @@ def fallocate_aux(file: OpenFile, mode: int, offset: int, length: int) -> None:
     file.fallocate(mode, offset, length)
 
 
-def ftruncate(file: OpenFile | None, length: int, profile: Profile) -> None:
+def ftruncate(file: OpenFile | None, length: int) -> None:
     """ftruncate(2): a negative length is EINVAL before the descriptor is looked at; a guest_memfd's size is fixed."""
     if length < 0:
         raise KvmError(errno.EINVAL, f"{length=:#x}", check="length-not-negative")
     if file is None:
         raise KvmError(errno.EBADF, check="fd-open")
-    if isinstance(file, MemFd):
-        file.ftruncate(length)
-    elif isinstance(file, GuestMemfd) or not is_regular(file.kind, profile):
+    if not isinstance(file, MemFd):
         raise KvmError(errno.EINVAL, file.kind.name, check="size-can-change")
-    else:
-        raise KvmError(errno.EOPNOTSUPP, file.kind.name, check="size-can-change")
+    file.ftruncate(length)
 
 
 def lseek(file: OpenFile, offset: int, whence: int) -> int:
@@ -333,7 +349,19 @@ def transfer(file: OpenFile, call: Literal["read", "write"], length: int) -> int
         raise KvmError(refused, file.kind.name, check=f"file-has-{call}")
     if isinstance(file, MemFd):
         return file.transfer(call, length)
+    if file.kind is EVENTFD:
+        return _transfer_counter(call, length)
+    if file.kind is PIPE and length:
+        raise KvmError(errno.EAGAIN, "an empty pipe would block", check="file-has-data")
     return 0 if call == "read" else length
+
+
+def _transfer_counter(call: Literal["read", "write"], length: int) -> int:
+    if length < 8 or (call == "write" and length != 8):
+        raise KvmError(errno.EINVAL, f"{length=}, an eventfd takes 8 bytes", check="length-of-counter")
+    if call == "read":
+        raise KvmError(errno.EAGAIN, "a counter of 0 would block", check="file-has-data")
+    return 8
 
 
 def transfer_at(file: OpenFile | None, call: Literal["pread", "pwrite"], length: int, offset: int) -> int:
