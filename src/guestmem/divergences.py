@@ -47,8 +47,8 @@ DIVERGENCES: tuple[Divergence, ...] = (
     Divergence(
         "stale-mmio",
         "a GPA without a slot that was touched as MMIO and then made private",
-        "KVM caches MMIO in page-table entries that setting attributes does not invalidate, so the exit depends on "
-        "what was touched before; the model follows the rule (private, no slot: memory fault) and keeps no such cache",
+        "KVM caches MMIO in page-table entries that setting attributes does not invalidate. The model keeps the "
+        "entries but not the page tables they are in, so one that went with its table would show",
         _stale_mmio,
     ),
     Divergence(

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 
 from guestmem.errors import HostSignal, KvmError, errno_name
 from guestmem.model.checks import note
-from guestmem.model.hostmem import Source, permits
+from guestmem.model.hostmem import Source
 from guestmem.model.levels import mapping_order
 from guestmem.model.stage2 import Leaf
-from guestmem.uapi import PROT_WRITE
+from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import align_down
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from guestmem.model.memslots import Memslot
     from guestmem.model.vm import Vm
 
-__all__ = ("STEPS", "Fault", "Outcome", "Step", "resolve")
+__all__ = ("MMIO", "STEPS", "Fault", "Outcome", "Step", "resolve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class Fault:
     gfn: int
     write: bool = False
     fetch: bool = False
+    reserved: bool = False  # stage 2 holds an outdated MMIO entry for the frame
     private: bool = field(default=False, init=False)
     slot: Memslot | None = field(default=None, init=False)
     mmu_seq: int = field(default=0, init=False)
@@ -72,9 +73,12 @@ Step = Callable[[Fault], Outcome | None]
 
 
 def read_attribute(fault: Fault) -> Outcome | None:
-    """Take the access as private where the frame's attribute says so (kvm_mmu_page_fault, software-protected VMs)."""
+    """Take the access as private where the frame's attribute says so (kvm_mmu_page_fault, software-protected VMs).
+
+    A reserved fault counts as shared whatever the attribute says: emulated MMIO is shared only.
+    """
     vm = fault.vm
-    fault.private = vm.has_private_mem and bool(vm.attributes.get(fault.gfn))
+    fault.private = not fault.reserved and vm.has_private_mem and bool(vm.attributes.get(fault.gfn))
     note("read-attribute", _say_attribute, fault)
     return None
 
@@ -97,6 +101,7 @@ def compare_attribute(fault: Fault) -> Outcome | None:
     """The attribute may have changed since it was read; then user space hears of it (kvm_faultin_pfn)."""
     vm = fault.vm
     if vm.has_private_mem and fault.private != bool(vm.attributes.get(fault.gfn)):
+        note("compare-attribute", "the access counts as {}, the frame is not".format, _kind(fault))
         return NO_PAGE
     return None
 
@@ -105,10 +110,17 @@ def get_page(fault: Fault) -> Outcome | None:
     """Get the page from the file or from the host's mapping (kvm_mmu_faultin_pfn)."""
     slot = fault.slot
     if slot is None:
-        return NO_PAGE if fault.private else MMIO
+        return NO_PAGE if fault.private else _remember_mmio(fault)
     if fault.private or slot.gmem_only:
         return _get_file_page(fault, slot)
     return _get_host_page(fault, slot)
+
+
+def _remember_mmio(fault: Fault) -> Outcome:
+    vm = fault.vm
+    if fault.gfn < 1 << (vm.machine.gpa_bits - vm.page_shift):  # beyond, nothing can be cached
+        vm.mmio.remember(fault.gfn)
+    return MMIO
 
 
 def _get_file_page(fault: Fault, slot: Memslot) -> Outcome | None:
@@ -135,7 +147,8 @@ def _get_host_page(fault: Fault, slot: Memslot) -> Outcome | None:
         return MMIO
     fault.hva = slot.userspace_addr + (fault.gfn - slot.base_gfn) * vm.page_size
     vma = vm.host.vmas.get(fault.hva)
-    if vma is None or not permits(vma.prot, write=fault.write):
+    # The page is pinned for the access it is for: unlike a load by the process, a read needs PROT_READ itself.
+    if vma is None or not vma.prot & (PROT_WRITE if fault.write else PROT_READ):
         note("get-page", "hva {:#x} is {}".format, fault.hva, "not mapped" if vma is None else "protected")
         return HOST_ERROR
     offset = fault.hva - vma.delta
@@ -175,6 +188,7 @@ def map_leaf(fault: Fault) -> Outcome | None:
     assert start + (1 << fault.order) <= slot.end_gfn, f"bug in guestmem: leaf at {start:#x} ends after {slot!r}"
     fault.leaf = Leaf(fault.order, source, fault.gfn - fault.index, fault.private, fault.writable)
     fault.vm.stage2.map(fault.gfn, fault.leaf)
+    fault.vm.mmio.forget(start, start + (1 << fault.order))
     return MAPPED
 
 
@@ -208,7 +222,12 @@ def _say_folio(fault: Fault) -> str:
 
 
 def _say_attribute(fault: Fault) -> str:
-    return f"gfn {fault.gfn:#x} is {'private' if fault.private else 'shared'}"
+    why = ": an MMIO entry is cached for it, and slots have changed since" if fault.reserved else ""
+    return f"gfn {fault.gfn:#x} counts as {_kind(fault)}{why}"
+
+
+def _kind(fault: Fault) -> str:
+    return "private" if fault.private else "shared"
 
 
 def _say_slot(fault: Fault) -> str:

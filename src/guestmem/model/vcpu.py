@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from guestmem.backend import Exit, PreFault, Touch
 from guestmem.errors import KvmError, errno_name
 from guestmem.model.checks import Check, note, observed, require
-from guestmem.model.fault import Fault, Outcome, get_page, look_up_slot, read_attribute, resolve
+from guestmem.model.fault import MMIO, Fault, Outcome, get_page, look_up_slot, read_attribute, resolve
 from guestmem.model.hostmem import Anonymous
 from guestmem.model.levels import mapping_order
 from guestmem.model.stage2 import Leaf
@@ -99,8 +99,8 @@ class Vcpu:
         gfn, write = touch.gpa >> vm.page_shift, touch.rw == "w"
         leaf = vm.stage2.get(gfn)
         if leaf is None or (write and not leaf.writable):
-            fault = Fault(vm, gfn, write=write, fetch=touch.rw == "x")
-            outcome = resolve(fault)
+            fault = Fault(vm, gfn, write=write, fetch=touch.rw == "x", reserved=vm.mmio.is_stale(gfn))
+            outcome = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
             if outcome.kind != "mapped":
                 vm.stage2.statistics.exits[outcome.kind] += 1
                 return _exits(fault, outcome, touch, vm.page_size)
@@ -139,6 +139,7 @@ class Vcpu:
                 fault.gmem.cache.populate(fault.index + 1, fault.index + alike - fault.gfn)
             assert fault.leaf is not None
             vm.stage2.map(last, fault.leaf, alike - last)
+            vm.mmio.forget(last, alike)
             last = alike
         return last << vm.page_shift
 

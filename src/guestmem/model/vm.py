@@ -11,6 +11,7 @@ from guestmem.model import binding, dirtylog
 from guestmem.model.gmem import GuestMemfd
 from guestmem.model.hostmem import AddressSpace
 from guestmem.model.memslots import AddressSpaceSlots, Memslot
+from guestmem.model.mmio import MmioCache
 from guestmem.model.pools import HostPools
 from guestmem.model.profiles import Machine, Profile, has_private_mem
 from guestmem.model.stage2 import Stage2
@@ -44,6 +45,7 @@ class Vm:
         self.slot_pages = 0
         self.attributes: RunMap[int] = RunMap()
         self.stage2 = Stage2()
+        self.mmio = MmioCache()
         self.gmems: list[GuestMemfd] = []
         self.vcpu_ids: set[int] = set()
         self.mmu_seq = 0  # mmu_invalidate_seq
@@ -101,6 +103,7 @@ class Vm:
         """Make a checked slot visible."""
         self.spaces[slot.as_id].insert(slot)
         self.slot_pages += slot.npages
+        self.mmio.generation += 1
 
     def delete_slot(self, slot: Memslot) -> None:
         """Remove a slot, its mappings and its binding; the file keeps its pages."""
@@ -120,6 +123,7 @@ class Vm:
     def set_slot_flags(self, slot: Memslot, flags: int) -> None:
         """Switch dirty logging: on, huge mappings are split; off, they come back at once or at the next fault."""
         was_logging = slot.log_dirty
+        self.mmio.generation += 1
         slot.flags = flags
         if slot.as_id == 0 and slot.log_dirty and not was_logging:
             dirtylog.begin(self, slot)
@@ -128,8 +132,10 @@ class Vm:
 
     def drop_mappings_of(self, slot: Memslot) -> None:
         """A slot goes or moves (kvm_arch_flush_shadow_memslot): default VMs drop every mapping they have."""
+        self.mmio.generation += 1
         if self.type == KVM_X86_DEFAULT_VM:
             self.root_generation += 1
+            self.mmio.clear()
             self.invalidate(0, 1 << (self.machine.gpa_bits - self.page_shift))
         elif slot.as_id == 0:
             self.invalidate(slot.base_gfn, slot.end_gfn)
