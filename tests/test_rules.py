@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 
 import pytest
 from hypothesis import given
@@ -237,6 +239,10 @@ def metadata_order(b: Binding, offset: int, order: int) -> int:
     return [o for o in b.geometry.orders if o <= order and b.gpa % (P << o) == b.offset % (P << o)][-1]
 
 
+def the_folios_own(b: Binding, offset: int, order: int) -> int:
+    return order
+
+
 def contained_order(b: Binding, offset: int, order: int) -> int:
     """Every page of the folio must be one of the binding's."""
     first = offset // (P << order) << order
@@ -285,7 +291,7 @@ def test_a_rule_allows_at_a_fault_exactly_what_its_statement_says(
     rule: Rule, bound: Binding, order: int, data: st.DataObject
 ) -> None:
     page = data.draw(st.integers(bound.offset // P, (bound.offset + bound.size) // P - 1))
-    stated = FAULT_ORDER.get(rule.name, lambda b, offset, order: order)
+    stated = FAULT_ORDER.get(rule.name, the_folios_own)
 
     assert rule.fault_order(bound, page * P, order) == stated(bound, page * P, order)
 
@@ -330,7 +336,15 @@ def test_every_proposal_of_the_discussion_is_in_the_catalogue_once() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 def test_every_rule_says_who_proposed_it_when_and_what_became_of_it(rule: Rule) -> None:
-    assert all((rule.author, rule.date, rule.source, rule.statement, rule.fate))
+    assert all((rule.author, rule.source, rule.statement, rule.fate))
+    assert date.fromisoformat(rule.date).year in (2023, 2025)
+    assert re.fullmatch(r"[^\s<>@]+@[^\s<>@]+", rule.message_id)
+
+
+def test_the_catalogue_is_in_the_order_of_the_proposals() -> None:
+    dates = [rule.date for rule in RULES]
+
+    assert dates == sorted(dates)
 
 
 def test_the_default_is_the_conclusion_of_the_discussion() -> None:

@@ -9,7 +9,8 @@ to how sane is sane, with who gave it and when. A rule speaks twice:
 
 No rule is trusted to keep a mapping inside the binding; the model checks that itself, so a loose rule loses huge pages
 or (``as posted``) would have lost more. Unless said otherwise the mails are replies to "[PATCH v10 9/9] KVM: Enable and
-expose KVM_MEM_PRIVATE". All sizes, offsets and addresses are bytes.
+expose KVM_MEM_PRIVATE"; each is found on lore.kernel.org by its message_id. All sizes, offsets and addresses are bytes,
+as Python integers that do not wrap: KVM_SET_USER_MEMORY_REGION2 refuses ranges that wrap before any rule is asked.
 """
 
 from __future__ import annotations
@@ -73,11 +74,12 @@ def _alignment(value: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One alignment rule."""
+    """One alignment rule; author, date and message_id are of the mail that first had exactly this form."""
 
     name: ClassVar[str]
     author: ClassVar[str]
     date: ClassVar[str]
+    message_id: ClassVar[str]
     source: ClassVar[str] = "reply to [PATCH v10 9/9] KVM: Enable and expose KVM_MEM_PRIVATE"
     statement: ClassVar[str]
     fate: ClassVar[str]
@@ -124,6 +126,7 @@ class Upstream(Rule):
     name = "upstream"
     author = "Sean Christopherson"
     date = "2023-10-27"
+    message_id = "20231027182217.3615211-17-seanjc@google.com"
     source = "KVM: Add KVM_CREATE_GUEST_MEMFD ioctl() for guest-specific backing memory"
     statement = "any page-aligned offset will do, because every page is mapped by itself"
     fate = "in every release from 6.8 to 7.2"
@@ -139,6 +142,8 @@ class JanuaryAsWritten(Rule):
     name = "january-as-written"
     author = "Sean Christopherson"
     date = "2023-01-13"
+    message_id = "Y8HldeHBrw+OOZVm@google.com"
+    source = "reply to [PATCH v10 7/9] KVM: Update lpage info when private/shared memory are mixed"
     statement = "a slot whose frame is less aligned than its offset is refused"
     fate = "its author later thought that he had inverted the direction"
 
@@ -155,6 +160,7 @@ class GpaAlignment(Rule):
     name = "gpa-alignment"
     author = "Chao Peng"
     date = "2023-01-28"
+    message_id = "20230128140030.GB700688@chaop.bj.intel.com"
     statement = "the offset must be at least as aligned as the GPA; offset 0 is always good"
     fate = "too strict: the memory above 4G of a QEMU guest, at offset 2G, is refused"
 
@@ -171,8 +177,9 @@ class GpaAlignmentByHighestBit(Rule):
     name = "gpa-alignment-fls64"
     author = "Chao Peng"
     date = "2023-03-24"
+    message_id = "20230324021029.GA2774613@chaop.bj.intel.com"
     statement = "the highest bit of the offset must not be below the highest bit of the GPA; offset 0 is always good"
-    fate = "a slip: it compares magnitudes; noticed in the next reply, which asked for ffs64()"
+    fate = "a slip: it compares magnitudes; Xiaoyao Li asked for ffs64() and <=, which is January's direction again"
 
     def refuses(self, binding: Binding) -> str | None:
         if binding.offset == 0 or (binding.gpa and binding.offset.bit_length() >= binding.gpa.bit_length()):
@@ -187,8 +194,9 @@ class SlotMetadata(Rule):
     name = "slot-metadata"
     author = "Chao Peng"
     date = "2023-03-28"
+    message_id = "20230328104108.GB2909606@chaop.bj.intel.com"
     statement = "every offset is accepted; a level is forbidden to the whole slot where GPA and offset differ modulo it"
-    fate = "was in an earlier version of the patches; not taken up"
+    fate = "v10 7/9 had a first form; not taken up then; back in May 2025 for 1G pages, RFC v2 31/51 (Ackerley Tng)"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         page = binding.geometry.page_size
@@ -202,8 +210,9 @@ class FitsSize(_AlignedOffset):
     name = "fits-size"
     author = "Sean Christopherson"
     date = "2023-04-14"
+    message_id = "ZDnAuGKrCO2wgjlG@google.com"
     statement = "the offset must be a multiple of the largest page size that fits the slot's size"
-    fate = "the accepted direction for four days"
+    fate = "the accepted direction for eleven days, until 512G pages were thought of"
 
     def alignment(self, binding: Binding) -> int:
         return binding.geometry.largest_fitting(binding.size)
@@ -216,6 +225,7 @@ class SizeAndGpa(_AlignedOffset):
     name = "size-and-gpa"
     author = "Sean Christopherson"
     date = "2023-04-14"
+    message_id = "ZDnAuGKrCO2wgjlG@google.com"
     statement = "the offset must be a multiple of the largest page size of which the slot holds an aligned one"
     fate = "thought not worth the effort for want of a use"
 
@@ -232,6 +242,7 @@ class LargestBackingOrSize(_AlignedOffset):
     name = "largest-backing-or-size"
     author = "Ackerley Tng"
     date = "2023-04-18"
+    message_id = "diqz354w92x3.fsf@ackerleytng-cloudtop.c.googlers.com"
     statement = "rounding the offset down to min(largest page of all backings, largest that fits the size) must keep it"
     fate = "the general form; its author reduced it to fits-size"
 
@@ -246,6 +257,7 @@ class CurrentBacking(_AlignedOffset):
     name = "current-backing"
     author = "Ackerley Tng"
     date = "2023-04-18"
+    message_id = "diqz354w92x3.fsf@ackerleytng-cloudtop.c.googlers.com"
     statement = "rounding the offset down to min(page of the backing now, largest that fits the size) must keep it"
     fate = "warned against in the same mail: the backing's page size may grow after the slot was set"
 
@@ -259,7 +271,8 @@ class CreationFlags(_AlignedOffset):
     __slots__ = ()
     name = "creation-flags"
     author = "Sean Christopherson"
-    date = "2023-04"
+    date = "2023-04-25"
+    message_id = "ZEhbsHqBapHtdrg7@google.com"
     statement = "the offset must be a multiple of the page size asked for when the file was created"
     fate = "led to guest_memfd's creation flags; what profile next checks unless told otherwise"
 
@@ -274,7 +287,8 @@ class BothMultiples(Rule):
     name = "both-multiples-of-2M"
     author = "Sean Christopherson"
     date = "2023-07-18"
-    source = "[RFC PATCH v11] KVM_GUEST_MEMFD_ALLOW_HUGEPAGE"
+    message_id = "20230718234512.1690985-14-seanjc@google.com"
+    source = "[RFC PATCH v11 13/29] KVM: Add transparent hugepage support for dedicated guest memory"
     statement = "offset and size of the slot must be multiples of the PMD page (2M on x86) if the file allows it"
     fate = "given up: one file for all guest memory must be able to skip the VGA hole"
 
@@ -295,10 +309,11 @@ class WholeBinding(Rule):
     __slots__ = ()
     name = "whole-binding"
     author = "Sean Christopherson"
-    date = "2023-09"
-    source = "KVM: guest_memfd: Disallow hugepages for incompatible gmem bindings, but let 'em succeed"
+    date = "2023-09-21"
+    message_id = "20230921203331.3746712-7-seanjc@google.com"
+    source = "[PATCH 06/13] KVM: Disallow hugepages for incompatible gmem bindings, but let 'em succeed"
     statement = "a folio is mapped whole only if offset and size of the binding are multiples of it, else page by page"
-    fate = "replaced in v13; suggested by Michael Roth, so that one file can serve all memory"
+    fate = "relaxed in v13: QEMU's slot at 1M is not aligned, so the bulk of a guest's memory got no huge page"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         page = binding.geometry.page_size(order)
@@ -310,11 +325,12 @@ class Contained(Rule):
 
     __slots__ = ()
     name = "contained"
-    author = "Sean Christopherson"
-    date = "2023-10-27"
-    source = "[PATCH v13] KVM: Add transparent hugepage support for dedicated guest memory"
+    author = "Michael Roth"
+    date = "2023-09-22"
+    message_id = "20230922224210.6klwbphnsk5j2wft@amd.com"
+    source = "reply to [PATCH 06/13] KVM: Disallow hugepages for incompatible gmem bindings, but let 'em succeed"
     statement = "a folio is mapped whole only if it is fully contained in the binding, else page by page"
-    fate = "dropped with hugepage support before the merge; a later SNP tree rounds as meant"
+    fate = "lost its rounding down in review; a later SNP tree has it again"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         page = binding.geometry.page_size(order)
@@ -327,11 +343,12 @@ class ContainedAsPosted(Rule):
 
     __slots__ = ()
     name = "contained-as-posted"
-    author = "Sean Christopherson"
-    date = "2023-10-27"
-    source = "[PATCH v13] KVM: Add transparent hugepage support for dedicated guest memory"
+    author = "Michael Roth"
+    date = "2023-10-02"
+    message_id = "20231002133342.195882-1-michael.roth@amd.com"
+    source = "[PATCH gmem] KVM: Relax guest_memfd restrictions on hugepages"
     statement = "as contained, but page and start of the binding are rounded up"
-    fate = "refuses most pages of a folio at the end, and lets a folio through that sticks out at the head"
+    fate = "in v13 17/35, and quoted as late as May 2025; errs at both ends of a binding; dropped before the merge"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         page = binding.geometry.page_size(order)
@@ -345,11 +362,12 @@ class Congruent(Rule):
 
     __slots__ = ()
     name = "congruent"
-    author = "guestmem"
-    date = "2026-11-23"
-    source = "the yardstick: what mapping a huge page needs, and no more"
+    author = "Vishal Annapurve"
+    date = "2025-04-24"
+    message_id = "CAGtprH-Ana5A2hz_D+CQ0NYRVxfpR6e0Sojssym-UtUnYpOPqg@mail.gmail.com"
+    source = "reply to [RFC PATCH 39/39] KVM: guest_memfd: Dynamically split/reconstruct HugeTLB page"
     statement = "GPA and offset must agree modulo the page size of the file"
-    fate = "not proposed on the lists as a rule of its own"
+    fate = "too strict: with 1G pages and 2.5G below 4G the memory above is refused; slot-metadata was taken up instead"
 
     def refuses(self, binding: Binding) -> str | None:
         if congruent(binding.gpa, binding.offset, binding.page_size):
