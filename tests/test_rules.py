@@ -19,6 +19,8 @@ P, M2, G1 = 4 * KIB, 2 * MIB, GIB
 TINY = Geometry("tiny", 4096, (0, 2, 4))
 NAMES = [rule.name for rule in RULES]
 ALIGNED = ("fits-size", "size-and-gpa", "largest-backing-or-size", "current-backing", "creation-flags")
+BY_SIZE = ("fits-size", "size-and-gpa", "largest-backing-or-size")
+GPA_RULES = ("gpa-alignment", "gpa-page", "gpa-alignment-fls64")
 AT_FAULT = ("slot-metadata", "whole-binding", "contained", "contained-as-posted", "upstream")
 
 
@@ -48,6 +50,7 @@ def frames(first: int, last: int) -> Binding:
 
 QEMU_HIGH = binding(4 * G1, 6 * G1, 2 * G1)  # the memory above 4G of a QEMU guest whose low slot has 2G
 EXAMPLE = binding(0, G1, 0x4000)  # slot of 1G at offset 0x4000 of a file with 1G pages
+PC_RAM_HIGH = binding(4 * G1, 3 * G1 // 2, 5 * G1 // 2)  # the same with 2.5G below, Yan Zhao's of April 2025
 VGA = binding(MIB, 2 * G1 - MIB, MIB)  # QEMU's slot above the VGA hole
 
 
@@ -55,17 +58,22 @@ VGA = binding(MIB, 2 * G1 - MIB, MIB)  # QEMU's slot above the VGA hole
     ("requested", "refusing"),
     [
         (QEMU_HIGH, {"gpa-alignment", "gpa-alignment-fls64"}),
-        (EXAMPLE, {"gpa-alignment", "gpa-alignment-fls64", *ALIGNED, "both-multiples-of-2M", "congruent"}),
+        (EXAMPLE, {"gpa-alignment", "gpa-page", "gpa-alignment-fls64", *ALIGNED, "both-multiples-of-2M", "congruent"}),
         (VGA, {*ALIGNED, "both-multiples-of-2M"}),
         (replace(VGA, page_size=M2, backing_page_size=M2), {*ALIGNED, "both-multiples-of-2M"}),
-        (replace(VGA, page_size=P, backing_page_size=P), {"fits-size", "size-and-gpa", "largest-backing-or-size"}),
+        (replace(VGA, page_size=P, backing_page_size=P), {*BY_SIZE}),
         (binding(0, 2 * G1, 0), set()),
-        (binding(0, 2 * G1, G1), {"gpa-alignment", "gpa-alignment-fls64"}),
+        (binding(0, 2 * G1, G1), {"gpa-alignment", "gpa-page", "gpa-alignment-fls64"}),
         (binding(G1, G1, 2 * G1), {"january-as-written"}),
         (binding(P, M2 - P, P), {"creation-flags", "both-multiples-of-2M"}),
-        (binding(0, M2, M2), {"gpa-alignment", "gpa-alignment-fls64", "creation-flags", "congruent"}),
+        (binding(0, M2, M2), {"gpa-alignment", "gpa-page", "gpa-alignment-fls64", "creation-flags", "congruent"}),
+        (PC_RAM_HIGH, {*GPA_RULES, *ALIGNED, "congruent"}),
+        (replace(PC_RAM_HIGH, page_size=M2, backing_page_size=M2), {*GPA_RULES, *BY_SIZE}),
     ],
-    ids=["qemu-high", "example", "vga", "vga-2M", "vga-4K", "whole", "gpa-0", "january", "small", "2M-slot"],
+    ids=[
+        *("qemu-high", "example", "vga", "vga-2M", "vga-4K", "whole", "gpa-0", "january", "small", "2M-slot"),
+        *("pc-ram-high", "pc-ram-high-2M"),
+    ],
 )
 def test_the_rules_that_refuse_an_example_are_these_and_no_others(requested: Binding, refusing: set[str]) -> None:
     assert {name for name in NAMES if not accepts(name, requested)} == refusing
@@ -85,6 +93,35 @@ def test_fls64_compares_magnitudes_so_it_takes_an_offset_that_is_less_aligned() 
 
     assert not accepts("gpa-alignment", requested)
     assert accepts("gpa-alignment-fls64", requested)
+
+
+@pytest.mark.parametrize(
+    ("gpa", "offset", "accepted"),
+    [
+        (4 * G1, 2 * G1, True),  # the example of the patch
+        (4 * G1, G1, True),
+        (4 * G1, G1 + M2, False),
+        (M2, M2, True),
+        (M2, MIB, False),  # the example of the answer to it
+        (P, P, True),
+        (G1 + P, 3 * P, True),
+        (0, G1, False),
+        (0, 0, True),
+        (G1, 0, True),
+    ],
+)
+def test_the_relaxed_check_asks_for_no_more_than_the_page_the_gpa_can_have(
+    gpa: int, offset: int, accepted: bool
+) -> None:
+    assert accepts("gpa-page", binding(gpa, G1, offset)) is accepted
+
+
+@given(st.integers(0, 1 << 20), st.integers(0, 1 << 20))
+def test_the_relaxed_check_accepts_whatever_the_check_it_relaxes_accepts(gpa: int, offset: int) -> None:
+    requested = binding(gpa * P, M2, offset * P)
+
+    if ACCEPTS["gpa-alignment"](requested):
+        assert accepts("gpa-page", requested)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +236,10 @@ def fitting(b: Binding) -> int:
     return max([page for page in b.geometry.page_sizes if page <= b.size], default=P)
 
 
+def dividing_pages(b: Binding) -> list[int]:
+    return [page for page in b.geometry.page_sizes if divides(page, b.gpa)]
+
+
 def holding(b: Binding) -> int:
     """The largest page of which the slot holds an aligned one, by trying every page of the slot."""
     whole = [
@@ -218,6 +259,7 @@ ACCEPTS: dict[str, Callable[[Binding], bool]] = {
     "gpa-alignment-fls64": lambda b: (
         True if b.offset == 0 else False if b.gpa == 0 else highest_bit(b.offset) >= highest_bit(b.gpa)
     ),
+    "gpa-page": lambda b: True if b.offset == 0 else False if b.gpa == 0 else divides(max(dividing_pages(b)), b.offset),
     "slot-metadata": lambda b: True,
     "fits-size": lambda b: divides(fitting(b), b.offset),
     "size-and-gpa": lambda b: divides(holding(b), b.offset),

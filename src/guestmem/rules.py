@@ -34,6 +34,7 @@ __all__ = (
     "FitsSize",
     "GpaAlignment",
     "GpaAlignmentByHighestBit",
+    "GpaPage",
     "JanuaryAsWritten",
     "LargestBackingOrSize",
     "Rule",
@@ -168,6 +169,32 @@ class GpaAlignment(Rule):
         if binding.offset == 0 or (binding.gpa and _alignment(binding.offset) >= _alignment(binding.gpa)):
             return None
         return f"offset {binding.offset:#x} is less aligned than gpa {binding.gpa:#x}"
+
+
+class GpaPage(Rule):
+    """The same, capped: no alignment beyond the largest page at which the GPA can be mapped is asked for."""
+
+    __slots__ = ()
+    name = "gpa-page"
+    author = "Isaku Yamahata"
+    date = "2023-03-22"
+    message_id = "20230323004131.GA214881@ls.amr.corp.intel.com"
+    source = "[PATCH] KVM: Relax alignment check for restricted mem, in a reply to [PATCH v10 9/9]"
+    statement = "the offset must be a multiple of the largest page size that divides the GPA; offset 0 is always good"
+    fate = (
+        "takes QEMU's memory above 4G; put off as x86-specific until a real use was shown, then overtaken by fits-size"
+    )
+
+    def refuses(self, binding: Binding) -> str | None:
+        if binding.offset == 0:
+            return None
+        if binding.gpa == 0:  # the patch kept this line of the check it relaxed
+            return f"offset {binding.offset:#x} is not 0, but gpa is"
+        page = max(page for page in binding.geometry.page_sizes if binding.gpa % page == 0)
+        if binding.offset % page == 0:
+            return None
+        size = format_size(page)
+        return f"offset {binding.offset:#x} is not a multiple of {page:#x} ({size}), as gpa {binding.gpa:#x} is"
 
 
 class GpaAlignmentByHighestBit(Rule):
@@ -379,6 +406,7 @@ class Congruent(Rule):
 RULES: tuple[Rule, ...] = (
     JanuaryAsWritten(),
     GpaAlignment(),
+    GpaPage(),
     GpaAlignmentByHighestBit(),
     SlotMetadata(),
     FitsSize(),
