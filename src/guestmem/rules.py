@@ -94,14 +94,22 @@ class Rule:
         return order
 
     def nearest_offset(self, binding: Binding) -> int | None:
-        """The nearest offset the rule accepts among those aligned to a page size, or congruent to the GPA, or 0."""
-        sizes = {*binding.geometry.page_sizes, min(_alignment(binding.gpa), 1 << 62)}
-        candidates = {0}
-        for page in sizes:
-            congruent_above = binding.offset + (binding.gpa - binding.offset) % page
-            candidates |= {align_down(binding.offset, page), align_up(binding.offset, page), congruent_above}
-        accepted = [offset for offset in candidates if self.refuses(replace(binding, offset=offset)) is None]
+        """The offset nearest to the binding's that the rule accepts (the lower of two), or None if no offset will do.
+
+        A hint: whether the range is free there, and the file as large, the caller must see.
+        """
+        accepted = (o for o in _candidates(binding) if o >= 0 and self.refuses(replace(binding, offset=o)) is None)
         return min(accepted, key=lambda offset: (abs(offset - binding.offset), offset), default=None)
+
+
+def _candidates(binding: Binding) -> set[int]:
+    """Offsets among which every rule has its nearest: each demands an alignment, agreement with the GPA, or a bit."""
+    gpa, offset, base = binding.gpa, binding.offset, binding.geometry.base_page_size
+    found = {0, offset - base, offset + base, 1 << gpa.bit_length() >> 1}
+    for page in (*binding.geometry.page_sizes, _alignment(gpa)):
+        congruent_above = offset + (gpa - offset) % page
+        found |= {align_down(offset, page), align_up(offset, page), congruent_above - page, congruent_above}
+    return found
 
 
 class _AlignedOffset(Rule):
