@@ -73,3 +73,17 @@ def test_an_unknown_geometry_is_a_value_error_that_lists_the_known_ones() -> Non
 def test_a_geometry_that_cannot_be_is_refused(base_page_size: int, orders: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"base page size|orders"):
         Geometry("broken", base_page_size, orders)
+
+
+@pytest.mark.parametrize("speculative", [(27,), (0,), (9, 18)])
+def test_only_a_huge_page_that_the_geometry_has_can_be_speculative(speculative: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="speculative orders"):
+        Geometry("broken", 4096, (0, 9), speculative)
+
+
+def test_a_geometry_of_a_few_pages_per_huge_page_is_as_good_as_any() -> None:
+    tiny = Geometry("tiny", 4096, (0, 2, 4))
+
+    assert tiny.page_sizes == (4 * KIB, 16 * KIB, 64 * KIB)
+    assert [tiny.name_of(order) for order in tiny.orders] == ["4K", "16K", "64K"]
+    assert tiny.largest_fitting(63 * KIB) == 16 * KIB

@@ -1,9 +1,13 @@
 """Which page sizes an architecture's stage-2 tables can map.
 
-A leaf of order n maps 2**n base pages; order 0 is the base page. Only sizes that KVM installs as a level of their own
-are here: arm64's contiguous hint groups entries but is no level of a stage-2 mapping. Facts are from 6.12:
-``KVM_PGTABLE_MIN_BLOCK_LEVEL`` (arch/arm64/include/asm/kvm_pgtable.h), ``kvm_riscv_gstage_map``
-(arch/riscv/kvm/mmu.c), ``KVM_MAX_HUGEPAGE_LEVEL`` (arch/x86/include/asm/kvm_host.h).
+A leaf of order n maps 2**n base pages; order 0 is the base page. Only sizes that KVM 6.12 installs are here:
+
+- x86-64: up to ``KVM_MAX_HUGEPAGE_LEVEL``, 1G (arch/x86/include/asm/kvm_host.h). 512G is for argument's sake.
+- arm64: ``KVM_PGTABLE_MIN_BLOCK_LEVEL`` (asm/kvm_pgtable.h) is level 1 for 4K pages and level 2 for 16K and 64K, so the
+  64G and 4T blocks of 52-bit addresses are left out. The contiguous bit is no level either: ``user_mem_abort`` maps a
+  contiguous PTE range of the host page by page, a contiguous PMD range by single PMD blocks (arch/arm64/kvm/mmu.c).
+- riscv64: ``kvm_riscv_gstage_map`` takes 4K, 2M and 1G and fails for all else, though the G-stage walk of Sv48x4 and
+  Sv57x4 has levels above (arch/riscv/kvm/mmu.c).
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ class Geometry:
             raise ValueError(f"base page size {self.base_page_size:#x} is not a power of two from 4096 up")
         if not self.orders or self.orders[0] != 0 or list(self.orders) != sorted(set(self.orders)):
             raise ValueError(f"orders {self.orders} must ascend from 0")
+        if not set(self.speculative) <= set(self.orders) - {0}:
+            raise ValueError(f"speculative orders {self.speculative} are not among the huge ones of {self.orders}")
 
     @property
     def page_sizes(self) -> tuple[int, ...]:
