@@ -324,13 +324,11 @@ class Process:
 
     def host_read(self, addr: int, size: int) -> int:
         """A load by the process."""
-        source, offset = self.host.access(addr, write=False)
-        return source.contents.read(offset, size)
+        return self.host.load(addr, size)
 
     def host_write(self, addr: int, size: int, value: int) -> None:
         """A store by the process."""
-        source, offset = self.host.access(addr, write=True)
-        source.contents.write(offset, size, value)
+        self.host.store(addr, size, value)
 
     # -- what a test may do to the host ------------------------------------------------------------------------------
 
