@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 import guestmem
+from guestmem.backend import Touch
+from guestmem.model.checks import observing
 from guestmem.model.process import Process
+from guestmem.model.profiles import V7_2
 from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import GIB, KIB, MIB
 
@@ -70,7 +73,7 @@ class World:
         while gfn < end:
             mapped = stage2.leaves.run_at(gfn)
             if mapped is None:
-                self.vcpu.touch(guestmem.backend.Touch(gfn * P, "r", 8))
+                self.vcpu.touch(Touch(gfn * P, "r", 8))
                 mapped = stage2.leaves.run_at(gfn)
             gfn = gfn + 1 if mapped is None else mapped[1]
         self.kvm.check_invariants()
@@ -187,3 +190,133 @@ def test_dirty_logging_splits_at_once_and_newer_kernels_also_restore_at_once(
     world.vm.set_user_memory_region(0, flags=0, **region)
     assert world.now() == after
     assert world.leaves() == {"2M": 1}
+
+
+# -- each limit by itself ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["v6.12", "v7.2"])
+@pytest.mark.parametrize(
+    ("world", "expected"),
+    [
+        ({"size": 6 * MIB, "gpa_shift": P}, {"4K": 1536}),  # the same as hva + P: all entries of the level
+        ({"size": 4 * MIB, "gpa_shift": 2 * MIB}, {"2M": 2}),  # congruent modulo 2M is enough
+        ({"size": 4 * MIB, "hva_shift": 2 * MIB}, {"2M": 2}),
+        ({"size": P}, {"4K": 1}),
+        ({"size": 2 * GIB, "host_pages": "1G"}, {"1G": 2}),
+        ({"size": GIB, "host_pages": "2M"}, {"2M": 512}),  # the host has no 1G page there
+        ({"size": GIB + 2 * MIB + P, "host_pages": "1G"}, {"1G": 1, "2M": 1, "4K": 1}),
+        ({"size": GIB, "host_pages": "1G", "hva_shift": 2 * MIB}, {"2M": 512}),
+        ({"size": GIB, "host_pages": "1G", "gpa_shift": 2 * MIB, "hva_shift": 2 * MIB}, {"2M": 512}),
+        ({"size": 2 * GIB, "host_pages": "1G", "gpa_shift": P, "hva_shift": P}, {"4K": 512, "2M": 511, "1G": 1}),
+        ({"size": 4 * MIB, "flags": READONLY | LOG_DIRTY}, {"4K": 1024}),
+        ({"size": 2 * MIB, "gmem_offset": 0, "gpa_shift": P, "hva_shift": P}, {"4K": 512}),
+    ],
+)
+def test_head_tail_congruence_and_the_hosts_page_limit_each_level(
+    profile: str, world: dict[str, int], expected: dict[str, int]
+) -> None:
+    leaves = World(profile=profile, **world).leaves()  # type: ignore[arg-type]
+
+    assert leaves == {size: expected[size] for size in ("4K", "2M", "1G") if size in expected}
+
+
+def test_one_touch_maps_the_whole_huge_page() -> None:
+    world = World(4 * MIB)
+
+    world.vcpu.read(GPA + 3 * MIB)
+
+    assert world.now() == {"2M": 1}
+    run = world.vm.model.stage2.leaves.run_at((GPA + 2 * MIB) // P)
+    assert run is not None
+    assert run[:2] == ((GPA + 2 * MIB) // P, (GPA + 4 * MIB) // P)
+
+
+def test_a_bigger_level_replaces_the_smaller_mappings_under_it() -> None:
+    world = World(2 * MIB)
+    world.private(2 * MIB - P, P)
+    for page in range(4):
+        world.vcpu.read(GPA + page * P)
+    world.shared(2 * MIB - P, P)
+    assert world.now() == {"4K": 4}, "only the range that changed was invalidated"
+
+    world.vcpu.read(GPA + 5 * P)
+
+    assert world.now() == {"2M": 1}
+
+
+@pytest.mark.parametrize(("vm_type", "size"), [(0, 4 * MIB), (1, 4 * MIB)])
+def test_shared_faults_of_a_file_that_can_be_mapped_are_limited_by_the_files_pages(vm_type: int, size: int) -> None:
+    with guestmem.open("model", profile="v7.2") as kvm:
+        vm = kvm.create_vm(vm_type)
+        vcpu = vm.create_vcpu()
+        hva = kvm.model.anonymous(size, PROT_READ | PROT_WRITE, 2 * MIB, 9)
+        gmem = vm.create_guest_memfd(size, guestmem.GUEST_MEMFD_FLAG_MMAP)
+        vm.set_user_memory_region2(0, gpa=GPA, size=size, userspace_addr=hva, guest_memfd=gmem)
+
+        vcpu.pre_fault_memory(GPA, size)
+
+        assert vm.model.stage2.count() == {0: size // P}
+
+
+@pytest.mark.parametrize(("rw", "order"), [("r", 9), ("w", 9), ("x", 0)])
+def test_with_the_nx_workaround_only_instruction_fetches_map_base_pages(rw: str, order: int) -> None:
+    with guestmem.open("model", machine=replace(V7_2.machine, nx_huge_pages=True)) as kvm:
+        vm = kvm.create_vm(0)
+        hva = kvm.model.anonymous(2 * MIB, PROT_READ | PROT_WRITE, 2 * MIB, 9)
+        vm.set_user_memory_region(0, gpa=GPA, size=2 * MIB, userspace_addr=hva)
+
+        vm.create_vcpu().touch(Touch(GPA, rw, 8 if rw != "x" else 1))  # type: ignore[arg-type]
+
+        assert vm.model.stage2.count() == {order: 1}
+
+
+@pytest.mark.parametrize("profile", ["v6.12", "v7.2"])
+@pytest.mark.parametrize(("private", "expected"), [((0, 2 * MIB), {"2M": 511}), ((GIB - P, P), {"2M": 511, "4K": 511})])
+def test_a_plain_slot_cannot_map_its_private_part_and_loses_the_level_above_it(
+    profile: str, private: tuple[int, int], expected: dict[str, int]
+) -> None:
+    world = World(GIB, host_pages="1G", profile=profile)
+
+    world.private(*private)
+
+    assert world.leaves() == {size: expected[size] for size in ("4K", "2M") if size in expected}
+
+
+@pytest.mark.parametrize("profile", ["v6.12", "v7.2"])
+def test_switching_dirty_logging_on_before_the_first_touch_maps_small_and_off_lets_the_next_touch_be_huge(
+    profile: str,
+) -> None:
+    world = World(4 * MIB, profile=profile)
+    region = {"gpa": GPA, "size": 4 * MIB, "userspace_addr": world.hva}
+    world.vm.set_user_memory_region(0, flags=LOG_DIRTY, **region)
+    world.vcpu.read(GPA)
+    assert world.now() == {"4K": 1}
+
+    world.vm.set_user_memory_region(0, flags=0, **region)
+
+    assert world.now() == ({} if profile == "v6.12" else {"2M": 1})
+    assert world.leaves() == {"2M": 2}
+
+
+@pytest.mark.parametrize("profile", ["v6.12", "v7.2"])
+def test_ending_dirty_logging_leaves_alone_what_could_not_be_huge_anyway(profile: str) -> None:
+    world = World(2 * MIB + P, profile=profile, gpa_shift=P, hva_shift=P, host_pages="4K")
+    region = {"gpa": GPA + P, "size": 2 * MIB + P, "userspace_addr": world.hva}
+    world.vm.set_user_memory_region(0, flags=LOG_DIRTY, **region)
+    before = world.leaves()
+    assert before == {"4K": 513}
+
+    world.vm.set_user_memory_region(0, flags=0, **region)
+
+    assert world.now() == before
+
+
+def test_the_reason_against_each_level_is_told_to_an_observer() -> None:
+    world = World(2 * MIB + P, gpa_shift=P, hva_shift=P, host_pages="1G")
+    with observing() as walked:
+        world.vcpu.read(GPA + P)
+
+    said = [observation.text for observation in walked if observation.name == "no-leaf"]
+    assert [text.partition(":")[0] for text in said] == ["1G", "2M"]
+    assert all("slot-head" in text for text in said)

@@ -43,7 +43,7 @@ U32_MAX = (1 << 32) - 1
 S64_MAX = (1 << 63) - 1
 
 _SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB, "P": 1 << 50, "E": 1 << 60}
-_SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([KMGTPE]?)(?:i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})([KMGTPE]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 
 
 def align_down(value: int, size: int) -> int:

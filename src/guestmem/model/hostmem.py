@@ -16,7 +16,7 @@ from guestmem.errors import HostSignal, KvmError
 from guestmem.model.contents import Contents
 from guestmem.runmap import RunMap
 from guestmem.uapi import PROT_EXEC, PROT_READ, PROT_WRITE
-from guestmem.units import align_down, align_up
+from guestmem.units import U64, align_down, align_up
 
 if TYPE_CHECKING:
     from guestmem.model.files import OpenFile
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ("AddressSpace", "Anonymous", "Source", "Vma")
 
 _BOTTOM, _TOP = 0x1_0000, 0x7F00_0000_0000  # where mappings are placed, from the top; the program is outside
+_PROT_SEM = 8  # atomic operations; means nothing on x86
+_PROTECTIONS = PROT_READ | PROT_WRITE | PROT_EXEC | _PROT_SEM  # arch_validate_prot
 
 
 class Source(Protocol):
@@ -78,8 +80,9 @@ class Vma:
 class AddressSpace:
     """The mappings of one process."""
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, user_limit: int) -> None:
         self.page_size = page_size
+        self.user_limit = user_limit  # TASK_SIZE
         self.anonymous = Anonymous()
         self.vmas: RunMap[Vma] = RunMap()
         self.on_invalidate: list[Callable[[int, int], None]] = []
@@ -109,29 +112,43 @@ class AddressSpace:
         return addr
 
     def munmap(self, addr: int, length: int) -> None:
-        """Remove the mappings of a range; EINVAL for length 0 or an unaligned address (do_vmi_munmap)."""
+        """Remove the mappings of a range; EINVAL if it is empty, unaligned or leaves user space (do_vmi_munmap)."""
         if addr % self.page_size or length == 0:
             raise KvmError(errno.EINVAL, f"munmap {addr=:#x} {length=:#x}", check="range-aligned")
+        if addr + length > self.user_limit:
+            raise KvmError(errno.EINVAL, f"munmap {addr=:#x} {length=:#x}", check="range-in-user-space")
         end = addr + align_up(length, self.page_size)
         gone = list(self.vmas.runs(addr, end))
         self._invalidate(addr, end)
         self.vmas.clear(addr, end)
+        self.anonymous.contents.zero(addr, end)
         for start, stop, vma in gone:
             self._forget(vma, stop - start)
 
     def mprotect(self, addr: int, length: int, prot: int) -> None:
-        """Change protections up to the first hole (ENOMEM) or forbidden mapping (EACCES) (do_mprotect_pkey)."""
+        """Change protections up to the first hole (ENOMEM) or forbidden mapping (EACCES) (do_mprotect_pkey).
+
+        Before anything changes: EINVAL unaligned, ENOMEM wrapping, EINVAL for an unknown protection; length 0 succeeds.
+        """
         if addr % self.page_size:
             raise KvmError(errno.EINVAL, f"mprotect {addr=:#x}", check="range-aligned")
+        if length == 0:
+            return
         end = addr + align_up(length, self.page_size)
+        if end >= U64:
+            raise KvmError(errno.ENOMEM, f"mprotect {addr=:#x} {length=:#x}", check="range-no-wrap")
+        if prot & ~_PROTECTIONS:
+            raise KvmError(errno.EINVAL, f"mprotect {prot=:#x}", check="protection-known")
+        prot &= ~_PROT_SEM
         done = addr
         for start, stop, vma in list(self.vmas.runs(addr, end)):
             if start != done:
                 break
             if prot & PROT_EXEC and not vma.may_exec:
                 raise KvmError(errno.EACCES, f"a mapping of a noexec mount: {prot=:#x}", check="mapping-may-exec")
-            self._invalidate(start, stop)
-            self.vmas.set(start, stop, replace(vma, prot=prot))
+            if prot != vma.prot:
+                self._invalidate(start, stop)
+                self.vmas.set(start, stop, replace(vma, prot=prot))
             done = stop
         if done < end:
             raise KvmError(errno.ENOMEM, f"nothing is mapped at {done:#x}", check="range-mapped")
@@ -169,6 +186,10 @@ class AddressSpace:
         """MADV_DONTNEED: private anonymous pages become zero; file pages stay in their file."""
         self._invalidate(start, end)
         self.anonymous.contents.zero(start, end)
+
+    def may_free(self, start: int, end: int) -> None:
+        """MADV_FREE: the pages may go when memory is short, which it never is here."""
+        self._invalidate(start, end)
 
     def file_changed(self, source: Source, start: int, end: int) -> None:
         """Pages [start, end) (bytes) of a file are going: unmap them from every mapping (unmap_mapping_range)."""

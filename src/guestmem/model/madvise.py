@@ -11,7 +11,7 @@ from typing import Final
 from guestmem.errors import HostSignal, KvmError
 from guestmem.model.hostmem import AddressSpace, Anonymous, Vma
 from guestmem.uapi import PROT_READ, PROT_WRITE
-from guestmem.units import align_up
+from guestmem.units import U64, align_up
 
 __all__ = ("madvise",)
 
@@ -36,6 +36,8 @@ def madvise(host: AddressSpace, addr: int, length: int, advice: int) -> None:
     if length == 0:
         return
     end = addr + align_up(length, host.page_size)
+    if end >= U64:
+        raise KvmError(errno.EINVAL, f"madvise {addr=:#x} {length=:#x}", check="range-no-wrap")
     done = addr
     for start, stop, vma in list(host.vmas.runs(addr, end)):
         if start > done and advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
@@ -54,8 +56,10 @@ def _apply(host: AddressSpace, vma: Vma, start: int, stop: int, advice: int) -> 
         raise KvmError(errno.EINVAL, "the file's pages cannot be collapsed", check="advice-fits-mapping")
     if advice == MADV_REMOVE:
         _remove(host, vma, start, stop)
-    elif advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE):
+    elif advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
         host.dont_need(start, stop)
+    elif advice == MADV_FREE:
+        host.may_free(start, stop)
     elif advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
         _populate(vma, start, stop, write=advice == MADV_POPULATE_WRITE)
 
@@ -65,7 +69,8 @@ def _remove(host: AddressSpace, vma: Vma, start: int, stop: int) -> None:
         raise KvmError(errno.EINVAL, "private anonymous memory has no file", check="advice-fits-mapping")
     if not vma.shared:  # VM_MAYWRITE counts, not the protection of the moment, and every file here is writable
         raise KvmError(errno.EACCES, "a private mapping", check="mapping-shared-writable")
-    vma.source.discard(start - vma.delta, stop - vma.delta)
+    if not vma.source.discard(start - vma.delta, stop - vma.delta):
+        raise KvmError(errno.ENODEV, "the file is no regular one", check="file-has-holes")
 
 
 def _populate(vma: Vma, start: int, stop: int, *, write: bool) -> None:

@@ -79,7 +79,7 @@ class Process:
         self.rule = rule
         self.pools = HostPools(dict(self.machine.pools))
         self.page_size = self.machine.geometry.base_page_size
-        self.host = AddressSpace(self.page_size)
+        self.host = AddressSpace(self.page_size, self.machine.user_limit)
         self.vms: list[Vm] = []
         self._files: dict[int, OpenFile] = {0: AUX_KINDS["devnull"]()}
         self._next_fd = _FIRST_FD
