@@ -21,7 +21,7 @@ from guestmem.model.capabilities import check_extension
 from guestmem.model.checks import require
 from guestmem.model.files import ANONYMOUS, KVM_DEVICE, VCPU, VM, OpenFile
 from guestmem.model.gmem import GuestMemfd
-from guestmem.model.hostmem import AddressSpace
+from guestmem.model.hostmem import AddressSpace, Source
 from guestmem.model.madvise import madvise
 from guestmem.model.pools import HostPools
 from guestmem.model.profiles import V7_2, Machine, Profile
@@ -324,13 +324,15 @@ class Process:
 
     def host_read(self, addr: int, size: int) -> int:
         """A load by the process."""
-        source, offset = self.host.access(addr, write=False)
-        return source.contents.read(offset, size)
+        value = 0
+        for source, offset, part, shift in self._host_pages(addr, size, write=False):
+            value |= source.contents.read(offset, part) << shift
+        return value
 
     def host_write(self, addr: int, size: int, value: int) -> None:
-        """A store by the process."""
-        source, offset = self.host.access(addr, write=True)
-        source.contents.write(offset, size, value)
+        """A store by the process; nothing is stored if any byte of it cannot be."""
+        for source, offset, part, shift in self._host_pages(addr, size, write=True):
+            source.contents.write(offset, part, value >> shift)
 
     # -- what a test may do to the host ------------------------------------------------------------------------------
 
@@ -369,6 +371,14 @@ class Process:
         self._next_fd += 1
         self._files[fd] = file
         return fd
+
+    def _host_pages(self, addr: int, size: int, *, write: bool) -> list[tuple[Source, int, int, int]]:
+        """The one or two pages of a host access: source, offset and bytes in it, and where its bits are in the value."""
+        first = min(size, self.page_size - addr % self.page_size)
+        pages = [(*self.host.access(addr, write=write), first, 0)]
+        if first < size:
+            pages.append((*self.host.access(addr + first, write=write), size - first, 8 * first))
+        return pages
 
     def _vcpu(self, fd: int) -> Vcpu:
         file = self.file(fd)
