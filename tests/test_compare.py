@@ -57,7 +57,7 @@ def test_what_was_never_run_agrees_with_anything_and_says_that_nothing_was_recor
         assert (verdict.agreed, verdict.recorded) == (True, None)
 
 
-STAT = {"st_size": 4096, "st_blocks": 0, "st_blksize": 4096, "st_mode": "0o100600", "st_nlink": 1}
+STAT: dict[str, Any] = {"st_size": 4096, "st_blocks": 0, "st_blksize": 4096, "st_mode": "0o100600", "st_nlink": 1}
 
 
 @pytest.mark.parametrize("field", STAT)
@@ -115,7 +115,7 @@ def touched(*exits: list[v.RecordedExit], count: int = 1, **recorded: Any) -> v.
     )
 
 
-EXIT = {"errno": "EFAULT", "flags": 8, "gpa": 4096, "size": 4096}
+EXIT: dict[str, Any] = {"errno": "EFAULT", "flags": 8, "gpa": 4096, "size": 4096}
 
 
 @pytest.mark.parametrize("field", EXIT)

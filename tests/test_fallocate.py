@@ -37,7 +37,7 @@ def gmem(vm: Vm) -> GuestMemfd:
     return vm.create_guest_memfd(8 * P)
 
 
-# Refused by the generic layer (which comes before EFBIG) or by the file (which comes after it); 6.12 differs in one bit.
+# Refused by the generic layer (before EFBIG) or by the file (after it); 6.12 differs in one bit.
 GENERIC = [
     PUNCH & ~KEEP_SIZE,
     NO_HIDE_STALE,

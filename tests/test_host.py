@@ -75,7 +75,9 @@ def test_an_address_that_is_mapped_again_reads_zero_again(kvm: Kvm) -> None:
         (RW, None, None),
     ],
 )
-def test_the_protection_decides_what_the_process_may_do(kvm: Kvm, prot: int, read: str | None, write: str | None) -> None:
+def test_the_protection_decides_what_the_process_may_do(
+    kvm: Kvm, prot: int, read: str | None, write: str | None
+) -> None:
     addr = kvm.anonymous(P, prot=prot)
 
     assert signal_of(lambda: kvm.read(addr)) == read

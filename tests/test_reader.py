@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from guestmem.transcript import vocabulary as v
 from guestmem.transcript.reader import MAX_LINE_BYTES, RecordingError, read_sequences
@@ -44,6 +45,15 @@ def refusal(path: Path) -> RecordingError:
     assert len(str(error)) < len(str(path)) + 250
     assert "\n" not in str(error)
     return error
+
+
+def line_of_refusal(path: Path) -> int | None:
+    """Where reading ends with the one error; None if all can be read. Any other exception is a failure."""
+    try:
+        list(read_sequences(path))
+    except RecordingError as error:
+        return error.line
+    return None
 
 
 # -- what can be read --------------------------------------------------------------------------------------------------
@@ -89,7 +99,7 @@ def test_a_line_that_was_never_run_is_told_from_one_that_succeeded(write: Write)
 
     [sequence] = read_sequences(write(BEGIN, CREATE, succeeded))
 
-    assert [operation.errno is v.UNSET for operation in sequence.operations] == [True, False]
+    assert [operation.errno is UNSET for operation in sequence.operations] == [True, False]
 
 
 @pytest.mark.parametrize("value", [0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
@@ -174,10 +184,12 @@ WRONG: list[dict[str, object]] = [
         pad1=[1 << 32],
         pad2=[-1, 1 << 64, [1 << 64], ["0"], [[0]]],
     ),
-    *variations({"op": "create_guest_memfd", "seq": "s", "i": 0, "vm": "v", "size": 1, "flags": 0, "out": "g"},
+    *variations(
+        {"op": "create_guest_memfd", "seq": "s", "i": 0, "vm": "v", "size": 1, "flags": 0, "out": "g"},
         reserved=[0, [-1], [1 << 64], [None]],
     ),
-    *variations({"op": "fallocate", "seq": "s", "i": 0, "fd": "g", "mode": 1, "offset": 0, "len": 1},
+    *variations(
+        {"op": "fallocate", "seq": "s", "i": 0, "fd": "g", "mode": 1, "offset": 0, "len": 1},
         mode=[1 << 32, -(1 << 31) - 1],
         offset=[1 << 63, -(1 << 63) - 1],
         len=[1 << 63],
@@ -203,7 +215,7 @@ WRONG: list[dict[str, object]] = [
         ],
     ),
     *variations(BEGIN, seq=[None, 5], vm_types=[5, ["0"]], pools=[[], {"2M": "1"}], smm=[1], surplus=[1]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("line", WRONG, ids=lambda line: json.dumps(line)[:80])
@@ -329,20 +341,15 @@ def test_any_bytes_give_sequences_or_the_one_error(tmp_path_factory: pytest.Temp
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     for prefix in (b"", b"\x1f\x8b", b"\x1f\x8b\x08\x00", json.dumps(BEGIN).encode() + b"\n"):
         path.write_bytes(prefix + raw)
-        try:
-            for sequence in read_sequences(path):
-                assert sequence.begin.seq is not None
-        except RecordingError as error:
-            assert error.line >= 1
+        assert line_of_refusal(path) != 0
 
 
-@given(st.sampled_from((BEGIN, CREATE, REGION, TOUCH)), st.sampled_from(sorted({*CREATE, *REGION, *TOUCH})), json_values)
+@given(
+    st.sampled_from((BEGIN, CREATE, REGION, TOUCH)), st.sampled_from(sorted({*CREATE, *REGION, *TOUCH})), json_values
+)
 def test_any_value_in_any_field_is_taken_or_refused(
     tmp_path_factory: pytest.TempPathFactory, line: dict[str, object], field: str, value: object
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "field.jsonl"
     path.write_text(json.dumps(BEGIN) + "\n" + json.dumps({**line, field: value}) + "\n")
-    try:
-        list(read_sequences(path))
-    except RecordingError as error:
-        assert error.line == 2
+    assert line_of_refusal(path) in (None, 2)

@@ -152,8 +152,9 @@ def test_what_cannot_be_run_is_a_recording_error_on_its_line(tmp_path: Path, lin
 
 def test_every_backend_is_shut_down_also_when_a_line_cannot_be_run(tmp_path: Path) -> None:
     opened: list[Process] = []
-    path = write(tmp_path / "r.jsonl", begin(), vm(0), gmem(1), went("fallocate", 2, fd="gm0", mode=1, offset=0, len=4096),
-                 begin(seq="t"), line("close", seq="t", fd="nobody"))  # fmt: skip
+    allocated = went("fallocate", 2, fd="gm0", mode=1, offset=0, len=4096)
+    unknown = line("close", seq="t", fd="nobody")
+    path = write(tmp_path / "r.jsonl", begin(), vm(0), gmem(1), allocated, begin(seq="t"), unknown)
 
     def open_backend(first: object) -> Process:
         opened.append(Process())

@@ -1,4 +1,4 @@
-"""Running recorded operations: handles, buffers and mappings become descriptors and addresses, as recorders had them."""
+"""Running recorded operations: handles, buffers and mappings become descriptors and addresses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from helpers import P
 from recordings import gmem, line, touches, vcpu, vm
@@ -13,7 +14,6 @@ from recordings import gmem, line, touches, vcpu, vm
 from guestmem.model.process import Process
 from guestmem.model.profiles import V7_2
 from guestmem.transcript import vocabulary as v
-from guestmem.transcript.reader import msgspec
 from guestmem.transcript.runner import BUFFERS, Outcome, Runner, UnknownHandle
 
 Json = dict[str, Any]
@@ -102,8 +102,15 @@ def test_what_nothing_made_cannot_be_used(runner: Runner, operation: Json) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "read", "write"), [("A", None, None), ("B", None, None), ("C", None, None), ("RO", None, "SIGSEGV"), ("NONE", "SIGSEGV", "SIGSEGV")]
-)  # fmt: skip
+    ("name", "read", "write"),
+    [
+        ("A", None, None),
+        ("B", None, None),
+        ("C", None, None),
+        ("RO", None, "SIGSEGV"),
+        ("NONE", "SIGSEGV", "SIGSEGV"),
+    ],
+)
 def test_every_buffer_has_64_mib_two_aligned_and_its_protection(
     runner: Runner, name: str, read: str | None, write: str | None
 ) -> None:
@@ -156,7 +163,11 @@ def test_operations_on_a_mapping_that_failed_or_is_gone_are_not_issued_which_is_
     use = line("host_read", map="map0", off=0, size=8)
     assert ended(run(runner, mapped)) == "ENODEV"
     assert "map0" in run(runner, use).observed["not_issued"]
-    for other in (line("munmap", map="map0"), line("mprotect", map="map0", prot=0), line("madvise", map="map0", advice=4)):
+    for other in (
+        line("munmap", map="map0"),
+        line("mprotect", map="map0", prot=0),
+        line("madvise", map="map0", advice=4),
+    ):
         assert "not_issued" in run(runner, other).observed
 
     run(runner, vm(type=0, out="vm1"), gmem(flags=3, vm="vm1", out="gm1"))
@@ -250,7 +261,7 @@ def test_one_pad_word_fills_them_all_or_a_list_is_taken_as_it_is(runner: Runner)
 def test_every_operation_of_the_vocabulary_can_be_run(runner: Runner) -> None:
     from guestmem.transcript.runner import _ACTIONS
 
-    assert set(_ACTIONS) == set(v.Line.__args__) - {v.Begin}  # type: ignore[attr-defined]
+    assert set(_ACTIONS) == set(v.Line.__args__) - {v.Begin}
 
 
 def test_guestmems_own_operations_reach_the_host(runner: Runner) -> None:

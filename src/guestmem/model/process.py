@@ -373,7 +373,7 @@ class Process:
         return fd
 
     def _host_pages(self, addr: int, size: int, *, write: bool) -> list[tuple[Source, int, int, int]]:
-        """The one or two pages of a host access: source, offset and bytes in it, and where its bits are in the value."""
+        """The one or two pages of a host access: source, offset and bytes in it, shift of those in the value."""
         first = min(size, self.page_size - addr % self.page_size)
         pages = [(*self.host.access(addr, write=write), first, 0)]
         if first < size:
