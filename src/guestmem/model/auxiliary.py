@@ -15,6 +15,7 @@ from guestmem.errors import HostSignal, KvmError
 from guestmem.model.contents import Contents
 from guestmem.model.files import DEVNULL, EVENTFD, MEMFD, PIPE, OpenFile
 from guestmem.uapi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from guestmem.units import align_down, align_up
 
 __all__ = ("AUX_KINDS", "MemFd", "RunArea")
 
@@ -31,10 +32,10 @@ class MemFd(OpenFile):
         self.position = 0
         self.contents = Contents()
 
-    def host_fault(self, offset: int) -> None:
+    def host_fault(self, start: int, end: int) -> None:
         """Past the end of the file is SIGBUS."""
-        if offset >= -(-self.size // 4096) * 4096:
-            raise HostSignal("SIGBUS", f"offset {offset:#x} is past the end of the memfd")
+        if end > align_up(self.size, 4096):
+            raise HostSignal("SIGBUS", f"offset {end - 1:#x} is past the end of the memfd")
 
     def discard(self, start: int, end: int) -> bool:
         """MADV_REMOVE punches a hole."""
@@ -46,13 +47,13 @@ class MemFd(OpenFile):
         if mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
             raise KvmError(errno.EOPNOTSUPP, f"{mode=:#x}", check="mode-supported")
         if mode & FALLOC_FL_PUNCH_HOLE:
-            self.contents.zero(-(-offset // 4096) * 4096, (offset + length) // 4096 * 4096)
+            self.contents.zero(align_up(offset, 4096), align_down(offset + length, 4096))
         elif not mode & FALLOC_FL_KEEP_SIZE:
             self.size = max(self.size, offset + length)
 
     def ftruncate(self, length: int) -> None:
         """Any size."""
-        self.contents.zero(-(-length // 4096) * 4096, 1 << 63)
+        self.contents.zero(align_up(length, 4096), 1 << 63)
         self.size = length
 
     def lseek(self, offset: int, whence: int) -> int:
@@ -88,10 +89,10 @@ class RunArea:
     def __init__(self) -> None:
         self.contents = Contents()
 
-    def host_fault(self, offset: int) -> None:
+    def host_fault(self, start: int, end: int) -> None:
         """Past the three pages is SIGBUS (kvm_vcpu_fault)."""
-        if offset >= self._SIZE:
-            raise HostSignal("SIGBUS", f"offset {offset:#x} is past the vCPU's pages")
+        if end > self._SIZE:
+            raise HostSignal("SIGBUS", f"offset {end - 1:#x} is past the vCPU's pages")
 
     def discard(self, start: int, end: int) -> bool:
         """There is no hole to punch."""

@@ -153,7 +153,7 @@ def _get_host_page(fault: Fault, slot: Memslot) -> Outcome | None:
         return HOST_ERROR
     offset = fault.hva - vma.delta
     try:
-        vma.source.host_fault(offset)
+        vma.source.host_fault(offset, offset + 1)
     except HostSignal as signal:
         note("get-page", str, signal)
         return HOST_ERROR

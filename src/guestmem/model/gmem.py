@@ -78,19 +78,26 @@ class GuestMemfd(OpenFile):
         """The bytes of the file."""
         return self.cache.contents
 
-    def host_fault(self, offset: int) -> None:
-        """A host access through a mapping (kvm_gmem_fault_user_mapping); SIGBUS unless the page is shared and sound."""
-        if offset >= self.size:
-            raise HostSignal("SIGBUS", f"offset {offset:#x} is past the end of the file, {self.size:#x}")
+    def host_fault(self, start: int, end: int) -> None:
+        """Host accesses through a mapping (kvm_gmem_fault_user_mapping); SIGBUS unless the pages are shared and sound.
+
+        Pages before the one that fails are there afterwards.
+        """
         if not self.flags & GUEST_MEMFD_FLAG_INIT_SHARED:
             raise HostSignal("SIGBUS", "the file was created without INIT_SHARED: all its memory is private")
-        index = offset >> self.vm.page_shift
-        if self.cache.poisoned.get(index):
-            raise HostSignal("SIGBUS", f"the page at offset {offset:#x} is poisoned")
-        try:
-            self.cache.get_folio(index)
-        except KvmError as refused:
-            raise HostSignal("SIGBUS", str(refused)) from refused
+        shift = self.vm.page_shift
+        first, last = start >> shift, min(((end - 1) >> shift) + 1, self.cache.npages)
+        poison = next(self.cache.poisoned.runs(first, last), None)
+        sound = last if poison is None else poison[0]
+        if first < sound:
+            try:
+                self.cache.populate(first, sound)
+            except KvmError as refused:
+                raise HostSignal("SIGBUS", str(refused)) from refused
+        if poison is not None:
+            raise HostSignal("SIGBUS", f"the page at offset {poison[0] << shift:#x} is poisoned")
+        if end > self.size:
+            raise HostSignal("SIGBUS", f"offset {end - 1:#x} is past the end of the file, {self.size:#x}")
 
     def discard(self, start: int, end: int) -> bool:
         """MADV_REMOVE on a mapping is a punch hole."""

@@ -35,8 +35,8 @@ class Source(Protocol):
     def contents(self) -> Contents:
         """The bytes."""
 
-    def host_fault(self, offset: int) -> None:
-        """Make the page at offset present for the host; HostSignal where the access would end in one."""
+    def host_fault(self, start: int, end: int) -> None:
+        """Make the pages of [start, end) present for the host; HostSignal where an access would end in one."""
 
     def discard(self, start: int, end: int) -> bool:
         """MADV_REMOVE of [start, end): free the pages; False where the source has no such operation."""
@@ -48,7 +48,7 @@ class Anonymous:
     def __init__(self) -> None:
         self.contents = Contents()
 
-    def host_fault(self, offset: int) -> None:
+    def host_fault(self, start: int, end: int) -> None:
         """Anonymous pages are always to be had."""
 
     def discard(self, start: int, end: int) -> bool:
@@ -153,6 +153,24 @@ class AddressSpace:
         if done < end:
             raise KvmError(errno.ENOMEM, f"nothing is mapped at {done:#x}", check="range-mapped")
 
+    def load(self, addr: int, size: int) -> int:
+        """A load of size bytes, little-endian; HostSignal."""
+        parts = self._parts(addr, size, write=False)
+        return sum(source.contents.read(offset, length) << 8 * done for source, offset, length, done in parts)
+
+    def store(self, addr: int, size: int, value: int) -> None:
+        """A store of size bytes, little-endian, all or nothing; HostSignal."""
+        for source, offset, length, done in self._parts(addr, size, write=True):
+            source.contents.write(offset, length, value >> 8 * done & (1 << 8 * length) - 1)
+
+    def _parts(self, addr: int, size: int, *, write: bool) -> list[tuple[Source, int, int, int]]:
+        """The accesses (source, offset, length, bytes before it) of one that may cross a page."""
+        first = min(size, self.page_size - addr % self.page_size)
+        parts = [(*self.access(addr, write=write), first, 0)]
+        if first < size:
+            parts.append((*self.access(addr + first, write=write), size - first, first))
+        return parts
+
     def access(self, addr: int, *, write: bool) -> tuple[Source, int]:
         """The source and offset behind a host access; HostSignal where the process would get one."""
         vma = self.vmas.get(addr)
@@ -161,7 +179,7 @@ class AddressSpace:
         if not permits(vma.prot, write=write):
             raise HostSignal("SIGSEGV", f"protection {vma.prot} of {addr:#x} forbids the access")
         offset = addr - vma.delta
-        vma.source.host_fault(offset)
+        vma.source.host_fault(offset, offset + 1)
         return vma.source, offset
 
     def dont_need(self, start: int, end: int) -> None:

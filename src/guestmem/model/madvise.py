@@ -61,7 +61,7 @@ def _apply(host: AddressSpace, vma: Vma, start: int, stop: int, advice: int) -> 
     elif advice == MADV_FREE:
         host.may_free(start, stop)
     elif advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-        _populate(host, vma, start, stop, write=advice == MADV_POPULATE_WRITE)
+        _populate(vma, start, stop, write=advice == MADV_POPULATE_WRITE)
 
 
 def _remove(host: AddressSpace, vma: Vma, start: int, stop: int) -> None:
@@ -73,13 +73,10 @@ def _remove(host: AddressSpace, vma: Vma, start: int, stop: int) -> None:
         raise KvmError(errno.ENODEV, "the file is no regular one", check="file-has-holes")
 
 
-def _populate(host: AddressSpace, vma: Vma, start: int, stop: int, *, write: bool) -> None:
+def _populate(vma: Vma, start: int, stop: int, *, write: bool) -> None:
     if not vma.prot & (PROT_WRITE if write else PROT_READ):
         raise KvmError(errno.EINVAL, f"prot={vma.prot}", check="mapping-permits")
-    if isinstance(vma.source, Anonymous):
-        return
-    for addr in range(start, stop, host.page_size):
-        try:
-            vma.source.host_fault(addr - vma.delta)
-        except HostSignal as signal:
-            raise KvmError(errno.EFAULT, str(signal), check="page-can-be-had") from signal
+    try:
+        vma.source.host_fault(start - vma.delta, stop - vma.delta)
+    except HostSignal as signal:
+        raise KvmError(errno.EFAULT, str(signal), check="page-can-be-had") from signal

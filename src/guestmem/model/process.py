@@ -21,7 +21,7 @@ from guestmem.model.capabilities import check_extension
 from guestmem.model.checks import require
 from guestmem.model.files import ANONYMOUS, KVM_DEVICE, VCPU, VM, OpenFile
 from guestmem.model.gmem import GuestMemfd
-from guestmem.model.hostmem import AddressSpace, Source
+from guestmem.model.hostmem import AddressSpace
 from guestmem.model.madvise import madvise
 from guestmem.model.pools import HostPools
 from guestmem.model.profiles import V7_2, Machine, Profile
@@ -324,15 +324,11 @@ class Process:
 
     def host_read(self, addr: int, size: int) -> int:
         """A load by the process."""
-        value = 0
-        for source, offset, part, shift in self._host_pages(addr, size, write=False):
-            value |= source.contents.read(offset, part) << shift
-        return value
+        return self.host.load(addr, size)
 
     def host_write(self, addr: int, size: int, value: int) -> None:
         """A store by the process; nothing is stored if any byte of it cannot be."""
-        for source, offset, part, shift in self._host_pages(addr, size, write=True):
-            source.contents.write(offset, part, value >> shift)
+        self.host.store(addr, size, value)
 
     # -- what a test may do to the host ------------------------------------------------------------------------------
 
@@ -371,14 +367,6 @@ class Process:
         self._next_fd += 1
         self._files[fd] = file
         return fd
-
-    def _host_pages(self, addr: int, size: int, *, write: bool) -> list[tuple[Source, int, int, int]]:
-        """The one or two pages of a host access: source, offset and bytes in it, shift of those in the value."""
-        first = min(size, self.page_size - addr % self.page_size)
-        pages = [(*self.host.access(addr, write=write), first, 0)]
-        if first < size:
-            pages.append((*self.host.access(addr + first, write=write), size - first, 8 * first))
-        return pages
 
     def _vcpu(self, fd: int) -> Vcpu:
         file = self.file(fd)

@@ -167,7 +167,7 @@ def _alike_until(fault: Fault) -> int:
         following = next(vm.attributes.runs(fault.gfn, end), None) if run is None else None
         end = min(end, run[1] if run else following[0] if following else end)
     if fault.gmem is not None:
-        if vm.profile.huge:
+        if fault.gmem.cache.largest_order:
             return 0
         poison = next(fault.gmem.cache.poisoned.runs(fault.index, None), None)
         return end if poison is None else min(end, fault.gfn + poison[0] - fault.index)

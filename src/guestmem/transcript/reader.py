@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from guestmem.transcript.vocabulary import Begin, HostAddress, Line, Operation, RunTouch
+from guestmem.transcript.vocabulary import Begin, HostAddress, HostWrite, Line, Operation, RecordedTouch, RunTouch
 from guestmem.units import U64
 
 __all__ = ("RecordingError", "Sequence", "read_sequences")
@@ -113,5 +113,13 @@ def _check_numbers(line: msgspec.Struct, name: str, number: int) -> None:
     if isinstance(line, RunTouch):
         for touch in line.touches:
             _check_numbers(touch, name, number)
+            _check_store(touch, name, number)
             if (touch.gpa & 0xFFF) + touch.size > 0x1000:
                 raise RecordingError(name, number, f"the touch at gpa {touch.gpa:#x} crosses a page")
+    elif isinstance(line, HostWrite):
+        _check_store(line, name, number)
+
+
+def _check_store(store: HostWrite | RecordedTouch, name: str, number: int) -> None:
+    if store.value >= 1 << 8 * store.size:
+        raise RecordingError(name, number, f"value {store.value:#x} does not fit in {store.size} bytes")

@@ -73,11 +73,13 @@ class Begin(msgspec.Struct, tag_field="op", tag="begin", forbid_unknown_fields=T
     kernel: str = ""
     geometry: str = ""
     rule: str = ""
-    vm_types: list[int] = []
-    gpa_bits: int = 0
+    vm_types: list[Literal[0, 1]] = []
+    gpa_bits: Literal[0] | Annotated[int, msgspec.Meta(ge=32, le=52)] = 0
     smm: bool | None = None
     two_dimensional_paging: bool | None = None
-    pools: dict[str, int] = {}  # page size, as "2M", to how many the host has
+    pools: dict[
+        str, Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
+    ] = {}  # page size, as "2M", to how many the host has
 
 
 class Operation(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
