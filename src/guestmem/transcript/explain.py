@@ -9,7 +9,7 @@ from guestmem.model.checks import Observation, observing
 from guestmem.model.profiles import PROFILES, Profile
 from guestmem.transcript import vocabulary as v
 from guestmem.transcript.compare import compare
-from guestmem.transcript.reader import Sequence
+from guestmem.transcript.reader import RecordingError, Sequence
 from guestmem.transcript.report import arguments_of
 from guestmem.transcript.runner import Outcome, Runner
 from guestmem.transcript.world import process_for
@@ -32,20 +32,31 @@ class Explanation:
 
 
 def explain_operation(sequence: Sequence, position: int) -> list[Explanation]:
-    """Run a sequence up to and with the operation at this position, under every profile; one or more for each."""
+    """Run a sequence up to and with the operation at this position, under every profile; one or more for each.
+
+    RecordingError for a machine that cannot be, or an operation that cannot be run.
+    """
     return [explanation for profile in PROFILES.values() for explanation in _explain_under(profile, sequence, position)]
 
 
 def _explain_under(profile: Profile, sequence: Sequence, position: int) -> list[Explanation]:
-    operation = sequence.operations[position]
-    with process_for(sequence.begin, profile) as process:
-        runner = Runner(process)
-        for before in sequence.operations[:position]:
-            runner.run(before)
-        if isinstance(operation, v.RunTouch) and operation.touches:
-            return [_touch(profile, runner, operation, index) for index in range(len(operation.touches))]
-        with observing() as walked:
-            outcome = runner.run(operation)
+    line = sequence.line
+    try:
+        with process_for(sequence.begin, profile) as process:
+            runner = Runner(process)
+            for line, before in zip(sequence.lines, sequence.operations[:position], strict=False):
+                runner.run(before)
+            line = sequence.lines[position]
+            return _explain(profile, runner, sequence.operations[position])
+    except ValueError as error:  # UnknownHandle among them
+        raise RecordingError(sequence.path, line, str(error)) from error
+
+
+def _explain(profile: Profile, runner: Runner, operation: v.Operation) -> list[Explanation]:
+    if isinstance(operation, v.RunTouch) and operation.touches:
+        return [_touch(profile, runner, operation, index) for index in range(len(operation.touches))]
+    with observing() as walked:
+        outcome = runner.run(operation)
     return [_explanation(profile, operation, None, outcome, walked)]
 
 
