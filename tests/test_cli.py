@@ -293,10 +293,10 @@ def test_an_unknown_profile_is_one_line_that_lists_the_known_ones(guestmem: Gues
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run"], ["explain"], ["fly"], ["run", "--fast", "x"], ["run", "--show", "-1", "x"], ["run", "--show", "x", "y"]]
-)  # fmt: skip
-def test_wrong_usage_is_exit_2_without_a_traceback(guestmem: Guestmem, arguments: list[str]) -> None:
-    ended = guestmem(*arguments)
+    "arguments", ["run", "explain", "fly", "run --fast x", "run --show -1 x", "run --show x y", "explain --op x y"]
+)
+def test_wrong_usage_is_exit_2_without_a_traceback(guestmem: Guestmem, arguments: str) -> None:
+    ended = guestmem(*arguments.split())
 
     assert (ended.code, ended.out) == (2, "")
     assert "Traceback" not in ended.err

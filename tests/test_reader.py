@@ -161,6 +161,7 @@ REGION = {
     "guest_memfd": -1,
     "guest_memfd_offset": 0,
 }
+terminal: dict[str, list[object]] = {"\x1b[2J\n": [0]}  # a field whose name would clear the screen
 WRONG: list[dict[str, object]] = [
     *variations(
         CREATE,
@@ -172,7 +173,7 @@ WRONG: list[dict[str, object]] = [
         seq=[None, 0],
         errno=[5, ["EINVAL"], True],
         unknown=[0, None],
-        **{"\x1b[2J\n": [0]},
+        **terminal,
         st_size=[4096],
     ),
     *variations(
