@@ -11,7 +11,7 @@ from guestmem.transcript import vocabulary as v
 from guestmem.transcript.compare import compare
 from guestmem.transcript.reader import RecordingError, Sequence
 from guestmem.transcript.report import arguments_of
-from guestmem.transcript.runner import Outcome, Runner
+from guestmem.transcript.runner import Outcome, Runner, UnknownHandle
 from guestmem.transcript.world import process_for
 
 __all__ = ("Explanation", "explain_operation")
@@ -40,28 +40,33 @@ def explain_operation(sequence: Sequence, position: int) -> list[Explanation]:
 
 
 def _explain_under(profile: Profile, sequence: Sequence, position: int) -> list[Explanation]:
-    line = sequence.line
+    operation = sequence.operations[position]
     try:
-        with process_for(sequence.begin, profile) as process:
-            runner = Runner(process)
-            for line, before in zip(sequence.lines, sequence.operations[:position], strict=False):
-                runner.run(before)
-            line = sequence.lines[position]
-            return _explain(profile, runner, sequence.operations[position])
-    except ValueError as error:  # UnknownHandle among them
-        raise RecordingError(sequence.path, line, str(error)) from error
-
-
-def _explain(profile: Profile, runner: Runner, operation: v.Operation) -> list[Explanation]:
-    if isinstance(operation, v.RunTouch) and operation.touches:
-        return [_touch(profile, runner, operation, index) for index in range(len(operation.touches))]
-    with observing() as walked:
-        outcome = runner.run(operation)
+        process = process_for(sequence.begin, profile)
+    except ValueError as error:
+        raise RecordingError(sequence.path, sequence.line, str(error)) from error
+    with process:
+        runner = Runner(process)
+        for number, before in enumerate(sequence.operations[:position]):
+            _run(runner, sequence, number, before)
+        if isinstance(operation, v.RunTouch) and operation.touches:
+            return [_touch(profile, runner, sequence, position, index) for index in range(len(operation.touches))]
+        with observing() as walked:
+            outcome = _run(runner, sequence, position, operation)
     return [_explanation(profile, operation, None, outcome, walked)]
 
 
-def _touch(profile: Profile, runner: Runner, operation: v.RunTouch, index: int) -> Explanation:
+def _run(runner: Runner, sequence: Sequence, position: int, operation: v.Operation) -> Outcome:
+    try:
+        return runner.run(operation)
+    except UnknownHandle as error:
+        raise RecordingError(sequence.path, sequence.lines[position], str(error)) from error
+
+
+def _touch(profile: Profile, runner: Runner, sequence: Sequence, position: int, index: int) -> Explanation:
     """One guest touch by itself; the earlier ones of the same operation have been made."""
+    operation = sequence.operations[position]
+    assert isinstance(operation, v.RunTouch)
     alone = v.RunTouch(
         seq=operation.seq,
         i=operation.i,
@@ -71,7 +76,7 @@ def _touch(profile: Profile, runner: Runner, operation: v.RunTouch, index: int) 
         touches=[operation.touches[index]],
     )
     with observing() as walked:
-        outcome = runner.run(alone)
+        outcome = _run(runner, sequence, position, alone)
     return replace(_explanation(profile, alone, 0, outcome, walked), touch=index)
 
 
