@@ -253,6 +253,20 @@ def test_punching_a_page_of_shared_memory_removes_the_huge_leaf_over_it(kvm: Kvm
     assert [vcpu.read(GPA), vcpu.read(GPA + M2)] == [1, 2], "shared memory lives in the hva"
 
 
+@pytest.mark.parametrize("how", ["punch", "close", "poison"])
+def test_a_slot_of_the_second_address_space_costs_the_first_one_nothing(kvm: Kvm, default_vm: Vm, how: str) -> None:
+    """kvm_tdp_mmu_unmap_gfn_range looks at the roots of the slot's own address space."""
+    vcpu, gmem = default_vm.create_vcpu(), default_vm.create_guest_memfd(P)
+    default_vm.set_user_memory_region(0, gpa=GPA, size=P, userspace_addr=kvm.anonymous(P))
+    bound(gmem, slot=1 << 16, gpa=GPA, size=P).set(default_vm)
+    gmem.allocate(0, P)
+    store(vcpu, GPA, 1)
+
+    {"punch": lambda: gmem.punch_hole(0, P), "close": gmem.close, "poison": lambda: gmem.poison(0)}[how]()
+
+    assert leaves(default_vm) == {"4K": 1}
+
+
 @pytest.mark.parametrize("profile", RELEASED)
 def test_other_descriptors_answer_fallocate_in_the_generic_layers_order(kvm: Kvm, vm: Vm, profile: str) -> None:
     backend = kvm.backend

@@ -96,6 +96,21 @@ def test_memory_is_little_endian(kvm: Kvm, buffer: int) -> None:
     assert kvm.read(buffer + 3, 1) == 0x44
 
 
+@pytest.mark.parametrize(("size", "align"), [(1, P), (P + 1, P), (P, 1), (100, 1)])
+def test_memory_is_handed_out_in_whole_pages(kvm: Kvm, size: int, align: int) -> None:
+    addr = kvm.anonymous(size, align=align)
+    end = addr + -(-size // P) * P
+
+    assert addr % P == 0
+    assert signal_of(lambda: kvm.read(end - 8)) is None
+    kvm.backend.munmap(addr, size)
+    assert signal_of(lambda: kvm.read(end - 8)) == "SIGSEGV"
+
+
+def test_no_memory_at_all_is_einval(kvm: Kvm) -> None:
+    assert errno_of(lambda: kvm.anonymous(0)) == "EINVAL"
+
+
 def test_an_address_range_that_is_too_large_is_enomem(kvm: Kvm) -> None:
     assert errno_of(lambda: kvm.anonymous(1 << 47)) == "ENOMEM"
 
