@@ -95,6 +95,8 @@ class Vcpu:
     def touch(self, touch: Touch) -> list[Exit]:
         """One guest access: the exits it took, the last one "done" unless it was abandoned."""
         vm = self.vm
+        if touch.gpa & (vm.page_size - 1) > vm.page_size - touch.size:
+            raise ValueError(f"the touch at gpa {touch.gpa:#x} crosses a page")
         self._root = vm.root_generation
         gfn, write = touch.gpa >> vm.page_shift, touch.rw == "w"
         leaf = vm.stage2.get(gfn)
@@ -188,7 +190,7 @@ def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
 def _exits(fault: Fault, outcome: Outcome, touch: Touch, page_size: int) -> list[Exit]:
     if outcome.kind == "mmio":
         if touch.rw == "w":
-            data = touch.value.to_bytes(touch.size, "little").hex()
+            data = (touch.value & ((1 << 8 * touch.size) - 1)).to_bytes(touch.size, "little").hex()
             return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=1, data=data), Exit("done")]
         answer = int.from_bytes(bytes([_MMIO_BYTE]) * touch.size, "little")
         return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=answer)]
