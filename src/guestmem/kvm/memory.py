@@ -2,6 +2,10 @@
 
 What the caller mapped and did not unmap is remembered, so that the end of the backend unmaps exactly that and nothing
 that Python or libc put there since.
+
+Each mapping is asked for at an address of its own, far from everything else and never used twice. It is only a hint,
+which the kernel follows where nothing is mapped. So a hole that the caller makes in a mapping stays a hole: a store
+there is a SIGSEGV, and does not hit what Python's allocator or the next mmap would have put there.
 """
 
 from __future__ import annotations
@@ -9,13 +13,33 @@ from __future__ import annotations
 from guestmem.kvm import libc
 from guestmem.kvm.hostaccess import HostAccess
 from guestmem.runmap import RunMap
-from guestmem.uapi import MAP_ANONYMOUS, MAP_PRIVATE
-from guestmem.units import U64_MAX, align_up
+from guestmem.uapi import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
+from guestmem.units import GIB, TIB, U64_MAX, align_up
 
 __all__ = ("Memory",)
 
 _PAGE = 4096
 _MAP_NORESERVE = 0x4000  # include/uapi/asm-generic/mman.h: buffers are large and mostly never touched
+_MAP_FIXED_NOREPLACE = 0x100000
+_HINTS_FROM, _HINTS_TO = 0x210000000000, 0x3F0000000000  # no power of two in it: those are favourite addresses of tests
+
+
+class _Hints:
+    """Addresses for new mappings: GiB-aligned, a free GiB or more between them; 0 when there are none left."""
+
+    def __init__(self) -> None:
+        self._next = _HINTS_FROM
+
+    def take(self, length: int) -> int:
+        """An address for this many bytes."""
+        end = align_up(self._next + length, GIB) + GIB
+        if length > TIB or end > _HINTS_TO:
+            return 0
+        addr, self._next = self._next, end
+        return addr
+
+
+_HINTS = _Hints()  # one address space, whatever the number of backends in it
 
 
 class Memory:
@@ -32,7 +56,7 @@ class Memory:
         if not size:
             return libc.call("mmap", reason, 0, size, prot, flags, -1, 0)
         length, spare = align_up(size, _PAGE), max(align, _PAGE) - _PAGE
-        found = libc.call("mmap", reason, 0, length + spare, prot, flags, -1, 0)
+        found = libc.call("mmap", reason, _HINTS.take(length + spare), length + spare, prot, flags, -1, 0)
         addr = align_up(found, max(align, _PAGE))
         for start, end in ((found, addr), (addr + length, found + length + spare)):
             if start < end:
@@ -41,9 +65,10 @@ class Memory:
         return addr
 
     def mmap(self, fd: int, length: int, prot: int, flags: int, offset: int) -> int:
-        """mmap(2) with address 0."""
+        """mmap(2); with MAP_FIXED the address is 0."""
         reason = f"mmap({length=:#x}, {prot=:#x}, {flags=:#x}, {fd=}, {offset=:#x})"
-        addr = libc.call("mmap", reason, 0, length, prot, flags, fd, offset)
+        hint = 0 if flags & (MAP_FIXED | _MAP_FIXED_NOREPLACE) else _HINTS.take(length)
+        addr = libc.call("mmap", reason, hint, length, prot, flags, fd, offset)
         self._mapped.set(addr, align_up(addr + length, _PAGE), True)
         return addr
 
