@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from guestmem.backend import AuxKind, FileStat
@@ -115,9 +117,11 @@ def _pipe() -> int:
     return read_end
 
 
-_AUX: Final = {
-    "memfd": lambda: os.memfd_create("guestmem", os.MFD_CLOEXEC),
-    "eventfd": lambda: os.eventfd(0),
-    "pipe": _pipe,
-    "devnull": lambda: os.open(os.devnull, os.O_RDWR),
-}
+_AUX: Final[Mapping[AuxKind, Callable[[], int]]] = MappingProxyType(
+    {
+        "memfd": lambda: os.memfd_create("guestmem", os.MFD_CLOEXEC),
+        "eventfd": lambda: os.eventfd(0),
+        "pipe": _pipe,
+        "devnull": lambda: os.open(os.devnull, os.O_RDWR),
+    }
+)

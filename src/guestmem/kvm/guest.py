@@ -114,7 +114,9 @@ class Guest:
         if number is None:
             number = len(self._windows)
             if number == _MAX_WINDOWS:
-                raise ValueError(f"a guest can touch {_MAX_WINDOWS} different 2 MiB frames, not another one at {gpa:#x}")
+                raise ValueError(
+                    f"a guest can touch {_MAX_WINDOWS} different 2 MiB frames, not another one at {gpa:#x}"
+                )
             entry = self._boot.hva + _WINDOWS * _PAGE + number * 8
             self._memory.copy_in(entry, struct.pack("<Q", frame | _PTE_LARGE))
             self._windows[frame] = number

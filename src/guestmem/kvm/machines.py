@@ -96,9 +96,7 @@ class Machines:
     def _own_guest(self, vm: _Vm) -> Guest:
         if vm.guest is None:
             hva = self._memory.anonymous(BOOT_SIZE, PROT_READ | PROT_WRITE, BOOT_SIZE)
-            region = REGION.pack(
-                slot=BOOT_SLOT, guest_phys_addr=BOOT_GPA, memory_size=BOOT_SIZE, userspace_addr=hva
-            )
+            region = REGION.pack(slot=BOOT_SLOT, guest_phys_addr=BOOT_GPA, memory_size=BOOT_SIZE, userspace_addr=hva)
             ioctl(vm.fd, "KVM_SET_USER_MEMORY_REGION", region, f"slot={BOOT_SLOT}, gpa={BOOT_GPA:#x}, the boot memory")
             vm.guest = Guest(self._memory, Boot(BOOT_GPA, hva))
         return vm.guest

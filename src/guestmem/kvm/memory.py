@@ -21,7 +21,7 @@ __all__ = ("Memory",)
 _PAGE = 4096
 _MAP_NORESERVE = 0x4000  # include/uapi/asm-generic/mman.h: buffers are large and mostly never touched
 _MAP_FIXED_NOREPLACE = 0x100000
-_HINTS_FROM, _HINTS_TO = 0x210000000000, 0x3F0000000000  # no power of two in it: those are favourite addresses of tests
+_HINTS_FROM, _HINTS_TO = 0x610000000000, 0x7D0000000000  # above the program, below libc and the stack
 
 
 class _Hints:

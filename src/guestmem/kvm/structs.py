@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import Final
 
 __all__ = (
+    "CPUID2",
+    "CPUID_ENTRY2",
     "CREATE_GUEST_MEMFD",
     "IOCTLS",
     "KVM_RUN",
@@ -125,7 +127,7 @@ MEMORY_ATTRIBUTES: Final = _struct(
 PRE_FAULT_MEMORY: Final = _struct(
     "kvm_pre_fault_memory", 64, ("gpa", 0, 8), ("size", 8, 8), ("flags", 16, 8), ("padding", 24, 40)
 )
-# The union after the common head of struct kvm_run holds the data of the exit; each field is named after its member.
+# The union after the common head of struct kvm_run holds the data of the exit; each field is named with its member.
 KVM_RUN: Final = _struct(
     "kvm_run",
     2352,
@@ -173,8 +175,19 @@ SREGS: Final = _struct(
 CPUID2: Final = _struct("kvm_cpuid2", 8, ("nent", 0, 4))
 CPUID_ENTRY2: Final = _struct("kvm_cpuid_entry2", 40, ("function", 0, 4), ("eax", 12, 4))
 
-STRUCTS: Final = (REGION, REGION2, CREATE_GUEST_MEMFD, MEMORY_ATTRIBUTES, PRE_FAULT_MEMORY, KVM_RUN, REGS, SEGMENT,
-                  SREGS, CPUID2, CPUID_ENTRY2)  # fmt: skip
+STRUCTS: Final = (
+    REGION,
+    REGION2,
+    CREATE_GUEST_MEMFD,
+    MEMORY_ATTRIBUTES,
+    PRE_FAULT_MEMORY,
+    KVM_RUN,
+    REGS,
+    SEGMENT,
+    SREGS,
+    CPUID2,
+    CPUID_ENTRY2,
+)
 
 IOCTLS: Final[Mapping[str, Ioctl]] = MappingProxyType(
     {

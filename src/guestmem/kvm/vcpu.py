@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 from collections.abc import Sequence
-from typing import Final
 
 from guestmem.backend import Exit, Touch
 from guestmem.errors import KvmError, errno_name
