@@ -7,7 +7,8 @@ process, and the signal is the kernel's, not a guess from /proc/self/maps. Copyi
 both signals into EFAULT, and a copy of the kernel is no access of the process.
 
 The handler is installed for the one access and is one-shot (SA_RESETHAND): a foreign fault in that moment returns, runs
-again and ends the process as it should. x86-64 only. The GIL is held throughout, so other Python threads wait.
+again and ends the process as it should. x86-64 only. Handlers belong to the process, not to a thread, so accesses take
+turns: one that saw another's handler as "the old one" would restore it late, or find none at its fault.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import struct
+import threading
 from typing import Final
 
 from guestmem.errors import HostSignal
@@ -51,6 +53,7 @@ _RAX, _RIP = 40 + 8 * 13, 40 + 8 * 16
 _SA_SIGINFO, _SA_RESETHAND, _SA_ONSTACK = 0x4, 0x80000000, 0x08000000
 _SIGACTION = struct.Struct("=Q128sIxxxxQ")  # glibc: handler, mask, flags, restorer
 _SIGNALS: Final = (signal.SIGSEGV, signal.SIGBUS)
+_TURN: Final = threading.Lock()
 
 
 def _handler(start: int, end: int, landing: int) -> bytes:
@@ -114,13 +117,14 @@ class HostAccess:
         entry = prototype(self._entries[name])
         words = [argument % U64 for argument in (*arguments, 0, 0)[:3]]
         saved = [(number, bytearray(_SIGACTION.size)) for number in _SIGNALS]
-        for number, old in saved:
-            _sigaction(number, self._action, old)
-        try:
-            ended_by = entry(*words)
-        finally:
+        with _TURN:
             for number, old in saved:
-                _sigaction(number, old, None)
+                _sigaction(number, self._action, old)
+            try:
+                ended_by = entry(*words)
+            finally:
+                for number, old in saved:
+                    _sigaction(number, old, None)
         if ended_by:
             raise HostSignal(signal.Signals(ended_by).name, f"no memory for the access at {arguments[0]:#x}")
 
