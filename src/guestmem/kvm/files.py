@@ -75,7 +75,9 @@ class Files:
     def fstat(self, fd: int) -> FileStat | None:
         """fstat(2); told of a guest_memfd only."""
         try:
-            found = os.stat(fd) if fd >= 0 else None
+            found = os.stat(fd) if fd >= 0 else None  # Python refuses a negative one with an error of its own
+        except OverflowError:
+            found = None
         except OSError as error:
             raise KvmError(error.errno or 0, f"fstat({fd=})") from error
         if found is None:

@@ -1,8 +1,9 @@
 """System calls through libc: arguments go to the kernel as they are, failures come back as KvmError.
 
 Python's own wrappers (os, mmap, fcntl) check, retry or convert arguments; here -1, 9999 or an odd whence must reach the
-kernel, and its errno must come back. Numbers are converted to the C types below modulo their width. Only the calls
-that ``guestmem.kvm`` makes are declared.
+kernel, and its errno must come back. Numbers are converted to the C types below modulo their width, except descriptors:
+2**32 would become 0, and close() of it would close what the program has there, so what no C int holds is passed as -1.
+Only the calls that ``guestmem.kvm`` makes are declared.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from guestmem.errors import KvmError
 
 __all__ = ("address_of", "call", "try_call")
 
-_FD, _OFF, _ADDR = c_int, c_int64, c_ulong  # addresses travel as numbers: most of them are not valid pointers
+_OFF, _ADDR = c_int64, c_ulong  # addresses travel as numbers: most of them are not valid pointers
+
+
+class _FD(c_int):
+    """A descriptor, told apart from other ints."""
+
+
+_INT = range(-(1 << 31), 1 << 31)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 _SIGNATURES: Final[Mapping[str, tuple[tuple[Any, ...], Any]]] = MappingProxyType(
@@ -54,19 +62,23 @@ def _declared(name: str) -> Any:
 
 
 _FUNCTIONS: Final = {name: _declared(name) for name in _SIGNATURES}
+_DESCRIPTOR_AT: Final = {name: types.index(_FD) for name, (types, _) in _SIGNATURES.items() if _FD in types}
 
 
 def try_call(name: str, *arguments: object) -> tuple[int, int]:
     """Make the call once: (return value, errno), errno 0 unless the value is -1."""
+    at = _DESCRIPTOR_AT.get(name)
+    if at is not None and arguments[at] not in _INT:
+        arguments = (*arguments[:at], -1, *arguments[at + 1 :])
     value: int = _FUNCTIONS[name](*arguments)
     return value, ctypes.get_errno() if value == -1 else 0
 
 
 def call(name: str, reason: str, *arguments: object) -> int:
     """Make the call once; KvmError with the kernel's errno and the reason given."""
-    value, errno = try_call(name, *arguments)
-    if errno:
-        raise KvmError(errno, f"{reason}: {os.strerror(errno)}")
+    value, failed = try_call(name, *arguments)
+    if failed:
+        raise KvmError(failed, f"{reason}: {os.strerror(failed)}")
     return value
 
 
