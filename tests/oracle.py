@@ -79,6 +79,7 @@ class Vm:
     leaves: dict[int, tuple[int, int, object, int]] = field(default_factory=dict)  # gfn -> first, order, source, page
     mmio: dict[int, int] = field(default_factory=dict)
     generation: int = 0
+    had_slots: bool = False
 
 
 class Oracle:
@@ -243,6 +244,7 @@ class Oracle:
             assert file is not None
             slot.file, slot.pgoff, slot.gmem_only = file, offset // P, bool(file.flags & MMAP)
         vm.slots[id] = slot
+        vm.had_slots = True
 
     def _check_binding(self, vm: Vm, file: File | None, gpa: int, size: int, offset: int) -> None:
         if file is None or not file.users:
@@ -427,7 +429,7 @@ class Oracle:
         if gpa % P or size % P or size == 0:
             return "EINVAL", gpa, size
         if self.kernel.name == "v6.18":
-            return "EOPNOTSUPP", gpa, size
+            return ("EOPNOTSUPP" if vm.had_slots else "ENOSPC"), gpa, size
         start, end = gpa, gpa + size
         while gpa < end:
             ended = self.fault(vm, gpa // P, write=False, reserved=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import guestmem
 from guestmem.backend import Boot, Exit, Touch
 from guestmem.errors import BackendUnavailable, HostSignal, KvmError
 from guestmem.kvm import KvmBackend, files, vcpu
@@ -446,3 +447,22 @@ def test_a_kernel_of_the_recorded_kind_answers_as_recorded(backend: KvmBackend, 
 
     assert [verdict for verdict in verdicts if not verdict.agreed] == []
     assert verdicts
+
+
+def test_the_objects_work_on_the_real_kernel_as_they_do_on_the_model(backend: KvmBackend) -> None:
+    with guestmem.open("kvm") as kvm:
+        vm = kvm.create_vm()
+        hva = kvm.anonymous(2 * MIB)
+        vm.set_user_memory_region2(0, gpa=GPA, size=2 * MIB, userspace_addr=hva)
+        vcpu = vm.create_vcpu()
+
+        vcpu.write(GPA + P, 0x1234)
+
+        assert kvm.read(hva + P) == 0x1234
+        with pytest.raises(guestmem.NotVisible):
+            _ = vm.model
+
+
+def test_a_real_kernel_cannot_be_told_which_version_it_is() -> None:
+    with pytest.raises(ValueError, match="are the model's"):
+        guestmem.open("kvm", profile="v6.12")
