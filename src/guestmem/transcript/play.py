@@ -1,0 +1,79 @@
+"""Play a whole sequence on a backend, whatever it does: every operation gets an outcome.
+
+Beside what the kernel answers, an operation may be *skipped* (a limit, or the process has ended), and a guest may leave
+in a way that no access can cause. Both are outcomes that say so, never an exception and never a success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from guestmem.backend import Backend
+from guestmem.errors import NotVisible, UnexpectedExit
+from guestmem.transcript import vocabulary as v
+from guestmem.transcript.child import ChildEnded, messages
+from guestmem.transcript.limits import Limits
+from guestmem.transcript.runner import Outcome, Runner
+
+__all__ = ("SEQUENCE_LIMIT_S", "play", "play_in_child", "skipped")
+
+SEQUENCE_LIMIT_S = 30.0  # for one operation; KVM_RUN has its own of 5 s for each access
+
+
+def skipped(why: str) -> Outcome:
+    """The outcome of an operation that was not issued."""
+    return Outcome(observed={"skipped": why}, reason=why)
+
+
+def play(backend: Backend, operations: Sequence[v.Operation], limits: Limits | None) -> Iterator[Outcome]:
+    """Run the operations in order; UnknownHandle if one names what no operation makes.
+
+    An operation that needs what a skipped one would have made is run with what there is: no descriptor, no mapping.
+    """
+    runner = Runner(backend)
+    for operation in operations:
+        refused = limits.refuses(operation) if limits is not None else None
+        if refused is not None:
+            runner.not_made(operation)
+            yield skipped(refused)
+            continue
+        try:
+            yield runner.run(operation)
+        except UnexpectedExit as error:
+            yield Outcome(observed={"unexpected_exit": str(error)}, reason=str(error))
+        except NotVisible as error:
+            yield skipped(str(error))
+
+
+def play_in_child(
+    open_backend: Callable[[], Backend],
+    operations: Sequence[v.Operation],
+    limits: Limits | None,
+    limit_s: float = SEQUENCE_LIMIT_S,
+) -> Iterator[Outcome]:
+    """As ``play``, on a backend opened in a child process, which nothing that happens there can hurt.
+
+    If the child ends, the operation it was at says how, and the rest is skipped.
+    """
+
+    def work() -> Iterator[bytes]:
+        backend = open_backend()
+        try:
+            for outcome in play(backend, operations, limits):
+                yield msgspec.msgpack.encode(outcome)
+        finally:
+            backend.shutdown()
+
+    done = 0
+    try:
+        for message in messages(work, limit_s):
+            yield msgspec.msgpack.decode(message, type=Outcome)
+            done += 1
+    except ChildEnded as ended:
+        if done < len(operations):
+            yield Outcome(observed={"process_ended": str(ended)}, reason=f"the process: {ended}")
+            done += 1
+    for _ in operations[done:]:
+        yield skipped("the process had ended")
