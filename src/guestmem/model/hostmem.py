@@ -16,7 +16,7 @@ from guestmem.errors import HostSignal, KvmError
 from guestmem.model.contents import Contents
 from guestmem.runmap import RunMap
 from guestmem.uapi import PROT_EXEC, PROT_READ, PROT_WRITE
-from guestmem.units import GIB, U64, align_down, align_up
+from guestmem.units import GIB, TIB, U64, align_down, align_up
 
 if TYPE_CHECKING:
     from guestmem.model.files import OpenFile
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ("AddressSpace", "Anonymous", "Source", "Vma")
 
 _BOTTOM, _TOP = 0x1_0000, 0x7F00_0000_0000  # where mappings are placed, from the top; the program is outside
-_APART = GIB  # between mappings
+_APART = GIB  # bytes between mappings
 _PROT_SEM = 8  # atomic operations; means nothing on x86
 _PROTECTIONS = PROT_READ | PROT_WRITE | PROT_EXEC | _PROT_SEM  # arch_validate_prot
 
@@ -86,6 +86,7 @@ class AddressSpace:
         self.user_limit = user_limit  # TASK_SIZE
         self.anonymous = Anonymous()
         self.vmas: RunMap[Vma] = RunMap()
+        self._lowest = _TOP  # mappings were placed down to here
         self.on_invalidate: list[Callable[[int, int], None]] = []
 
     def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0) -> int:
@@ -98,18 +99,22 @@ class AddressSpace:
         return addr
 
     def find_hole(self, size: int, align: int) -> int:
-        """The highest free range of size bytes at a multiple of align, apart from its neighbours where there is room.
+        """A free range of size bytes at a multiple of align: below all that were taken, apart from the one before.
 
-        ENOMEM (get_unmapped_area). A kernel may put mappings side by side, and then an access past the end of one is
-        an access to the other. The backend of /dev/kvm keeps them apart, so that it is what it was meant to be.
+        Where no such room is left, the highest that is free. ENOMEM (get_unmapped_area). A kernel may put mappings side
+        by side and use an address again, and then an access past the end of a mapping, or into what was unmapped, hits
+        another one. The backend of /dev/kvm places mappings as this one does, so that such an access is what it says.
         """
-        holes = list(self.vmas.gaps(_BOTTOM, _TOP))
-        for apart in (_APART, 0):
-            for start, end in reversed(holes):
-                addr = align_down(end - apart - size, align)
-                if addr >= start + apart:
-                    return addr
-        raise KvmError(errno.ENOMEM, f"no address range of {size:#x} bytes", check="address-space-has-room")
+        addr = align_down(self._lowest - _APART - size, align)
+        if addr < _BOTTOM or self.vmas.overlaps(addr, addr + size):
+            holes = self.vmas.gaps(_BOTTOM, _TOP)
+            fits = [align_down(end - size, align) for start, end in holes if align_down(end - size, align) >= start]
+            if not fits:
+                raise KvmError(errno.ENOMEM, f"no address range of {size:#x} bytes", check="address-space-has-room")
+            addr = fits[-1]
+        elif size <= TIB:
+            self._lowest = addr
+        return addr
 
     def map_file(self, file: OpenFile, length: int, prot: int, offset: int, *, shared: bool, may_exec: bool) -> int:
         """Map a file that has a source; the mapping holds the file open. The address."""
