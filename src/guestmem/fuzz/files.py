@@ -74,7 +74,7 @@ def duplicate(s: State) -> None:
             s.files.append(File(name, original.vm, original.size, original.flags))
             return
     elif isinstance(handle, str) and handle.startswith("gm"):
-        s.add(v.Reopen, fd=handle, out=name, oflags=s.one((2, 0, 1, 0x200000)))
+        s.add(v.Reopen, fd=handle, out=name, oflags=s.one((2, 0, 1, 0x200000, 0x10000, 0x20000, 0x220000, 0xC0)))
     else:
         return
     s.others.append(name)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from guestmem.fuzz.slots import s_buffer
 from guestmem.fuzz.state import BOOT_GPA, BOOT_SIZE, Map, State, Vm
-from guestmem.fuzz.values import ADVICE, M2, PAGE, PROTECTIONS
+from guestmem.fuzz.values import ADVICE, M2, ODD_PROTECTIONS, PAGE, PROTECTIONS
 from guestmem.transcript import vocabulary as v
 from guestmem.uapi import MAP_SHARED
 from guestmem.units import GIB, U64
 
 __all__ = ("advise", "host_access", "map_file", "pre_fault", "protect", "touch", "unmap")
 
-_IN_PAGE = (0, 0, 0, 8, 0x7F8, 0xFF8)  # where an access lies in its page; never across two
+_IN_PAGE = (0, 0, 0, 8, 0x7F8, 0xFF8)  # where an access lies in its page
 _WIDTHS = (1, 4, 8, 8)
 
 
@@ -28,11 +28,14 @@ def map_file(s: State) -> None:
     if s.chance(10):
         prot = s.one(PROTECTIONS)
     if s.chance(10):
-        flags = s.one((0, 2, 3, 4, 8, 0x80003, 0x40001, 1 | 0x4000, 1 | 0x8000 if length <= 4 * M2 else 1))
+        flags = s.one((0, 2, 3, 4, 8, 0x80003, 0x40001, 0x4001, 0x8001 if length <= 4 * M2 else 1, 0x21, 0x22, 0x22))
     if s.chance(6):
         offset = s.one((1, PAGE - 1, -PAGE, -1, (1 << 63) - PAGE, 1 << 44))
+    handle: v.Handle = s.any_handle() if s.chance(4) else file.handle
+    if any(handle in vm.vcpus for vm in s.vms):
+        return  # that would be struct kvm_run, which the backend itself works with
     name = s.name("map")
-    s.add(v.Mmap, fd=file.handle if not s.chance(4) else s.any_handle(), length=length, prot=prot, flags=flags, offset=offset, out=name)
+    s.add(v.Mmap, fd=handle, length=length, prot=prot, flags=flags, offset=offset, out=name)
     if length < GIB:
         s.maps.append(Map(name, file, -(-length // PAGE) * PAGE, offset))
 
@@ -54,7 +57,7 @@ def protect(s: State) -> None:
     if s.maps:
         map = s.one(s.maps)
         off, length = s.page_of(map.length), s.one((PAGE, PAGE, 2 * PAGE, map.length, 0, PAGE - 1))
-        s.add(v.Mprotect, map=map.handle, off=off, length=length, prot=s.one(PROTECTIONS))
+        s.add(v.Mprotect, map=map.handle, off=off, length=length, prot=s.one(PROTECTIONS if s.chance(90) else ODD_PROTECTIONS))
 
 
 def advise(s: State) -> None:
@@ -75,7 +78,8 @@ def host_access(s: State) -> None:
     width = s.one(_WIDTHS)
     if s.maps and s.chance(60):
         map = s.one(s.maps)
-        where = {"map": map.handle, "off": s.page_of(map.length) + min(s.one(_IN_PAGE), PAGE - width)}
+        at = PAGE - width // 2 if s.chance(4) else min(s.one(_IN_PAGE), PAGE - width)  # sometimes across two pages
+        where = {"map": map.handle, "off": s.page_of(map.length) + at}
     else:
         place = s_buffer(s)
         where = {"buf": place.buf, "off": place.off + min(s.one(_IN_PAGE), PAGE - width)}

@@ -102,7 +102,7 @@ def change(s: State) -> None:
         vm.outdated = True
     slot.flags ^= {"dirty": KVM_MEM_LOG_DIRTY_PAGES, "readonly": KVM_MEM_READONLY, "file": KVM_MEM_GUEST_MEMFD}.get(what, 0)
     if what == "size":
-        slot.size = max(PAGE, slot.size + s.one((PAGE, -PAGE)))
+        slot.size = max(PAGE, slot.size + s.one((PAGE, -PAGE))) % U64
     if what == "hva" or slot.flags & KVM_MEM_GUEST_MEMFD:
         slot.userspace_addr = _harmless(s)
     if _hits_boot(slot):

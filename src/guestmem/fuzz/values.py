@@ -26,6 +26,7 @@ __all__ = (
     "ODD_GPAS",
     "ODD_LENGTHS",
     "ODD_MODES",
+    "ODD_PROTECTIONS",
     "ODD_SIZES",
     "ODD_SLOTS",
     "PAGE",
@@ -75,6 +76,7 @@ ODD_MODES: Final = (
 ODD_LENGTHS: Final = (0, 1, PAGE - 1, PAGE + 1, -1, -PAGE, _S63 - 1, _S63 - PAGE, 1 - _S63)
 
 PROTECTIONS: Final = (3, 3, 3, 3, 1, 1, 0, 2, 4, 5, 6, 7)
+ODD_PROTECTIONS: Final = (8, 0xB, 0x10, 1 << 30, -1, 1 << 24, 1 << 24 | 3, 1 << 25 | 3, 3 << 24)
 # MADV_*: none that poisons (100, 101), installs guards (102, 103: a known divergence) or inherits (10, 11, 18, 19).
 ADVICE: Final = (0, 1, 2, 3, 4, 4, 8, 9, 9, 9, 9, 12, 13, 14, 14, 15, 16, 17, 20, 21, 22, 22, 23, 23, 24, 25, 26, 99, -1, 1000)
 # Those that concern guest memory, and numbers that no kernel knows.

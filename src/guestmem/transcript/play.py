@@ -6,7 +6,8 @@ in a way that no access can cause. Both are outcomes that say so, never an excep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -15,11 +16,14 @@ from guestmem.errors import NotVisible, UnexpectedExit
 from guestmem.transcript import vocabulary as v
 from guestmem.transcript.child import ChildEnded, messages
 from guestmem.transcript.limits import Limits
-from guestmem.transcript.runner import Outcome, Runner
+from guestmem.transcript.runner import Outcome, Runner, UnknownHandle
 
-__all__ = ("SEQUENCE_LIMIT_S", "play", "play_in_child", "skipped")
+__all__ = ("SEQUENCE_LIMIT_S", "Outcomes", "Place", "play", "play_in_child", "skipped")
 
 SEQUENCE_LIMIT_S = 30.0  # for one operation; KVM_RUN has its own of 5 s for each access
+
+
+Outcomes = Generator[Outcome, None, None]
 
 
 def skipped(why: str) -> Outcome:
@@ -28,9 +32,10 @@ def skipped(why: str) -> Outcome:
 
 
 def play(backend: Backend, operations: Sequence[v.Operation], limits: Limits | None) -> Iterator[Outcome]:
-    """Run the operations in order; UnknownHandle if one names what no operation makes.
+    """Run the operations in order.
 
-    An operation that needs what a skipped one would have made is run with what there is: no descriptor, no mapping.
+    An operation that needs what a skipped one would have made is run with what there is: no descriptor, no mapping. One
+    that names what no operation makes has that as its outcome ("unknown").
     """
     runner = Runner(backend)
     for operation in operations:
@@ -45,6 +50,8 @@ def play(backend: Backend, operations: Sequence[v.Operation], limits: Limits | N
             yield Outcome(observed={"unexpected_exit": str(error)}, reason=str(error))
         except NotVisible as error:
             yield skipped(str(error))
+        except UnknownHandle as error:
+            yield Outcome(observed={"unknown": str(error)}, reason=str(error))
 
 
 def play_in_child(
@@ -77,3 +84,33 @@ def play_in_child(
             done += 1
     for _ in operations[done:]:
         yield skipped("the process had ended")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A kernel to run sequences on, each in a fresh process.
+
+    ``title`` says which kernel it is for a sequence, ``profile`` which profile a model of it would have ("": unknown).
+
+    real: it does as it is told, so that ``Limits`` hold. isolate: it is the one this machine runs on, so that each
+    sequence gets a child process.
+    """
+
+    name: str
+    open: Callable[[v.Begin], Backend]
+    title: Callable[[v.Begin], str]
+    profile: Callable[[v.Begin], str]
+    real: bool = False
+    isolate: bool = False
+
+    def run(self, begin: v.Begin, operations: Sequence[v.Operation], *, limited: bool = False) -> Outcomes:
+        """Outcomes in order; limited: hold a model to the limits of a real kernel too."""
+        limits = Limits() if limited or self.real else None
+        if self.isolate:
+            yield from play_in_child(lambda: self.open(begin), operations, limits)
+            return
+        backend = self.open(begin)
+        try:
+            yield from play(backend, operations, limits)
+        finally:
+            backend.shutdown()
