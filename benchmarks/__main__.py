@@ -12,8 +12,8 @@ from pathlib import Path
 
 import guestmem
 from benchmarks.kernel import Unavailable, kernel_slot
+from guestmem.transcript.places import place_named
 from guestmem.transcript.report import run_recording
-from guestmem.transcript.world import process_for, profile_for
 from guestmem.units import GIB, MIB, TIB
 
 PRIVATE = guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE
@@ -124,9 +124,7 @@ def recordings() -> None:
     operations, begin = 0, time.perf_counter()
     for _ in range(5):
         for path in sorted(RECORDINGS.glob("*.gz")):
-            report = run_recording(
-                path, lambda begin: begin.profile, lambda begin: process_for(begin, profile_for(begin))
-            )
+            report = run_recording(path, place_named("model"))
             operations += report.operations
     rate = operations / (time.perf_counter() - begin)
     say("running recordings", f"{rate:,.0f} op/s")

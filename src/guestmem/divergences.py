@@ -84,7 +84,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     ),
     Divergence(
         "shadow-prefetch",
-        "a slot of a guest_memfd with MMAP whose userspace_addr is other, writable memory, on a host with shadow paging",
+        "with shadow paging, a slot of a guest_memfd with MMAP whose userspace_addr is other, writable memory",
         "a fault there fills the leaves around it through userspace_addr, also where they belong to the file "
         "(docs/findings.md); which ones depends on the host's page tables, which the model does not have",
         _shadow_prefetch,

@@ -28,7 +28,9 @@ Exit status: 0 no new difference, 1 new differences, 2 bad usage or input, 4 a b
 def diff(
     recordings: list[Path] = typer.Argument(..., metavar="RECORDING...", help="JSON Lines, plain or gzip."),
     on: list[str] = typer.Option(..., "--on", metavar="BACKEND", help="Twice: model, model:PROFILE, kvm or lab."),
-    profile: str = typer.Option(None, "--profile", metavar="NAME", help="Which kernel the model is; else the other one's."),
+    profile: str = typer.Option(
+        None, "--profile", metavar="NAME", help="Which kernel the model is; else the other one's."
+    ),
     json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     show: int = typer.Option(10, "--show", min=0, metavar="N", help="How many causes to show as a trace."),
 ) -> None:
@@ -60,7 +62,8 @@ def _print_text(collected: Collected, a: str, b: str, show: int) -> None:
     if len(new) > show:
         typer.echo(f"and {len(new) - show} more causes; --show {len(new)} shows them")
     for group in known:
-        typer.echo(f"known: {group.cause.divergence}: {group.cause.op}: {a} {group.cause.a}, {b} {group.cause.b}; {group.count}")
+        cause = group.cause
+        typer.echo(f"known: {cause.divergence}: {cause.op}: {a} {cause.a}, {b} {cause.b}; {group.count}")
     if collected.skipped:
         typer.echo(f"not issued: {collected.skipped}")
     typer.echo(

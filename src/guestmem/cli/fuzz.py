@@ -35,7 +35,9 @@ def fuzz(
     on: list[str] = typer.Option(..., "--on", metavar="BACKEND", help="Twice: model, model:PROFILE, kvm or lab."),
     sequences: int = typer.Option(1000, "--sequences", min=1, metavar="N", help="How many, one from each seed."),
     seed: int = typer.Option(0, "--seed", min=0, metavar="S", help="The first seed; the next N follow."),
-    profile: str = typer.Option(None, "--profile", metavar="NAME", help="Which kernel the model is; else the other one's."),
+    profile: str = typer.Option(
+        None, "--profile", metavar="NAME", help="Which kernel the model is; else the other one's."
+    ),
     out: Path = typer.Option(None, "--out", metavar="DIR", help="Write the smallest difference of each cause there."),
     shrink_s: int = typer.Option(30, "--shrink", min=0, metavar="SECONDS", help="How long to shrink each; 0: do not."),
     json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
@@ -120,5 +122,6 @@ def _print(campaign: Campaign, figures: Figures, groups: list[Group], written: l
         typer.echo(f"known: {name}: {count}")
     typer.echo(
         f"{figures.operations} operations of {figures.sequences} sequences on {campaign.a.name} and {campaign.b.name}, "
-        f"{figures.skipped} not issued, {figures.known.total()} known divergences, {len(figures.differ)} sequences differ"
+        f"{figures.skipped} not issued, {figures.known.total()} known divergences, "
+        f"{len(figures.differ)} sequences differ"
     )

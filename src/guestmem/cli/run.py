@@ -29,8 +29,8 @@ Examples:
 
     guestmem run --json *.jsonl.gz | jq .files
 
-Exit status: 0 every outcome agrees or is a known divergence, 1 something differs, 2 bad usage or input, 4 the backend is
-missing here.
+Exit status: 0 every outcome agrees or is a known divergence, 1 something differs, 2 bad usage or input, 4 the backend
+is missing here.
 """
 
 
@@ -58,7 +58,10 @@ def run(
     if profile is not None and on != "model":
         raise ValueError("--profile says which kernel the model is; a real kernel cannot be told")
     place = place_named(on, profile)
-    with writing(record) if record else nullcontext() as write, _progress(len(recordings)) as (next_file, next_sequence):
+    with (
+        writing(record) if record else nullcontext() as write,
+        _progress(len(recordings)) as (next_file, next_sequence),
+    ):
         reports = []
         for path in recordings:
             next_file(path.name)
@@ -81,7 +84,9 @@ def _progress(files: int) -> Iterator[tuple[Callable[[str], None], Callable[[], 
 
     # No thread that refreshes it: the kvm backend forks.
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} sequences"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
+    with Progress(
+        *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True, auto_refresh=False
+    ) as progress:
         task = progress.add_task("", total=None)
         done = 0
 

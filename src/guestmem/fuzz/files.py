@@ -19,7 +19,6 @@ from guestmem.transcript import vocabulary as v
 __all__ = ("close", "create_file", "duplicate", "fallocate", "misplaced", "open_other")
 
 _S63 = 1 << 63
-_WRITE = (v.Ftruncate, v.Write, v.Pwrite)
 
 
 def create_file(s: State) -> None:
@@ -89,21 +88,26 @@ def open_other(s: State) -> None:
 
 def misplaced(s: State) -> None:
     """Calls that a guest_memfd refuses, and ioctls on whatever descriptor there is."""
+    if s.chance(45):
+        s.one(_IOCTLS)(s)
+        return
     handle = s.file_handle(30)
-    kind = s.one((v.Fstat, v.Ftruncate, v.Lseek, v.Read, v.Write, v.Pread, v.Pwrite, v.Fsync, *_IOCTLS, *_IOCTLS))
-    if kind in _IOCTLS:
-        _IOCTLS[kind](s)
-    elif _is_guest_memfd(s, handle) or kind is v.Fstat:
+    if s.chance(15):
+        s.add(v.Fstat, fd=handle)
+    elif _is_guest_memfd(s, handle):
         # Other files answer by rules of their own (divergence "other-files"); only what they are is asked of them.
-        arguments: dict[type[v.Operation], dict[str, int]] = {
-            v.Ftruncate: {"length": s.one((0, PAGE, -1, M2, _S63 - 1))},
-            v.Lseek: {"offset": s.one((0, PAGE, -1, -_S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))},
-            v.Read: {"len": s.one((0, 8, PAGE))},
-            v.Write: {"len": s.one((0, 8, PAGE))},
-            v.Pread: {"len": s.one((0, 8, PAGE)), "offset": s.one((0, PAGE, -1, _S63 - 1))},
-            v.Pwrite: {"len": s.one((0, 8, PAGE)), "offset": s.one((0, PAGE, -1, _S63 - 1))},
-        }
-        s.add(kind, fd=handle, **arguments.get(kind, {}))
+        length, offset = s.one((0, 8, PAGE)), s.one((0, PAGE, -1, _S63 - 1))
+        calls: tuple[tuple[type[v.Operation], dict[str, int]], ...] = (
+            (v.Ftruncate, {"length": s.one((0, PAGE, -1, M2, _S63 - 1))}),
+            (v.Lseek, {"offset": s.one((0, PAGE, -1, -_S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
+            (v.Read, {"len": length}),
+            (v.Write, {"len": length}),
+            (v.Pread, {"len": length, "offset": offset}),
+            (v.Pwrite, {"len": length, "offset": offset}),
+            (v.Fsync, {}),
+        )
+        kind, arguments = s.one(calls)
+        s.add(kind, fd=handle, **arguments)
 
 
 def _is_guest_memfd(s: State, handle: v.Handle) -> bool:
@@ -128,9 +132,4 @@ def _create_file_on_anything(s: State) -> None:
     s.add(v.CreateGuestMemfd, vm=handle, size=size, flags=flags, out=s.name("other"))
 
 
-_IOCTLS = {
-    v.CheckExtension: _check_extension,
-    v.CreateVm: _create_vm,
-    v.CreateVcpu: _create_vcpu,
-    v.CreateGuestMemfd: _create_file_on_anything,
-}
+_IOCTLS = (_check_extension, _create_vm, _create_vcpu, _create_file_on_anything)

@@ -1,9 +1,9 @@
 """One random sequence of operations from one seed: pure, and the same on every machine.
 
 A sequence has a theme, which says how often each kind of operation comes; themes exist because a mixture of everything
-never gets deep into anything. It starts with one or two VMs and what the theme needs. Left out on purpose: what a kernel
-must not be asked (``transcript.limits``), what is a known divergence with every use (guard regions, other files), and
-fetches, which run whatever bytes a guest wrote.
+never gets deep into anything. It starts with one or two VMs and files. Left out on purpose: what a kernel must not be
+asked (``transcript.limits``), what is a known divergence with every use (guard regions, other files), and fetches,
+which run whatever bytes a guest wrote.
 """
 
 from __future__ import annotations
@@ -50,11 +50,37 @@ THEMES: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
     {
         "files": {"fallocate": 14, "create_file": 5, "misplaced": 6, "duplicate": 2, "map_file": 2, "host": 2},
         "slots": {"set_slot": 16, "bind": 12, "change": 8, "delete": 5, "create_file": 3},
-        "maps": {"map_file": 6, "unmap": 2, "protect": 3, "advise": 6, "host": 9, "fallocate": 4, "bind": 3, "touch": 5},
+        "maps": {
+            "map_file": 6,
+            "unmap": 2,
+            "protect": 3,
+            "advise": 6,
+            "host": 9,
+            "fallocate": 4,
+            "bind": 3,
+            "touch": 5,
+        },
         "touch": {"touch": 16, "bind": 6, "set_slot": 5, "change": 5, "host": 5, "fallocate": 4, "delete": 2},
         "convert": {"attributes": 14, "touch": 14, "bind": 6, "set_slot": 4, "fallocate": 4, "pre_fault": 5, "host": 3},
-        "close": {"close": 5, "touch": 7, "bind": 6, "fallocate": 4, "map_file": 3, "host": 4, "duplicate": 3, "unmap": 2},
-        "handles": {"misplaced": 14, "open_other": 3, "duplicate": 3, "close": 3, "bind": 4, "set_slot": 3, "pre_fault": 3},
+        "close": {
+            "close": 5,
+            "touch": 7,
+            "bind": 6,
+            "fallocate": 4,
+            "map_file": 3,
+            "host": 4,
+            "duplicate": 3,
+            "unmap": 2,
+        },
+        "handles": {
+            "misplaced": 14,
+            "open_other": 3,
+            "duplicate": 3,
+            "close": 3,
+            "bind": 4,
+            "set_slot": 3,
+            "pre_fault": 3,
+        },
         "dirty": {"change": 14, "touch": 12, "bind": 2, "set_slot": 4, "host": 3},
         "mixture": {"touch": 6, "bind": 5, "set_slot": 5, "attributes": 5, "fallocate": 4, "host": 4, "map_file": 3},
     }

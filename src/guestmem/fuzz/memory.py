@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from guestmem.fuzz.slots import s_buffer
+from typing import Literal
+
+from guestmem.fuzz.slots import some_buffer
 from guestmem.fuzz.state import BOOT_GPA, BOOT_SIZE, Map, State, Vm
 from guestmem.fuzz.values import ADVICE, M2, ODD_PROTECTIONS, PAGE, PROTECTIONS
 from guestmem.transcript import vocabulary as v
@@ -12,7 +14,8 @@ from guestmem.units import GIB, U64
 __all__ = ("advise", "host_access", "map_file", "pre_fault", "protect", "touch", "unmap")
 
 _IN_PAGE = (0, 0, 0, 8, 0x7F8, 0xFF8)  # where an access lies in its page
-_WIDTHS = (1, 4, 8, 8)
+_WIDTHS: tuple[Literal[1, 4, 8], ...] = (1, 4, 8, 8)
+_LOAD_STORE: tuple[Literal["r", "w"], ...] = ("r", "w")
 
 
 def map_file(s: State) -> None:
@@ -57,7 +60,13 @@ def protect(s: State) -> None:
     if s.maps:
         map = s.one(s.maps)
         off, length = s.page_of(map.length), s.one((PAGE, PAGE, 2 * PAGE, map.length, 0, PAGE - 1))
-        s.add(v.Mprotect, map=map.handle, off=off, length=length, prot=s.one(PROTECTIONS if s.chance(90) else ODD_PROTECTIONS))
+        s.add(
+            v.Mprotect,
+            map=map.handle,
+            off=off,
+            length=length,
+            prot=s.one(PROTECTIONS if s.chance(90) else ODD_PROTECTIONS),
+        )
 
 
 def advise(s: State) -> None:
@@ -81,7 +90,7 @@ def host_access(s: State) -> None:
         at = PAGE - width // 2 if s.chance(4) else min(s.one(_IN_PAGE), PAGE - width)  # sometimes across two pages
         where = {"map": map.handle, "off": s.page_of(map.length) + at}
     else:
-        place = s_buffer(s)
+        place = some_buffer(s)
         where = {"buf": place.buf, "off": place.off + min(s.one(_IN_PAGE), PAGE - width)}
     if s.chance(50):
         s.add(v.HostRead, size=width, **where)
@@ -100,9 +109,11 @@ def touch(s: State) -> None:
         gpa = _page_to_touch(s, vm) if not touches or s.chance(70) else touches[-1].gpa // PAGE * PAGE
         if gpa is not None:
             width = s.one(_WIDTHS)
-            rw = s.one(("r", "w"))
+            rw = s.one(_LOAD_STORE)
             value = s.random.getrandbits(8 * width) if rw == "w" else 0
-            touches.append(v.RecordedTouch(gpa=gpa + min(s.one(_IN_PAGE), PAGE - width), rw=rw, size=width, value=value))
+            touches.append(
+                v.RecordedTouch(gpa=gpa + min(s.one(_IN_PAGE), PAGE - width), rw=rw, size=width, value=value)
+            )
     vcpu: v.Handle = s.one(vm.vcpus)
     if s.chance(3):
         vcpu = s.any_handle()

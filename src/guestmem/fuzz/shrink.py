@@ -25,7 +25,9 @@ __all__ = ("smallest",)
 Operations = tuple[v.Operation, ...]
 _KEEP = 1 << 20  # draws below it change something; of the numbers up to it hypothesis favours few
 _SIMPLE = (0, 1, 0x1000, 0x2000, 0x200000)
-_FIXED = frozenset(("type", "flags", "id", "kind", "i", "rw", "boot_gpa", "slot_boot", "reserved", "mode", "prot", "advice"))
+_FIXED = frozenset(
+    ("type", "flags", "id", "kind", "i", "rw", "boot_gpa", "slot_boot", "reserved", "mode", "prot", "advice")
+)
 
 
 def smallest(operations: Sequence[v.Operation], differs: Callable[[Operations], bool], limit_s: float) -> Operations:

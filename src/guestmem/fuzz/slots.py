@@ -20,7 +20,7 @@ from guestmem.transcript import vocabulary as v
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
 
-__all__ = ("bind", "boot", "change", "delete", "set_attributes", "set_slot")
+__all__ = ("bind", "boot", "change", "delete", "set_attributes", "set_slot", "some_buffer")
 
 _IDS = (0, 1, 2, 3, 4, 5, 32763)
 _BUFFER = 64 << 20
@@ -35,7 +35,7 @@ def boot(s: State, vm: Vm) -> None:
 def set_slot(s: State) -> None:
     """Any slot: good, odd in one way, or in several."""
     vm = s.one(s.vms)
-    slot = Slot(s.gpa(), s.one(SIZES), s.one((0, 0, 1, 2, 3)), s_buffer(s))
+    slot = Slot(s.gpa(), s.one(SIZES), s.one((0, 0, 1, 2, 3)), some_buffer(s))
     number = s.one(_IDS)
     if s.chance(7):
         slot.gpa = s.one(ODD_GPAS)
@@ -74,7 +74,9 @@ def bind(s: State) -> None:
     size = min(s.one(SIZES), max(file.size, PAGE)) if s.chance(85) else s.one(SIZES)
     offset = s.page_of(min(file.size, 4 * M2)) if s.chance(60) else 0
     if s.chance(8):
-        offset = s.one((*HUGE_OFFSETS, file.size, max(file.size - size, 0), (U64 - size) % U64, ((1 << 63) - size) % U64))
+        offset = s.one(
+            (*HUGE_OFFSETS, file.size, max(file.size - size, 0), (U64 - size) % U64, ((1 << 63) - size) % U64)
+        )
     slot = Slot(s.gpa(), size, KVM_MEM_GUEST_MEMFD, _over_file(s, file, offset))
     if s.chance(4):
         slot.flags |= s.one((KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES, 8, 1 << 16))
@@ -100,7 +102,9 @@ def change(s: State) -> None:
         step = s.one((PAGE, -PAGE, M2, -M2, slot.size, -slot.size))
         slot.gpa = s.gpa() if what == "move" else max(0, min(slot.gpa + step, U64 - 1))
         vm.outdated = True
-    slot.flags ^= {"dirty": KVM_MEM_LOG_DIRTY_PAGES, "readonly": KVM_MEM_READONLY, "file": KVM_MEM_GUEST_MEMFD}.get(what, 0)
+    slot.flags ^= {"dirty": KVM_MEM_LOG_DIRTY_PAGES, "readonly": KVM_MEM_READONLY, "file": KVM_MEM_GUEST_MEMFD}.get(
+        what, 0
+    )
     if what == "size":
         slot.size = max(PAGE, slot.size + s.one((PAGE, -PAGE))) % U64
     if what == "hva" or slot.flags & KVM_MEM_GUEST_MEMFD:
@@ -144,9 +148,11 @@ def set_attributes(s: State) -> None:
     s.add(v.SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
 
 
-def s_buffer(s: State) -> v.HostAddress:
+def some_buffer(s: State) -> v.HostAddress:
     """Somewhere in one of the process's buffers."""
-    return v.HostAddress(buf=s.one(("A", "A", "A", "B", "C", "RO", "NONE")), off=s.one((0, 0, 0, PAGE, 2 * PAGE, M2, 3 * M2)))
+    return v.HostAddress(
+        buf=s.one(("A", "A", "A", "B", "C", "RO", "NONE")), off=s.one((0, 0, 0, PAGE, 2 * PAGE, M2, 3 * M2))
+    )
 
 
 def _hva(s: State, size: int) -> v.HostAddress:
@@ -158,20 +164,25 @@ def _hva(s: State, size: int) -> v.HostAddress:
         return v.HostAddress(map=map.handle, off=s.page_of(map.length))
     if s.chance(6):
         return v.HostAddress(buf=s.one(("A", "B")), off=max(_BUFFER - min(size, _BUFFER) + s.one((0, PAGE, 1)), 0))
-    return s_buffer(s)
+    return some_buffer(s)
 
 
 def _harmless(s: State) -> v.HostAddress:
     """Host memory that shadow paging cannot fill leaves from (divergence "shadow-prefetch"): nothing writable."""
     return s.one(
-        (v.HostAddress(abs=0), v.HostAddress(buf="RO", off=s.one((0, PAGE, M2))), v.HostAddress(buf="NONE"), v.HostAddress(abs=1 << 45))
+        (
+            v.HostAddress(abs=0),
+            v.HostAddress(buf="RO", off=s.one((0, PAGE, M2))),
+            v.HostAddress(buf="NONE"),
+            v.HostAddress(abs=1 << 45),
+        )
     )
 
 
 def _over_file(s: State, file: File, offset: int) -> v.HostAddress:
     """Where the kernel's documentation wants it: over a mapping of the same bytes of the file; else harmless."""
     if s.scope.two_dimensional_paging and s.chance(60):
-        return s_buffer(s)  # no shadow paging: any memory will do, and shared faults use it
+        return some_buffer(s)  # no shadow paging: any memory will do, and shared faults use it
     same = [map for map in s.maps if map.file is file and map.offset <= offset < map.offset + map.length]
     if same and s.chance(70):
         map = s.one(same)

@@ -133,4 +133,6 @@ class State:
     def page_of(self, length: int) -> int:
         """The offset (bytes) of a page of that many bytes: the first ones mostly, the last ones, one past them."""
         pages = max(length // PAGE, 1)
-        return PAGE * self.one((0, 0, 0, 1, 2, 3, pages // 2, pages - 1, pages - 1, pages, self.random.randrange(pages)))
+        return PAGE * self.one(
+            (0, 0, 0, 1, 2, 3, pages // 2, pages - 1, pages - 1, pages, self.random.randrange(pages))
+        )

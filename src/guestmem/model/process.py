@@ -307,7 +307,7 @@ class Process:
         self.host.find_hole(align_up(length, self.page_size), self.page_size)
         require(vfs.MMAP_ANONYMOUS_CHECKS if anonymous else vfs.MMAP_FILE_CHECKS, request)
         if anonymous:
-            return self.host.map_anonymous(align_up(length, self.page_size), prot, self.page_size)
+            return self.host.map_anonymous(length, prot, self.page_size, shared=request.shared)
         return self.host.map_file(file, length, prot, offset, shared=request.shared, may_exec=not request.noexec)
 
     def munmap(self, addr: int, length: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,12 +39,8 @@ def compare_places(begin: Begin, operations: Iterable[Operation], a: Place, b: P
     """Run a sequence on both; if one of them is real, both are held to its limits."""
     limited = a.real or b.real
     chosen = tuple(operations)
-    outcomes = [place.run(begin, chosen, limited=limited) for place in (a, b)]
-    try:
-        return first_difference(begin, chosen, *outcomes)
-    finally:
-        for each in outcomes:
-            each.close()
+    with closing(a.run(begin, chosen, limited=limited)) as on_a, closing(b.run(begin, chosen, limited=limited)) as on_b:
+        return first_difference(begin, chosen, on_a, on_b)
 
 
 def collect(paths: Iterable[Path], a: Place, b: Place, on_sequence: Callable[[], None] = lambda: None) -> Collected:

@@ -114,9 +114,7 @@ _WORDS = {
 }
 
 
-def _verdicts(
-    operation: v.Operation, a: Outcome, b: Outcome, before: Sequence[v.Operation]
-) -> Iterable[Verdict]:
+def _verdicts(operation: v.Operation, a: Outcome, b: Outcome, before: Sequence[v.Operation]) -> Iterable[Verdict]:
     parts_a, parts_b = list(seen(operation, a)), list(seen(operation, b))
     if len(parts_a) != len(parts_b):  # one side ran no guest at all: the whole is what can be compared
         whole = [{"result": each.result, "errno": each.errno, **each.observed} for each in (a, b)]
@@ -147,5 +145,7 @@ def _told_apart(words: str, a: Any, b: Any) -> tuple[str, str]:
     elif len(a) != len(b):
         names = ["number of exits"]
     else:
-        names = sorted({name for x, y in zip(a, b, strict=True) for name in x.keys() | y.keys() if x.get(name) != y.get(name)})
+        names = sorted(
+            {name for x, y in zip(a, b, strict=True) for name in x.keys() | y.keys() if x.get(name) != y.get(name)}
+        )
     return words, f"{words}, other {', '.join(names)}"

@@ -51,7 +51,8 @@ def lines_of(begin: v.Begin, operations: Iterable[v.Operation]) -> Iterator[str]
     values = {name: value for name, value in msgspec.to_builtins(begin).items() if value != _BEGIN_DEFAULTS.get(name)}
     yield _line({"op": "begin", "seq": begin.seq, "i": begin.i, **values})
     for index, operation in enumerate(operations):
-        yield _line({"op": "", "seq": begin.seq, "i": 0, **msgspec.to_builtins(operation)} | {"seq": begin.seq, "i": index})
+        values = {"op": "", "seq": "", "i": 0, **msgspec.to_builtins(operation)}
+        yield _line({**values, "seq": begin.seq, "i": index})
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class Difference:
 
 @dataclass(slots=True)
 class FileReport:
-    """The counts of one recording. outcomes counts (operation, how it ended), skipped why operations were not issued."""
+    """The counts of one recording. outcomes counts (operation, how it ended), skipped why something was not issued."""
 
     file: str
     profiles: list[str] = field(default_factory=list)
@@ -63,14 +64,16 @@ def run_recording(
     """Run every sequence of a recording, and write what was observed; RecordingError, OSError, BackendUnavailable."""
     report = FileReport(str(path))
     for sequence in read_sequences(path):
+        report.sequences += 1
         try:
             profile = place.title(sequence.begin)
-        except ValueError as error:
+            observed = list(_run_sequence(path, sequence, place, report))
+        except RecordingError:
+            raise
+        except ValueError as error:  # a machine that cannot be
             raise RecordingError(str(path), sequence.line, str(error)) from error
         if profile not in report.profiles:
             report.profiles.append(profile)
-        report.sequences += 1
-        observed = list(_run_sequence(path, sequence, place, report))
         if write is not None:
             named = {"profile": place.profile(sequence.begin), "kernel": f"{place.name}: {profile}"}
             write(msgspec.structs.replace(sequence.begin, **named), observed)
@@ -79,13 +82,13 @@ def run_recording(
 
 
 def _run_sequence(path: Path, sequence: Sequence, place: Place, report: FileReport) -> Iterator[v.Operation]:
-    outcomes = place.run(sequence.begin, sequence.operations)
-    for line, operation, outcome in zip(sequence.lines, sequence.operations, outcomes, strict=True):
-        if "unknown" in outcome.observed:
-            raise RecordingError(str(path), line, outcome.reason)
-        for verdict in compare(operation, outcome):
-            _count(report, verdict, path, line)
-        yield recorded(operation, outcome)
+    with closing(place.run(sequence.begin, sequence.operations)) as outcomes:
+        for line, operation, outcome in zip(sequence.lines, sequence.operations, outcomes, strict=True):
+            if "unknown" in outcome.observed:
+                raise RecordingError(str(path), line, outcome.reason)
+            for verdict in compare(operation, outcome):
+                _count(report, verdict, path, line)
+            yield recorded(operation, outcome)
 
 
 def _count(report: FileReport, verdict: Verdict, path: Path, line: int) -> None:
