@@ -46,6 +46,7 @@ __all__ = (
     "Request",
     "Returned",
     "Signalled",
+    "Unavailable",
     "convert",
     "decode_reply",
     "decode_request",
@@ -167,6 +168,12 @@ class Invisible(_Message, frozen=True):
     reason: str
 
 
+class Unavailable(_Message, frozen=True):
+    """A call raised BackendUnavailable: the guest's kernel has no usable /dev/kvm."""
+
+    reason: str
+
+
 class Bug(_Message, frozen=True):
     """A call raised what it must not, or did not exist: ``trace`` says where."""
 
@@ -174,7 +181,7 @@ class Bug(_Message, frozen=True):
     trace: str
 
 
-Outcome = Returned | Refused | Signalled | Invisible | Bug
+Outcome = Returned | Refused | Signalled | Invisible | Unavailable | Bug
 
 
 class Hello(_Message, frozen=True):

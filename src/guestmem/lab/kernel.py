@@ -7,9 +7,11 @@ finished kernel is renamed into its place with its record beside it, so it is th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections import deque
@@ -27,7 +29,7 @@ from guestmem.lab.config import REQUIRED, config_key, fragment, missing
 from guestmem.lab.errors import BuildFailed
 from guestmem.lab.source import Archive, Source, find_source, spec_of
 
-__all__ = ("TOOLS", "Kernel", "Progress", "build", "built", "find_kernel", "missing_tools")
+__all__ = ("DEFAULT", "TOOLS", "Kernel", "Progress", "build", "built", "find_kernel", "missing_tools")
 
 DEFAULT = "6.12"
 # Commands a kernel build calls, and the Debian package of each.
@@ -111,7 +113,9 @@ def find_kernel(spec: str = DEFAULT) -> Kernel:
     for kernel in built():
         if (kernel.spec, kernel.config) == wanted:
             return kernel
-    raise BackendUnavailable(f"the lab has no kernel {spec} of this configuration; run: guestmem lab build --kernel {spec}")
+    raise BackendUnavailable(
+        f"the lab has no kernel {spec} of this configuration; run: guestmem lab build --kernel {spec}"
+    )
 
 
 def missing_tools() -> list[str]:
@@ -162,13 +166,17 @@ class _Build:
         without = missing(fragment(), made.read_text())
         lacking = set(without) & set(REQUIRED)
         if lacking:
-            raise BuildFailed(f"this source does not offer {', '.join(sorted(lacking))}: is it older than 6.8, or not Linux?")
+            raise BuildFailed(
+                f"this source does not offer {', '.join(sorted(lacking))}: is it older than 6.8, or not Linux?"
+            )
         return without
 
     def install(self, without: tuple[str, ...]) -> Kernel:
         self.progress(Progress("install"))
         release = (self.out / "include" / "config" / "kernel.release").read_text().strip()
-        compiler = subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+        compiler = subprocess.run(
+            ["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         seconds = round(time.monotonic() - self.started, 1)
         config = config_key(fragment())
         kernel = Kernel(self.key, self.spec, release, config, f"gcc {compiler}", without, seconds, time.time())
@@ -206,5 +214,47 @@ class _Build:
 
 @contextmanager
 def _process_group(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A command and all it starts: ended together, whatever happens here."""
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    """A command and all it starts: ended together, whatever happens here (ctrl-C, a full disk, an error of ours)."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+@contextmanager
+def _as_build_failure() -> Iterator[None]:
+    """An error of the file system (no space, no permission) is a build that failed, and says which file."""
+    try:
+        yield
+    except OSError as wrong:
+        raise BuildFailed(
+            f"{wrong}; what is done stays in {cache.directory()}, building again goes on from there"
+        ) from wrong
+
+
+def _key(source: Source) -> str:
+    asked = f"{source.identity()}\n{config_key(fragment())}"
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
+def _kernels() -> Path:
+    return cache.directory() / "kernels"
+
+
+def _read(path: Path) -> Kernel | None:
+    """The record of a finished kernel; None if there is none that this version understands."""
+    try:
+        return msgspec.json.decode((path / "kernel.json").read_bytes(), type=Kernel)
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return None

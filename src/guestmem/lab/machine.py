@@ -12,6 +12,8 @@ import select
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -27,6 +29,7 @@ ANSWER_LIMIT_S = 60.0
 _END_LIMIT_S = 10.0  # for a SIGKILL in the guest to be answered
 _CHUNK = 1 << 16
 _CONSOLE_KEPT = 1 << 14
+_CONSOLE_READS = 8
 
 
 class Machine:
@@ -47,7 +50,12 @@ class Machine:
     @classmethod
     def boot(cls, kernel: Path, image: int, hardware: Hardware, limit_s: float = BOOT_LIMIT_S) -> Machine:
         """Start a machine and wait until it says hello; LabFailed if it does not within limit_s seconds."""
-        machine = cls(Qemu.start(kernel, hardware, image))
+        return cls.on(Qemu.start(kernel, hardware, image), limit_s)
+
+    @classmethod
+    def on(cls, qemu: Qemu, limit_s: float) -> Machine:
+        """The machine that a QEMU runs, once it says hello; LabFailed, and QEMU is ended, if it does not."""
+        machine = cls(qemu)
         try:
             hello = machine._await(channel.MACHINE, limit_s)
             if not isinstance(hello, channel.Hello):
@@ -102,43 +110,50 @@ class Machine:
         """Send a request and wait for its reply.
 
         SessionFailed if there is none within limit_s seconds, or the session ended instead; it is gone then. LabFailed
-        if the machine is gone. Any other exception in between closes the machine.
+        if the machine is gone. ValueError for a request that cannot be sent; nothing was. Any other exception in
+        between closes the machine.
         """
-        with self._turn:
-            try:
-                self._send(session, request, limit_s)
-                reply = self._await(session, limit_s)
-                if reply is None:
-                    self._end_hung(session, f"no answer to {type(request).__name__} within {limit_s:g} s")
-                if isinstance(reply, channel.Ended):
-                    raise SessionFailed(f"the process in the lab {_how_ended(reply.status)}", self.console())
-                return reply
-            except (LabFailed, SessionFailed):
-                raise
-            except BaseException:
-                self.close()
-                raise
+        data = channel.frame(session, channel.encode(request))
+        with self._turn, self._whole():
+            self._send(data, limit_s)
+            reply = self._await(session, limit_s)
+            if reply is None:
+                self._end_hung(session, f"no answer to {type(request).__name__} within {limit_s:g} s")
+            if isinstance(reply, channel.Ended):
+                raise SessionFailed(f"the process in the lab {_how_ended(reply.status)}", self.console())
+            return reply
 
-    def next(self, session: int, limit_s: float) -> channel.Reply | None:
-        """The next reply of a session without asking for one, None if there is none within limit_s seconds."""
-        with self._turn:
-            try:
-                return self._await(session, limit_s)
-            except LabFailed:
-                raise
-            except BaseException:
-                self.close()
-                raise
+    def tell(self, session: int, request: channel.Request) -> None:
+        """Send a request; its reply comes by ``next``."""
+        data = channel.frame(session, channel.encode(request))
+        with self._turn, self._whole():
+            self._send(data, ANSWER_LIMIT_S)
+
+    def next(self, session: int, limit_s: float, also: int = -1) -> channel.Reply | None:
+        """The next reply of a session; None if there is none within limit_s seconds or descriptor also is readable."""
+        with self._turn, self._whole():
+            return self._await(session, limit_s, also)
 
     def end(self, session: int) -> None:
         """Kill a session's process, if it lives; LabFailed if the machine does not do it."""
         with self._turn:
-            self._send(session, channel.End(), _END_LIMIT_S)
+            self._send(channel.frame(session, channel.encode(channel.End())), _END_LIMIT_S)
             deadline = time.monotonic() + _END_LIMIT_S
             while not isinstance(reply := self._await(session, deadline - time.monotonic()), channel.Ended):
                 if reply is None:
                     raise self._failed(f"no process could be ended in it within {_END_LIMIT_S:g} s")
             del self._waiting[session]
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """An exchange that is not cut in two: what is not an answer about the lab ends it."""
+        try:
+            yield
+        except (LabFailed, SessionFailed):
+            raise
+        except BaseException:
+            self.close()
+            raise
 
     def _end_hung(self, session: int, reason: str) -> NoReturn:
         try:
@@ -149,34 +164,36 @@ class Machine:
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
-    def _send(self, session: int, request: channel.Request, limit_s: float) -> None:
-        data = memoryview(channel.frame(session, channel.encode(request)))
+    def _send(self, data: bytes, limit_s: float) -> None:
+        left = memoryview(data)
         deadline = time.monotonic() + limit_s
-        while data:
+        while left:
             ready = self._wait(deadline, select.POLLIN | select.POLLOUT)
             if not ready:
                 raise self._failed(f"it took no request for {limit_s:g} s")
             if ready & select.POLLOUT:
                 try:
-                    data = data[self._qemu.port.send(data) :]
+                    left = left[self._qemu.port.send(left) :]
                 except (BrokenPipeError, ConnectionResetError):
                     raise self._gone() from None
 
-    def _await(self, session: int, limit_s: float) -> channel.Reply | None:
+    def _await(self, session: int, limit_s: float, also: int = -1) -> channel.Reply | None:
         deadline = time.monotonic() + limit_s
         while not self._waiting[session]:
-            if not self._wait(deadline, select.POLLIN):
+            if not self._wait(deadline, select.POLLIN, also):
                 return None
         return self._waiting[session].popleft()
 
-    def _wait(self, deadline: float, events: int) -> int:
-        """Take in what arrives until the port is ready for one of events; which it is, 0 at the deadline."""
+    def _wait(self, deadline: float, events: int, also: int = -1) -> int:
+        """Take in what arrives until the port is ready for one of events: which; 0 at the deadline or for also."""
         if not self.is_open:
             raise LabFailed(f"the lab is closed: {self._why_ended}")
         poll = select.poll()
         poll.register(self._qemu.port, events)
         poll.register(self._qemu.console, select.POLLIN)
         poll.register(self._qemu.pidfd, select.POLLIN)
+        if also >= 0:
+            poll.register(also, select.POLLIN)
         while (left := deadline - time.monotonic()) > 0:
             ready = dict(poll.poll(left * 1000))
             if self._qemu.console.fileno() in ready and not self._read_console():
@@ -188,6 +205,8 @@ class Machine:
                 return event & events
             if self._qemu.pidfd in ready:
                 raise self._gone()
+            if also in ready:
+                return 0
         return 0
 
     def _read_port(self) -> None:
@@ -201,15 +220,18 @@ class Machine:
             self._waiting[session].append(channel.decode_reply(body))
 
     def _read_console(self) -> bool:
-        """Take in what the console says now; False once it is closed."""
+        """Take in what the console says now, but no endless flood of it; False once it is closed."""
         try:
-            while data := self._qemu.console.recv(_CHUNK):
+            for _ in range(_CONSOLE_READS):
+                data = self._qemu.console.recv(_CHUNK)
+                if not data:
+                    return False
                 self._console = (self._console + data)[-_CONSOLE_KEPT:]
+            return True
         except BlockingIOError:
             return True
         except ConnectionResetError:
-            pass
-        return False
+            return False
 
     # -- ends --------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from guestmem.backend import Backend
-from guestmem.errors import HostSignal, KvmError, NotVisible
+from guestmem.errors import BackendUnavailable, HostSignal, KvmError, NotVisible
 from guestmem.lab import channel
 
 __all__ = ("METHODS", "answer", "serve")
@@ -58,6 +58,8 @@ def _outcome(backend: Backend, call: channel.Call, before: list[channel.Outcome]
         return channel.Signalled(signal.signal, signal.reason)
     except NotVisible as reason:
         return channel.Invisible(str(reason))
+    except BackendUnavailable as reason:
+        return channel.Unavailable(str(reason))
     except Exception as bug:  # the border of a process: whatever it is, the caller must hear of it
         return channel.Bug(f"{type(bug).__name__}: {bug}", traceback.format_exc())
 

@@ -76,7 +76,9 @@ def find_source(spec: str) -> Source:
         return Tree(path)
     if path.is_file():
         return Archive(path)
-    raise BuildFailed(f"no kernel source at {path}; give a version such as 6.12, a source tree, or a tar archive of one")
+    raise BuildFailed(
+        f"no kernel source at {path}; give a version such as 6.12, a source tree, or a tar archive of one"
+    )
 
 
 def _package(name: str) -> Path:

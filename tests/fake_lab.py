@@ -1,0 +1,64 @@
+"""A lab without a kernel: the agent as an ordinary process, with the model behind it, in the place of QEMU.
+
+Everything between a backend's caller and the guest's agent is real: processes, sockets, the keeper, the time limits.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from guestmem.lab.machine import Machine
+from guestmem.lab.qemu import Qemu
+
+AGENT = """
+from guestmem.lab.agent import Agent
+from guestmem.model.process import Process
+from guestmem.model.profiles import profile_named
+Agent(port, lambda: Process(profile_named("v6.12")), lambda: None).run()
+"""
+HELLO = """
+from guestmem.lab import channel
+os.write(port, channel.frame(0, channel.encode(channel.Hello("0", "0"))))
+"""
+
+
+def fake_qemu(guest: str = AGENT) -> Qemu:
+    """A process that runs guest (Python; port is its end of the channel, console of the console) as if it were QEMU."""
+    port, far_port = socket.socketpair()
+    console, far_console = socket.socketpair()
+    inherit = (far_port.fileno(), far_console.fileno())
+    code = f"import os, signal, sys, time\nport, console = {inherit}\nos.dup2(console, 2)\n{guest}"
+    try:
+        return Qemu([sys.executable, "-c", code], inherit, port, console)
+    finally:
+        far_port.close()
+        far_console.close()
+
+
+def fake_machine(guest: str = AGENT, limit_s: float = 30.0) -> Machine:
+    """The machine over it, once it said hello."""
+    return Machine.on(fake_qemu(guest), limit_s)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children() -> set[int]:
+    """The processes this one has started and not collected."""
+    mine = os.getpid()
+    return {
+        int(pid) for task in Path(f"/proc/{mine}/task").iterdir() for pid in (task / "children").read_text().split()
+    }
+
+
+def descriptors() -> set[str]:
+    """This process's descriptors, with what they are."""
+    return {f"{fd.name} {fd.readlink()}" for fd in Path("/proc/self/fd").iterdir() if os.path.lexists(fd)}
