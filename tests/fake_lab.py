@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from guestmem.lab.machine import Machine
@@ -62,3 +64,13 @@ def children() -> set[int]:
 def descriptors() -> set[str]:
     """This process's descriptors, with what they are."""
     return {f"{fd.name} {fd.readlink()}" for fd in Path("/proc/self/fd").iterdir() if os.path.lexists(fd)}
+
+
+def eventually(condition: Callable[[], object], limit_s: float = 20.0) -> bool:
+    """Whether the condition comes true; looked at again and again, because ends of processes are not instant."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False

@@ -7,30 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_lab import AGENT, HELLO, children, descriptors, fake_machine, fake_qemu, is_running
+from fake_lab import AGENT, HELLO, children, descriptors, eventually, fake_machine, fake_qemu, is_running
 
 from guestmem.errors import BackendUnavailable
 from guestmem.lab import channel
 from guestmem.lab.errors import LabFailed, SessionFailed
 from guestmem.lab.machine import Machine
 from guestmem.lab.qemu import Hardware, Qemu
-
-WAIT_S = 20.0
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether the condition comes true before the test has waited too long."""
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 @pytest.fixture(autouse=True)
@@ -248,10 +235,10 @@ def test_a_machine_that_reads_nothing_is_ended_when_the_request_does_not_go_out(
 
 @pytest.mark.parametrize("garbage", ["b'\\xff' * 8", "channel.frame(1, b'\\xc1')"])
 def test_garbage_on_the_line_ends_the_machine(garbage: str) -> None:
-    machine = fake_machine(HELLO + f"os.write(port, {garbage}); time.sleep(1000)")
+    qemu = fake_qemu(HELLO + f"os.write(port, {garbage}); time.sleep(1000)")
     with pytest.raises(channel.ProtocolError):
-        machine.ask(1, channel.Open())
-    assert not is_running(machine.pid)
+        Machine.on(qemu, 30).ask(1, channel.Open())
+    assert not is_running(qemu.pid)
 
 
 def test_a_flood_on_the_console_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
