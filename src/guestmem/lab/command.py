@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import termios
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from guestmem.lab import channel
@@ -38,7 +39,7 @@ def run(link: socket.socket, session: int, request: channel.Command) -> int:
 
 @dataclass(slots=True)
 class _Program:
-    pid: int
+    wait: Callable[[], int]  # for its end: the exit code, or minus the signal
     stdin: int  # -1 once closed
     outputs: dict[int, int] = field(default_factory=dict)  # descriptor -> stream
 
@@ -50,7 +51,7 @@ def _with_pipes(request: channel.Command) -> _Program:
     stdin, stdout, stderr = (os.dup(stream.fileno()) for stream in (process.stdin, process.stdout, process.stderr))
     for stream in (process.stdin, process.stdout, process.stderr):
         stream.close()
-    return _Program(process.pid, stdin, {stdout: 1, stderr: 2})
+    return _Program(process.wait, stdin, {stdout: 1, stderr: 2})
 
 
 def _with_terminal(request: channel.Command) -> _Program:
@@ -63,7 +64,7 @@ def _with_terminal(request: channel.Command) -> _Program:
             os.write(2, f"lab: {wrong}: {request.argv[0]}\r\n".encode())
         finally:
             os._exit(_NOT_FOUND)
-    return _Program(pid, terminal, {terminal: 1})
+    return _Program(lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), terminal, {terminal: 1})
 
 
 def _carry(link: socket.socket, session: int, program: _Program) -> int:
@@ -82,8 +83,7 @@ def _carry(link: socket.socket, session: int, program: _Program) -> int:
             else:
                 poll.unregister(fd)
                 del program.outputs[fd]
-    _, status = os.waitpid(program.pid, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code = program.wait()
     return code if code >= 0 else 128 - code
 
 

@@ -27,6 +27,7 @@ __all__ = ("ANSWER_LIMIT_S", "BOOT_LIMIT_S", "Machine")
 BOOT_LIMIT_S = 60.0
 ANSWER_LIMIT_S = 60.0
 _END_LIMIT_S = 10.0  # for a SIGKILL in the guest to be answered
+_LONGEST_POLL_S = 3600.0  # poll takes milliseconds in an int
 _CHUNK = 1 << 16
 _CONSOLE_KEPT = 1 << 14
 _CONSOLE_READS = 8
@@ -195,7 +196,7 @@ class Machine:
         if also >= 0:
             poll.register(also, select.POLLIN)
         while (left := deadline - time.monotonic()) > 0:
-            ready = dict(poll.poll(left * 1000))
+            ready = dict(poll.poll(min(left, _LONGEST_POLL_S) * 1000))
             if self._qemu.console.fileno() in ready and not self._read_console():
                 poll.unregister(self._qemu.console)
             event = ready.get(self._qemu.port.fileno(), 0)

@@ -28,7 +28,7 @@ __all__ = ("ESCAPE", "exec_", "shell")
 
 ESCAPE = b"\x1d"  # ctrl-], as in telnet: the way out of a terminal in which nothing else answers
 _CHUNK = 1 << 15
-_NO_END = 10.0 * 365 * 24 * 3600
+_NO_END = float("inf")
 
 
 def exec_(
@@ -122,7 +122,7 @@ def _raw(terminal: int) -> Iterator[None]:
     """Every key to the guest, also ctrl-C; the terminal as it was afterwards."""
     before = termios.tcgetattr(terminal)
     try:
-        tty.setraw(terminal)
+        tty.setraw(terminal, termios.TCSADRAIN)
         yield
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
