@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import termios
 import threading
 from collections.abc import Iterator
@@ -120,26 +119,21 @@ def test_the_lab_of_a_program_has_the_hosts_files(streams: Streams, booted: list
 
 
 class Terminal:
-    """A terminal as standard input and output of this process; ``keys`` is where its user types and reads."""
+    """A terminal; ``keys`` is where its user types and reads."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.keys, self.line = os.openpty()
         termios.tcsetwinsize(self.line, (31, 97))
-        self.files = [os.fdopen(os.dup(self.line), mode) for mode in ("r", "w")]
-        monkeypatch.setattr(sys, "stdin", self.files[0])
-        monkeypatch.setattr(sys, "stdout", self.files[1])
 
     def close(self) -> None:
-        for file in self.files:
-            file.close()
         os.close(self.keys)
         os.close(self.line)
 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
-    terminal = Terminal(monkeypatch)
     monkeypatch.setenv("SHELL", "/bin/sh")
+    terminal = Terminal()
     yield terminal
     terminal.close()
 
@@ -148,7 +142,7 @@ def typed(terminal: Terminal, keys: bytes) -> tuple[int, bytes]:
     """What a shell answers with, and shows, when this is typed at its prompt."""
     codes: list[int] = []
     shown = bytearray()
-    work = threading.Thread(target=lambda: codes.append(programs.shell()))
+    work = threading.Thread(target=lambda: codes.append(programs.shell(stdin=terminal.line, stdout=terminal.line)))
     work.start()
     os.set_blocking(terminal.keys, False)
     while work.is_alive():
@@ -184,8 +178,6 @@ def test_the_terminal_is_afterwards_as_it_was_before(terminal: Terminal) -> None
     assert termios.tcgetattr(terminal.line) == before
 
 
-def test_without_a_terminal_there_is_no_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Path(os.devnull).open() as nothing:
-        monkeypatch.setattr(sys, "stdin", nothing)
-        with pytest.raises(ValueError, match="needs a terminal"):
-            programs.shell()
+def test_without_a_terminal_there_is_no_shell() -> None:
+    with Path(os.devnull).open() as nothing, pytest.raises(ValueError, match="needs a terminal"):
+        programs.shell(stdin=nothing.fileno())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import termios
 import time
 import tty
@@ -51,17 +50,17 @@ def exec_(
         return _run(machine, _command(argv, environment), limit_s, stdin, {1: stdout, 2: stderr})
 
 
-def shell(*, kernel: str = DEFAULT, hardware: Hardware | None = None) -> int:
-    """An interactive shell in a lab booted for it, on this process's terminal; its exit code. ctrl-] ends it.
+def shell(*, kernel: str = DEFAULT, hardware: Hardware | None = None, stdin: int = 0, stdout: int = 1) -> int:
+    """An interactive shell ($SHELL) in a lab booted for it; its exit code. ctrl-] ends it.
 
-    ValueError if standard input is no terminal. The terminal's size is the one it has now.
+    stdin and stdout are descriptors of a terminal, ValueError if stdin is none; the shell's has the size it has now.
     """
-    if not sys.stdin.isatty():
+    if not os.isatty(stdin):
         raise ValueError("a shell needs a terminal; to run a script use: guestmem lab exec -- sh SCRIPT")
-    size = os.get_terminal_size(sys.stdin.fileno())
+    size = os.get_terminal_size(stdin)
     command = _command([os.environ.get("SHELL", "/bin/sh")], None, size.lines, size.columns)
-    with _machine(kernel, hardware) as machine, _raw(sys.stdin.fileno()):
-        return _run(machine, command, _NO_END, sys.stdin.fileno(), {1: sys.stdout.fileno()}, escape=True)
+    with _machine(kernel, hardware) as machine, _raw(stdin):
+        return _run(machine, command, _NO_END, stdin, {1: stdout}, escape=True)
 
 
 def _machine(kernel: str, hardware: Hardware | None) -> Machine:
