@@ -15,9 +15,9 @@ from guestmem.errors import BackendUnavailable
 from guestmem.lab import cache, kernel
 from guestmem.lab.config import fragment
 from guestmem.lab.errors import BuildFailed
+from guestmem.lab.inventory import status
 from guestmem.lab.kernel import Kernel, Progress, build, built, find_kernel, missing_tools
 from guestmem.lab.source import Archive, Tree, find_source
-from guestmem.lab.status import status
 
 # A make that does what the build needs of it: its log, the place of its output, a configuration, a kernel.
 MAKE = """#!/bin/sh

@@ -1,6 +1,6 @@
 """The guest's side of the channel: one process for each session, and the messenger between them and the port.
 
-Runs as process 1 (``python -m guestmem.lab.agent``). It opens nothing of KVM itself, so every session forked from it
+Runs as process 1. It opens nothing of KVM itself, so every session forked from it
 is a fresh process. It looks into a frame only to see whether a session starts or must end.
 
 Invariant: when the host is gone from the port, ``run`` returns and the machine ends, whatever the sessions do.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from guestmem.backend import Backend
-from guestmem.lab import channel, command, guest, serve
+from guestmem.lab import channel, guest, serve
 from guestmem.version import __version__
 
 __all__ = ("Agent", "main")
@@ -97,6 +97,9 @@ class Agent:
         return True
 
     def _command(self, link: socket.socket, number: int, request: channel.Command) -> None:
+        # Here and not at the top: few starts need it, and every start would pay for it.
+        from guestmem.lab import command
+
         self._enter_host()
         os._exit(command.run(link, number, request))
 
@@ -198,7 +201,3 @@ def main() -> NoReturn:
     finally:
         guest.power_off()
     raise AssertionError("bug in guestmem: the machine did not end")
-
-
-if __name__ == "__main__":
-    main()

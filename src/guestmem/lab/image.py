@@ -29,9 +29,9 @@ from guestmem.lab.cpio import CpioWriter
 
 __all__ = ("libraries", "make_image", "pack")
 
-_ROOTS = ("guestmem.lab.agent", "guestmem.kvm")
+_ROOTS = ("guestmem.lab.agent", "guestmem.lab.command", "guestmem.kvm")
 # The interpreter looks these up itself, whatever the agent imports.
-_ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "runpy", "linecache")
+_ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "linecache")
 _UNCHECKED = 0b01  # PEP 552: a pyc with a hash that is not compared with any source
 _LDD_LINE = re.compile(r"\s*(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)")
 
