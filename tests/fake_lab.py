@@ -5,6 +5,7 @@ Everything between a backend's caller and the guest's agent is real: processes, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -27,12 +28,17 @@ os.write(port, channel.frame(0, channel.encode(channel.Hello("0", "0"))))
 """
 
 
+# What a session does that never answers; no longer than the agent lives, because it is no machine that takes it along.
+HANG = "[time.sleep(0.01) for _ in iter(os.getppid, 1)]"
+_TOKEN = f"a lab of the tests of {os.getpid()}"
+
+
 def fake_qemu(guest: str = AGENT) -> Qemu:
     """A process that runs guest (Python; port is its end of the channel, console of the console) as if it were QEMU."""
     port, far_port = socket.socketpair()
     console, far_console = socket.socketpair()
     inherit = (far_port.fileno(), far_console.fileno())
-    code = f"import os, signal, sys, time\nport, console = {inherit}\nos.dup2(console, 2)\n{guest}"
+    code = f"# {_TOKEN}\nimport os, signal, sys, time\nport, console = {inherit}\nos.dup2(console, 2)\n{guest}"
     try:
         return Qemu([sys.executable, "-c", code], inherit, port, console)
     finally:
@@ -51,6 +57,16 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def labs() -> set[int]:
+    """The processes of every fake lab of this process, sessions among them."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if _TOKEN.encode() in (path / "cmdline").read_bytes():
+                found.add(int(path.name))
+    return found
 
 
 def children() -> set[int]:

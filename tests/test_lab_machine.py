@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_lab import AGENT, HELLO, children, descriptors, eventually, fake_machine, fake_qemu, is_running
+from fake_lab import AGENT, HANG, HELLO, children, descriptors, eventually, fake_machine, fake_qemu, is_running, labs
 
 from guestmem.errors import BackendUnavailable
 from guestmem.lab import channel
@@ -25,6 +25,7 @@ def nothing_is_left() -> Iterator[None]:
     before = children(), descriptors()
     yield
     assert (children(), descriptors()) == before
+    assert eventually(lambda: not labs())
 
 
 def batch(*calls: channel.Call) -> channel.Batch:
@@ -138,7 +139,7 @@ def test_requests_of_several_threads_take_turns() -> None:
         assert all(isinstance(answer, channel.Done) for answer in answers)
 
 
-HANGING = AGENT.replace('Process(profile_named("v6.12"))', "time.sleep(1000)")
+HANGING = AGENT.replace('Process(profile_named("v6.12"))', HANG)
 DYING = AGENT.replace('Process(profile_named("v6.12"))', "os.kill(os.getpid(), 11)")
 FAILING = AGENT.replace('Process(profile_named("v6.12"))', "1 // 0")
 

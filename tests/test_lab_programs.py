@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_lab import fake_machine
+from fake_lab import eventually, fake_machine, labs
 
 from guestmem.lab import programs
 from guestmem.lab.errors import SessionFailed
@@ -19,7 +19,7 @@ from guestmem.lab.qemu import Hardware
 
 
 @pytest.fixture(autouse=True)
-def booted(monkeypatch: pytest.MonkeyPatch) -> list[Hardware]:
+def booted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Hardware]]:
     """Every lab is a stand-in; the hardware that was asked for."""
     asked: list[Hardware] = []
 
@@ -28,7 +28,8 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> list[Hardware]:
         return fake_machine()
 
     monkeypatch.setattr(programs, "boot", boot)
-    return asked
+    yield asked
+    assert eventually(lambda: not labs())
 
 
 class Streams:
@@ -38,9 +39,23 @@ class Streams:
         (tmp_path / "0").write_bytes(stdin)
         self.files = [(tmp_path / "0").open("rb"), (tmp_path / "1").open("w+b"), (tmp_path / "2").open("w+b")]
 
-    def run(self, *argv: str, limit_s: float = 60, environment: dict[str, str] | None = None) -> int:
+    def run(
+        self,
+        *argv: str,
+        limit_s: float = 60,
+        environment: dict[str, str] | None = None,
+        hardware: Hardware | None = None,
+    ) -> int:
         stdin, stdout, stderr = (file.fileno() for file in self.files)
-        return programs.exec_(argv, stdin=stdin, stdout=stdout, stderr=stderr, limit_s=limit_s, environment=environment)
+        return programs.exec_(
+            argv,
+            hardware=hardware,
+            environment=environment,
+            limit_s=limit_s,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+        )
 
     def written(self) -> tuple[bytes, bytes]:
         return os.pread(self.files[1].fileno(), 1 << 24, 0), os.pread(self.files[2].fileno(), 1 << 24, 0)

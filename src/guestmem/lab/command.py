@@ -11,6 +11,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -75,7 +76,10 @@ def _carry(link: socket.socket, session: int, program: _Program) -> int:
     while program.outputs:
         for fd, _ in poll.poll():
             if fd == link.fileno():
-                for _, body in frames.feed(link.recv(_CHUNK)):
+                data = link.recv(_CHUNK)
+                if not data:  # the messenger is gone, and this process group with it
+                    os.killpg(0, signal.SIGKILL)
+                for _, body in frames.feed(data):
                     _feed(program, channel.decode_request(body))
                     _send(link, session, channel.Accepted())
             elif data := _read(fd):
