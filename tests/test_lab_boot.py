@@ -94,6 +94,14 @@ def test_every_recorded_outcome_of_6_12_comes_out_again(machine: Machine, record
     assert different == []
 
 
+def test_it_opens_by_name_and_ends_with_its_block() -> None:
+    with guestmem.open("lab") as kvm:
+        assert isinstance(kvm.backend, lab.LabBackend)
+        assert kvm.check_extension(235) == 3
+        machine = kvm.backend.machine
+    assert not is_running(machine.pid)
+
+
 def test_private_memory_of_a_guest_is_not_what_the_host_sees(backend: lab.LabBackend) -> None:
     kvm = Kvm(backend)
     vm = kvm.create_vm(KVM_X86_SW_PROTECTED_VM)

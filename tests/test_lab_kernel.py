@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -233,6 +235,30 @@ def test_two_builds_at_once_compile_once(fake: Path, archive: str) -> None:
         thread.join()
     assert results[0] == results[1]
     assert made(fake) == ["configure", "compile"]
+
+
+LOCKER = """
+import sys, time
+from guestmem.lab import cache
+with cache.locked(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_build_waits_for_the_one_of_another_process_and_not_for_a_dead_one(fake: Path, archive: str) -> None:
+    key = build(archive).key
+    done: list[Kernel] = []
+    waiting = threading.Thread(target=lambda: done.append(build(archive)))
+    with subprocess.Popen([sys.executable, "-c", LOCKER, key], stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"locked\n"
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        other.kill()
+    waiting.join()
+    assert [kernel.key for kernel in done] == [key]
 
 
 def test_a_record_of_another_version_is_no_kernel(fake: Path, archive: str) -> None:

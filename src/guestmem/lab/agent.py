@@ -9,7 +9,6 @@ Invariant: when the host is gone from the port, ``run`` returns and the machine 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -120,8 +119,7 @@ class Agent:
         status = 1
         try:
             os.setsid()
-            far = socket.socket(fileno=fcntl.fcntl(link, fcntl.F_DUPFD_CLOEXEC, _LINK_FD))
-            link.detach()
+            far = socket.socket(fileno=os.dup2(link.detach(), _LINK_FD, inheritable=False))
             null = os.open("/dev/null", os.O_RDWR)
             os.dup2(null, 0)
             os.closerange(3, _LINK_FD)

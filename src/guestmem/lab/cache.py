@@ -7,15 +7,16 @@ these three are ever removed.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ("clean", "directory", "locked", "size")
 
+_between_threads = threading.Lock()  # lockf is between processes
 _PARTS = ("kernels", "work", "sources")
 
 
@@ -33,8 +34,8 @@ def locked(key: str) -> Iterator[None]:
     """Wait until no other process builds this key; the kernel drops the lock with the process, however it ends."""
     work = directory() / "work"
     work.mkdir(parents=True, exist_ok=True)
-    with (work / f"{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _between_threads, (work / f"{key}.lock").open("w") as lock:
+        os.lockf(lock.fileno(), os.F_LOCK, 0)
         yield
 
 

@@ -7,13 +7,11 @@ as the program ended; a program killed by a signal gives 128 + signal, as in a s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pty
 import select
 import signal
 import socket
-import struct
 import subprocess
 import termios
 from collections.abc import Callable
@@ -59,7 +57,7 @@ def _with_terminal(request: channel.Command) -> _Program:
     pid, terminal = pty.fork()
     if pid == 0:
         try:
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", request.rows, request.columns, 0, 0))
+            termios.tcsetwinsize(0, (request.rows, request.columns))
             os.execvpe(request.argv[0], list(request.argv), request.environment)
         except OSError as wrong:
             os.write(2, f"lab: {wrong}: {request.argv[0]}\r\n".encode())

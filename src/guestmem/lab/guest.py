@@ -1,17 +1,16 @@
 """The first process of the lab's machine: mounts, the port to the host, the end of the machine.
 
-Runs in the guest only, as process 1 and as root. mount(2) and reboot(2) have no binding in Python's library, so this
-is the one module of the lab that needs ctypes; it makes no other call through it.
+Runs in the guest only, as process 1 and as root.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import time
 from pathlib import Path
 
+from guestmem.kvm import libc
 from guestmem.lab.channel import HOST_TAG, PORT
 
 __all__ = ("enter_host", "mount", "mount_kernel_filesystems", "open_port", "power_off")
@@ -21,17 +20,13 @@ _MS_BIND = 4096
 _RB_POWER_OFF = 0x4321FEDC  # include/uapi/linux/reboot.h: LINUX_REBOOT_CMD_POWER_OFF
 _HOST = "/host"
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """mount(2); makes the target directory; OSError names the target."""
+    """mount(2); makes the target directory. KvmError (an OSError) names the target."""
     if not Path(target).is_dir():
         Path(target).mkdir(parents=True)
-    arguments = (source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode())
-    if _libc.mount(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"mount {kind or 'bind'}: {os.strerror(number)}", target)
+    arguments = (source.encode(), target.encode(), kind.encode(), flags, options.encode())
+    libc.call("mount", f"mount of {source} at {target}", *arguments)
 
 
 def mount_kernel_filesystems() -> None:
@@ -72,7 +67,7 @@ def open_port(limit_s: float = 10.0) -> int:
 
 def power_off() -> None:
     """End the machine now."""
-    _libc.reboot(ctypes.c_int(_RB_POWER_OFF))
+    libc.call("reboot", "power off", _RB_POWER_OFF)
 
 
 def _find_port() -> int:
