@@ -17,8 +17,8 @@ test: $(VENV)/.installed-dev  ## run the tests, doctests and documentation examp
 	$(BIN)/python -m pytest
 
 test-lab: $(VENV)/.installed-dev  ## build the lab's kernel unless it is built, and run the tests that boot it
-	$(BIN)/python -c 'from guestmem import lab; print(lab.build().release)'
-	$(BIN)/python -m pytest -m lab
+	$(BIN)/guestmem lab build
+	$(BIN)/python -m pytest --lab -m lab tests
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -46,14 +46,21 @@ def outcomes(backend: Backend, sequence: Sequence) -> list[Outcome]:
 
 
 def test_it_is_a_backend_with_every_call_of_the_protocol_and_the_same_arguments() -> None:
-    for name in serve.METHODS:
-        ours, wanted = inspect.signature(getattr(LabBackend, name)), inspect.signature(getattr(Backend, name))
+    for name, function in serve.METHODS.items():
+        ours, wanted = inspect.signature(getattr(LabBackend, name)), inspect.signature(function)
         assert list(ours.parameters.values()) == list(wanted.parameters.values()), name
         assert ours.return_annotation == wanted.return_annotation, name
 
 
 def test_the_calls_of_the_protocol_are_those_that_may_be_asked_for() -> None:
-    assert {"open_kvm", "close", "create_vm", "set_memory_attributes", "run_touch", "host_write"} <= serve.METHODS
+    assert {
+        "open_kvm",
+        "close",
+        "create_vm",
+        "set_memory_attributes",
+        "run_touch",
+        "mapped_pages",
+    } <= serve.METHODS.keys()
     assert not [name for name in serve.METHODS if name.startswith("_")]
 
 
@@ -74,6 +81,13 @@ def test_the_objects_work_over_it(lab: LabBackend) -> None:
     vcpu = vm.create_vcpu()
     vcpu.write(0, 0x1234)
     assert (vcpu.read(0), kvm.read(hva)) == (0x1234, 0)
+
+
+def test_the_count_of_what_is_mapped_comes_with_its_sizes(lab: LabBackend) -> None:
+    vm = lab.create_vm(lab.open_kvm(), 0)
+    lab.set_user_memory_region(vm, 0, 0, 0, 4096, lab.anonymous(4096, 3, 4096))
+    lab.run_touch(lab.create_vcpu(vm, 0), None, [guestmem.backend.Touch(0, "w", 8, 1)])
+    assert lab.mapped_pages(vm) == {4096: 1}
 
 
 def test_a_refusal_says_all_that_it_said_in_the_guest(lab: LabBackend) -> None:

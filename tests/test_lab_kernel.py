@@ -6,10 +6,10 @@ import errno
 import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 from pathlib import Path
 
+import fake_tools
 import pytest
 from fake_lab import eventually, is_running
 
@@ -19,52 +19,17 @@ from guestmem.lab.config import fragment
 from guestmem.lab.errors import BuildFailed
 from guestmem.lab.inventory import status
 from guestmem.lab.kernel import Kernel, Progress, build, built, find_kernel, missing_tools
-from guestmem.lab.source import Archive, Tree, find_source
-
-# A make that does what the build needs of it: its log, the place of its output, a configuration, a kernel.
-MAKE = """#!/bin/sh
-echo "$@" >> "$FAKE/made"
-for word in "$@"; do case "$word" in O=*) out=${word#O=};; KCONFIG_ALLCONFIG=*) asked=${word#*=};; esac; done
-if [ -n "$asked" ]; then
-    cat "$asked" > "$out/.config"
-    if [ -e "$FAKE/drop" ]; then sed -i "/$(cat "$FAKE/drop")=/d" "$out/.config"; fi
-    exit 0
-fi
-echo "  CC      init/main.o"
-if [ -e "$FAKE/fail" ]; then cat "$FAKE/fail"; exit 2; fi
-if [ -e "$FAKE/hang" ]; then sleep 1000 & echo $! > "$FAKE/hanging"; wait; fi
-mkdir -p "$out/include/config"
-echo 6.12.9-guestmem > "$out/include/config/kernel.release"
-echo kernel > "$out/vmlinux"
-"""
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the stand-ins on PATH, a cache of its own, and an archive of a source."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name in kernel.TOOLS:
-        (tools / name).write_text(MAKE if name == "make" else "#!/bin/sh\necho 12.2.0\n")
-        (tools / name).chmod(0o755)
-    for name in ("sh", "cat", "sed", "mkdir", "sleep", "tar", "gzip", "ls"):
-        found = shutil.which(name)
-        assert found
-        (tools / name).unlink(missing_ok=True)
-        (tools / name).symlink_to(found)
-    monkeypatch.setenv("PATH", str(tools))
-    monkeypatch.setenv("FAKE", str(tmp_path))
-    monkeypatch.setenv("GUESTMEM_CACHE", str(tmp_path / "cache"))
-    tree = tmp_path / "linux"
-    tree.mkdir()
-    (tree / "Kconfig").write_text("mainmenu\n")
-    with tarfile.open(tmp_path / "linux.tar.gz", "w:gz") as archive:
-        archive.add(tree, "linux-6.12.9")
-    return tmp_path
+    """The directory of the stand-ins."""
+    return fake_tools.lay_out(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def archive(fake: Path) -> str:
+    """An archive of a source."""
     return str(fake / "linux.tar.gz")
 
 
@@ -205,7 +170,7 @@ def test_what_is_no_source_is_refused(fake: Path) -> None:
     (fake / "linux" / "Kconfig").unlink()
     with pytest.raises(BuildFailed, match="no kernel source"):
         build(str(fake / "linux"))
-    with pytest.raises(BuildFailed, match="no kernel source at"):
+    with pytest.raises(ValueError, match="no kernel source at"):
         build(str(fake / "nowhere"))
     (fake / "broken.tar.gz").write_bytes(b"not a tar")
     with pytest.raises(BuildFailed, match="tar failed"):
@@ -216,7 +181,7 @@ def test_missing_tools_are_named_as_packages_before_anything_is_done(fake: Path,
     for name in ("flex", "ld"):
         (fake / "bin" / name).unlink()
     assert missing_tools() == ["binutils", "flex"]
-    with pytest.raises(BuildFailed, match="apt install binutils flex"):
+    with pytest.raises(BackendUnavailable, match="apt install binutils flex"):
         build(archive)
     assert not cache.directory().exists()
 
@@ -274,82 +239,3 @@ def test_clean_removes_what_the_lab_made_and_nothing_else(fake: Path, archive: s
     assert cache.clean() > 0
     assert [path.name for path in cache.directory().iterdir()] == ["notes"]
     assert cache.clean() == 0
-
-
-# -- where a source comes from ---------------------------------------------------------------------------------------
-
-APT = '#!/bin/sh\n[ "$1" = download ] || exit 9\necho "$2" >> "$FAKE/downloaded"\n: > "$2_1_all.deb"\n'
-DPKG = "#!/bin/sh\nmkdir -p usr/src && echo source > usr/src/linux-source-6.12.tar.xz\n"
-
-
-@pytest.fixture
-def debian(fake: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, script in (("apt-get", APT), ("dpkg-deb", DPKG)):
-        (fake / "bin" / name).write_text(script)
-        (fake / "bin" / name).chmod(0o755)
-    monkeypatch.setattr("guestmem.lab.source._INSTALLED", fake / "src")
-    return fake
-
-
-def test_a_version_is_downloaded_once_and_kept(debian: Path) -> None:
-    found = find_source("6.12")
-    assert found == find_source("6.12")
-    assert isinstance(found, Archive)
-    assert found.path.read_text() == "source\n"
-    assert (debian / "downloaded").read_text().splitlines() == ["linux-source-6.12"]
-    assert [path.name for path in (cache.directory() / "sources").iterdir()] == ["linux-source-6.12.tar.xz"]
-
-
-def test_an_installed_package_is_used_where_it_is(debian: Path) -> None:
-    (debian / "src").mkdir()
-    (debian / "src" / "linux-source-6.12.tar.xz").touch()
-    assert find_source("6.12") == Archive(debian / "src" / "linux-source-6.12.tar.xz")
-    assert not (debian / "downloaded").exists()
-
-
-def test_a_download_that_fails_says_why_and_leaves_nothing(debian: Path) -> None:
-    (debian / "bin" / "apt-get").write_text("#!/bin/sh\necho E: Unable to locate package >&2\nexit 100\n")
-    with pytest.raises(BuildFailed, match="Unable to locate package"):
-        find_source("6.12")
-    assert list((cache.directory() / "sources").iterdir()) == []
-
-
-def test_without_apt_a_path_is_asked_for(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guestmem.lab.source._INSTALLED", fake / "src")
-    with pytest.raises(BuildFailed, match="give the path"):
-        find_source("6.12")
-
-
-def test_a_path_is_remembered_in_full(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(fake)
-    assert find_source("linux") == Tree(fake / "linux")
-    assert find_source("./linux.tar.gz") == Archive(fake / "linux.tar.gz")
-    build("linux")
-    assert find_kernel(str(fake / "linux")).spec == str(fake / "linux")
-
-
-# -- what there is ---------------------------------------------------------------------------------------------------
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("GUESTMEM_CACHE", str(tmp_path / "ours"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.directory() == tmp_path / "ours" / "lab"
-    monkeypatch.delenv("GUESTMEM_CACHE")
-    assert cache.directory() == tmp_path / "xdg" / "guestmem" / "lab"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.directory() == tmp_path / ".cache" / "guestmem" / "lab"
-
-
-def test_status_says_what_is_ready_and_what_is_missing(fake: Path, archive: str) -> None:
-    before = status()
-    assert (before.qemu, before.kernels, before.is_ready, before.size) == ("", (), False, 0)
-    qemu = fake / "bin" / "qemu-system-x86_64"
-    qemu.write_text("#!/bin/sh\necho QEMU emulator version 7.2.22\necho Copyright\n")
-    qemu.chmod(0o755)
-    assert (status().qemu, status().is_ready) == ("QEMU emulator version 7.2.22", False)
-    done = build(archive)
-    after = status()
-    assert (after.kernels, after.is_ready, after.missing_tools) == ((done,), True, ())
-    assert after.size > 0

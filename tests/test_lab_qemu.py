@@ -35,7 +35,7 @@ def test_everything_it_gets_is_an_inherited_descriptor() -> None:
         "socket,id=console,fd=9",
         "socket,id=port,fd=8",
     ]
-    assert [argument for argument in line if "path=" in argument and "fd" not in argument] == [value(line, "-virtfs")]
+    assert [argument for argument in line if "path=" in argument] == [value(line, "-fsdev")]
 
 
 @pytest.mark.parametrize(("memory", "written"), [(2 * GIB, "2048M"), (512 * MIB, "512M"), (3 * GIB + MIB, "3073M")])
@@ -45,15 +45,14 @@ def test_memory_and_processors_are_as_asked(memory: int, written: str) -> None:
 
 
 def test_the_hosts_files_are_lent_read_only_and_only_when_asked() -> None:
-    assert "-virtfs" not in arguments(Hardware())
-    assert "readonly=on" in value(arguments(Hardware(host_files=True)), "-virtfs").split(",")
+    assert not [argument for argument in arguments(Hardware()) if "9p" in argument or "path=" in argument]
+    assert {"path=/", "readonly=on"} <= set(value(arguments(Hardware(host_files=True)), "-fsdev").split(","))
 
 
-def test_kernel_arguments_stand_before_those_of_the_agent() -> None:
+def test_kernel_arguments_are_the_kernels_and_not_its_first_process() -> None:
     append = value(arguments(Hardware(kernel_arguments=("hugepagesz=1G", "hugepages=1"))), "-append")
-    kernel, agent = append.split(" -- ")
-    assert kernel.endswith("hugepagesz=1G hugepages=1")
-    assert agent.endswith("main()")
+    assert append.endswith(" hugepagesz=1G hugepages=1")
+    assert "--" not in append.split(), "QEMU tells the kernel of its devices after them"
 
 
 def test_a_panic_is_the_end_of_qemu() -> None:

@@ -57,9 +57,8 @@ def open(
     # Imported here so that `guestmem --help` does not pay for a backend.
     from guestmem.objects import Kvm
 
-    if backend in ("kvm", "lab"):
-        if profile is not None or machine is not None or rule is not None:
-            raise ValueError("profile, machine and rule are the model's; a real kernel cannot be told what it is")
+    if backend in ("kvm", "lab") and (profile is not None or machine is not None or rule is not None):
+        raise ValueError("profile, machine and rule are the model's; a real kernel cannot be told what it is")
     if backend == "kvm":
         from guestmem.kvm import KvmBackend
 

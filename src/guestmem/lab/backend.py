@@ -13,6 +13,7 @@ from typing import Any
 
 from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFault, Touch
 from guestmem.errors import BackendUnavailable, HostSignal, NotVisible
+from guestmem.kvm.guest import BOOT_PAGES
 from guestmem.lab import channel
 from guestmem.lab.errors import SessionFailed
 from guestmem.lab.machine import ANSWER_LIMIT_S, Machine
@@ -29,6 +30,7 @@ class LabBackend:
     """
 
     name = "lab"
+    boot_pages = BOOT_PAGES
 
     def __init__(self, machine: Machine, *, owns_machine: bool = False, answer_limit_s: float = ANSWER_LIMIT_S) -> None:
         self.machine = machine
@@ -167,6 +169,11 @@ class LabBackend:
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
         """KVM_PRE_FAULT_MEMORY."""
         answer: PreFault = self._value(PreFault, "pre_fault_memory", fd, gpa, size, flags)
+        return answer
+
+    def mapped_pages(self, fd: int) -> dict[int, int]:
+        """Leaves of a VM by page size in bytes (``backend.Statistics``)."""
+        answer: dict[int, int] = self._value(dict[int, int], "mapped_pages", fd)
         return answer
 
     # -- host memory: the guest process's ----------------------------------------------------------------------------

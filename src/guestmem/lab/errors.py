@@ -15,6 +15,13 @@ class _WithConsole(Exception):
         self.reason = reason
         self.console = console
 
+    @property
+    def line(self) -> str:
+        """The reason and the console's last line, on one line."""
+        last = self.console.strip().rpartition("\n")[2].strip()
+        reason = " ".join(self.reason.split())
+        return f"{reason}; the last line of its console: {last}" if last else reason
+
 
 class LabFailed(_WithConsole):
     """The lab's machine ended or stopped answering; ``console`` is the end of what its kernel printed."""

@@ -19,13 +19,14 @@ __all__ = ("Status", "status")
 class Status(msgspec.Struct, frozen=True):
     """The lab on this host. qemu is its version line, "" if there is none; directory is the cache.
 
-    unfinished are keys of builds that were interrupted, missing_tools the Debian packages a build would need; size is
-    in bytes on disk.
+    usable are the keys of those kernels that have today's configuration, unfinished those of builds that were
+    interrupted; missing_tools are the Debian packages a build would need; size is in bytes on disk.
     """
 
     qemu: str
     directory: str
     kernels: tuple[Kernel, ...]
+    usable: tuple[str, ...]
     unfinished: tuple[str, ...]
     missing_tools: tuple[str, ...]
     size: int
@@ -33,7 +34,7 @@ class Status(msgspec.Struct, frozen=True):
     @property
     def is_ready(self) -> bool:
         """Whether a lab can be booted: QEMU is here and a kernel of today's configuration is built."""
-        return bool(self.qemu) and any(kernel.config == config_key(fragment()) for kernel in self.kernels)
+        return bool(self.qemu and self.usable)
 
 
 def status() -> Status:
@@ -41,7 +42,8 @@ def status() -> Status:
     work = cache.directory() / "work"
     unfinished = tuple(sorted(path.name for path in work.glob("*") if path.is_dir()))
     kernels, lacking = tuple(built()), tuple(missing_tools())
-    return Status(_qemu(), str(cache.directory()), kernels, unfinished, lacking, cache.size(cache.directory()))
+    usable = tuple(kernel.key for kernel in kernels if kernel.config == config_key(fragment()))
+    return Status(_qemu(), str(cache.directory()), kernels, usable, unfinished, lacking, cache.size(cache.directory()))
 
 
 def _qemu() -> str:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +45,8 @@ TOOLS = {
     "xz": "xz-utils",
 }
 _LIBELF = "libelf-dev"  # objtool, a program of the build itself, includes gelf.h
-_STEPS = 1700  # lines make prints for 6.12: a scale for the progress bar, not a promise
-_TAIL = 15  # lines of the log that an error shows
+_STEPS = 1270  # lines make prints for 6.12: a scale for the progress bar, not a promise
+_TAIL = 40  # lines of the log in which the reason of a failure is looked for
 
 Stage = Literal["wait", "fetch", "unpack", "configure", "compile", "install"]
 
@@ -85,11 +85,12 @@ class Kernel(msgspec.Struct, frozen=True):
 def build(spec: str = DEFAULT, jobs: int = 0, progress: Callable[[Progress], None] = lambda _: None) -> Kernel:
     """Build a kernel unless it is built already; BuildFailed says why not. jobs 0: as many as there are CPUs.
 
-    From a tree of the user's it always runs make, which does what changed there.
+    BackendUnavailable names the packages whose tools are missing, ValueError a path where nothing is. From a tree of
+    the user's it always runs make, which does what changed there.
     """
     lacking = missing_tools()
     if lacking:
-        raise BuildFailed(f"a kernel build needs {', '.join(lacking)}; on Debian: apt install {' '.join(lacking)}")
+        raise BackendUnavailable(f"a kernel build needs more tools; on Debian: apt install {' '.join(lacking)}")
     progress(Progress("fetch"))
     source = find_source(spec)
     key = _key(source)
@@ -199,7 +200,7 @@ class _Build:
         self.call(["make", "-C", str(self.tree), f"O={self.out}", *fixed, *arguments], stage)
 
     def call(self, command: list[str], stage: Stage) -> None:
-        """Run a command with its output in the log; BuildFailed shows the end of it."""
+        """Run a command with its output in the log; BuildFailed shows what of it tells most."""
         tail: deque[str] = deque(maxlen=_TAIL)
         log = self.work / "log"
         with log.open("a") as kept, _process_group(command) as process:
@@ -209,7 +210,13 @@ class _Build:
                 tail.append(line)
                 self.progress(Progress(stage, count, max(_STEPS, count) if stage == "compile" else 0))
         if process.returncode != 0:
-            raise BuildFailed(f"{command[0]} failed ({process.returncode}); the whole log is {log}\n{''.join(tail)}")
+            raise BuildFailed(f"{command[0]} failed ({process.returncode}): {_telling(tail)}; the whole log is {log}")
+
+
+def _telling(tail: Iterable[str]) -> str:
+    """The line of a failed command's output that most likely says why: make goes on after it for a while."""
+    lines = [line.strip() for line in tail if line.strip()] or ["it printed nothing"]
+    return next((line for line in lines if "error:" in line or "o space" in line), lines[-1])
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """One session's process in the guest: a backend, and the calls that arrive for it.
 
 The backend is ``guestmem.kvm``'s in the lab; any other will do (tests use the model). Methods and the types of their
-arguments are those of the protocol ``guestmem.backend.Backend``: what is not there cannot be called.
+arguments are those of the protocols ``Backend`` and ``Statistics``: what is not there cannot be called.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from guestmem.backend import Backend
+from guestmem.backend import Backend, Statistics
 from guestmem.errors import BackendUnavailable, HostSignal, KvmError, NotVisible
 from guestmem.lab import channel
 
 __all__ = ("METHODS", "answer", "serve")
 
 _CHUNK = 1 << 16
-METHODS = frozenset(name for name in vars(Backend) if not name.startswith("_") and callable(getattr(Backend, name)))
+METHODS = {
+    name: function
+    for protocol in (Backend, Statistics)
+    for name, function in vars(protocol).items()
+    if not name.startswith("_") and callable(function)
+}
 
 
 def serve(link: socket.socket, session: int, backend: Backend) -> None:
@@ -75,6 +80,6 @@ def _typed(method: str, arguments: list[Any]) -> list[Any]:
 def _argument_types(method: str) -> tuple[Any, ...]:
     if method not in METHODS:
         raise channel.ProtocolError(f"a backend has no {method!r}")
-    function: Callable[..., Any] = getattr(Backend, method)
+    function: Callable[..., Any] = METHODS[method]
     hints = typing.get_type_hints(function)
     return tuple(hints[name] for name in inspect.signature(function).parameters if name != "self")

@@ -68,7 +68,7 @@ def spec_of(spec: str) -> str:
 
 
 def find_source(spec: str) -> Source:
-    """The source that spec names, downloading the package if it must; BuildFailed says what is missing."""
+    """The source that spec names, downloading the package if it must; BuildFailed, or ValueError where nothing is."""
     if is_version(spec):
         return Archive(_package(f"linux-source-{spec}"))
     path = Path(spec_of(spec))
@@ -76,9 +76,7 @@ def find_source(spec: str) -> Source:
         return Tree(path)
     if path.is_file():
         return Archive(path)
-    raise BuildFailed(
-        f"no kernel source at {path}; give a version such as 6.12, a source tree, or a tar archive of one"
-    )
+    raise ValueError(f"no kernel source at {path}; give a version such as 6.12, a source tree, or a tar archive of one")
 
 
 def _package(name: str) -> Path:
@@ -93,7 +91,11 @@ def _package(name: str) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _run(["apt-get", "download", name], partial, f"cannot download {name}; try: apt-get update")
+        _run(
+            ["apt-get", "download", name],
+            partial,
+            f"cannot download {name}; run apt-get update, or give a path",
+        )
         package = next(partial.glob("*.deb"))
         _run(["dpkg-deb", "--extract", package.name, "."], partial, f"cannot unpack {package.name}")
         return (partial / "usr" / "src" / f"{name}.tar.xz").rename(kept / f"{name}.tar.xz")
@@ -104,4 +106,4 @@ def _package(name: str) -> Path:
 def _run(command: list[str], directory: Path, failure: str) -> None:
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
-        raise BuildFailed(f"{failure}: {done.stderr.strip()[-1000:]}")
+        raise BuildFailed(f"{failure}: {' '.join(done.stderr.split())[-300:]}")
