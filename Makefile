@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench docs clean
+.PHONY: help run test test-lab lint bench docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,6 +15,10 @@ run: $(VENV)/.installed  ## run recordings of real kernels on the model and comp
 
 test: $(VENV)/.installed-dev  ## run the tests, doctests and documentation examples among them
 	$(BIN)/python -m pytest
+
+test-lab: $(VENV)/.installed-dev  ## build the lab's kernel unless it is built, and run the tests that boot it
+	$(BIN)/guestmem lab build
+	$(BIN)/python -m pytest --lab -m lab tests
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from guestmem.cli import diff, explain, fuzz, run
+from guestmem.cli import diff, explain, fuzz, lab, run
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -23,6 +23,7 @@ app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("diff", epilog=diff.EXAMPLES)(diff.diff)
 app.command("fuzz", epilog=fuzz.EXAMPLES)(fuzz.fuzz)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.add_typer(lab.app, name="lab")
 
 
 def _version(value: bool) -> None:
@@ -39,8 +40,12 @@ def _guestmem(
 
 
 def main() -> None:
-    """The console script: one line on stderr and exit 2 for bad input, 4 for what is missing here; ctrl-C is 130."""
+    """The console script: one line on stderr and exit 1 for what failed, 2 for bad input, 4 for what is missing here.
+
+    ctrl-C is 130.
+    """
     from guestmem.errors import BackendUnavailable
+    from guestmem.lab.errors import BuildFailed, LabFailed, SessionFailed
     from guestmem.transcript.reader import RecordingError
 
     try:
@@ -49,6 +54,10 @@ def main() -> None:
         _fail(str(error))
     except BackendUnavailable as error:
         _fail(str(error), 4)
+    except BuildFailed as error:
+        _fail(str(error), 1)
+    except (LabFailed, SessionFailed) as error:
+        _fail(error.line, 1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away: nothing left to say
         raise SystemExit(0) from None

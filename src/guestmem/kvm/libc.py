@@ -3,7 +3,7 @@
 Python's own wrappers (os, mmap, fcntl) check, retry or convert arguments; here -1, 9999 or an odd whence must reach the
 kernel, and its errno must come back. Numbers are converted to the C types below modulo their width, except descriptors:
 2**32 would become 0, and close() of it would close what the program has there, so what no C int holds is passed as -1.
-Only the calls that ``guestmem.kvm`` makes are declared.
+Only the calls that ``guestmem.kvm`` and the first process of the lab make are declared.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ _SIGNATURES: Final[Mapping[str, tuple[tuple[Any, ...], Any]]] = MappingProxyType
         "timer_create": ((c_int, c_void_p, c_void_p), c_int),
         "timer_settime": ((c_void_p, c_int, c_void_p, c_void_p), c_int),
         "timer_delete": ((c_void_p,), c_int),
+        "mount": ((c_char_p, c_char_p, c_char_p, c_ulong, c_char_p), c_int),
+        "reboot": ((c_int,), c_int),
     }
 )
 

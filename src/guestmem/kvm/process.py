@@ -13,8 +13,9 @@ from types import TracebackType
 
 from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFault, Touch
 from guestmem.errors import BackendUnavailable, KvmError
-from guestmem.kvm import structs
+from guestmem.kvm import statistics, structs
 from guestmem.kvm.files import Files, open_device
+from guestmem.kvm.guest import BOOT_PAGES
 from guestmem.kvm.machines import Machines
 from guestmem.kvm.memory import Memory
 from guestmem.kvm.vcpu import ioctl
@@ -29,6 +30,7 @@ class KvmBackend:
     """
 
     name = "kvm"
+    boot_pages = BOOT_PAGES
 
     def __init__(self) -> None:
         if platform.system() != "Linux" or platform.machine() != "x86_64":
@@ -189,6 +191,10 @@ class KvmBackend:
             refused = error
         gpa_out, size_out = (structs.PRE_FAULT_MEMORY.get(block, name) for name in ("gpa", "size"))
         return PreFault(gpa_out, size_out, refused)
+
+    def mapped_pages(self, fd: int) -> dict[int, int]:
+        """Leaves of a VM by page size in bytes (``backend.Statistics``)."""
+        return statistics.mapped_pages(fd)
 
     # -- host memory ------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,7 @@ class Process:
     """One process on a modelled host; the backend "model"."""
 
     name = "model"
+    boot_pages = 0  # no code runs
 
     def __init__(self, profile: Profile = V7_2, machine: Machine | None = None, rule: Rule = DEFAULT) -> None:
         self.profile = profile
@@ -289,6 +290,11 @@ class Process:
         except KvmError as refused:
             return PreFault(gpa, size, refused)
         return vcpu.pre_fault(PreFaultRequest(vcpu, gpa, size, flags))
+
+    def mapped_pages(self, fd: int) -> dict[int, int]:
+        """Leaves of a VM by page size in bytes (``backend.Statistics``)."""
+        vm = self.vm_of(fd)
+        return {vm.page_size << order: count for order, count in vm.stage2.count().items()}
 
     # -- host memory -------------------------------------------------------------------------------------------------
 
