@@ -13,18 +13,31 @@ from guestmem.model.capabilities import CAPABILITIES
 from guestmem.transcript import vocabulary as v
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 
-__all__ = ("DIVERGENCES", "Divergence", "divergence_of")
+__all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
 
 Exits = Sequence[v.RecordedExit] | None
-Recognise = Callable[[v.Operation, Exits, Sequence[v.Operation]], bool]
+
+
+_RECORDED_WITH_SHADOW_PAGING = ("618", "v6.18")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a difference comes after: the sequence's begin line and its operations so far."""
+
+    begin: v.Begin
+    operations: Sequence[v.Operation]
+
+
+Recognise = Callable[[v.Operation, Exits, History | None], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """One listed difference. ``recognise`` is None where it cannot be seen in a recording.
 
-    It is asked with the operation, the exits recorded for a guest touch, and the operations before it. ``lasting``:
-    what follows in the sequence may differ because of it.
+    It is asked with the operation, the exits recorded for a guest touch, and what came before. ``lasting``: what
+    follows in the sequence may differ because of it.
     """
 
     name: str
@@ -34,24 +47,31 @@ class Divergence:
     lasting: bool = True
 
 
-def _stale_mmio(operation: v.Operation, exits: Exits, before: Sequence[v.Operation]) -> bool:
+def _stale_mmio(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     return any(exit.anomaly == "stale_mmio" for exit in exits or ())
 
 
-def _livelock(operation: v.Operation, exits: Exits, before: Sequence[v.Operation]) -> bool:
+def _livelock(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     return isinstance(operation, v.PreFault) and operation.livelock
 
 
-def _guard_region(operation: v.Operation, exits: Exits, before: Sequence[v.Operation]) -> bool:
+def _guard_region(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     return isinstance(operation, v.Madvise) and operation.advice in (102, 103)
 
 
-def _shadow_prefetch(operation: v.Operation, exits: Exits, before: Sequence[v.Operation]) -> bool:
+def _shadow_paging(begin: v.Begin) -> bool:
+    """As the begin line says, else as on the machine that recorded 6.18."""
+    if begin.two_dimensional_paging is None:
+        return begin.profile in _RECORDED_WITH_SHADOW_PAGING
+    return not begin.two_dimensional_paging
+
+
+def _shadow_prefetch(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     """Some guest_memfd slot has a userspace_addr that is host-writable and not the very bytes it is bound to."""
-    if not isinstance(operation, v.RunTouch | v.HostRead):
+    if before is None or not _shadow_paging(before.begin) or not isinstance(operation, v.RunTouch | v.HostRead):
         return False
-    mapped = {each.out: each for each in before if isinstance(each, v.Mmap)}
-    for slot in before:
+    mapped = {each.out: each for each in before.operations if isinstance(each, v.Mmap)}
+    for slot in before.operations:
         if isinstance(slot, v.SetUserMemoryRegion2) and slot.flags & KVM_MEM_GUEST_MEMFD and slot.size:
             where = slot.userspace_addr
             if where.buf in ("A", "B", "C"):
@@ -63,7 +83,7 @@ def _shadow_prefetch(operation: v.Operation, exits: Exits, before: Sequence[v.Op
     return False
 
 
-def _foreign_capability(operation: v.Operation, exits: Exits, before: Sequence[v.Operation]) -> bool:
+def _foreign_capability(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     return isinstance(operation, v.CheckExtension) and operation.cap not in CAPABILITIES
 
 
@@ -138,7 +158,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
 )
 
 
-def divergence_of(operation: v.Operation, exits: Exits, before: Sequence[v.Operation] = ()) -> Divergence | None:
+def divergence_of(operation: v.Operation, exits: Exits, before: History | None = None) -> Divergence | None:
     """The listed divergence that an observed difference falls under, if any; before: what ran before it."""
     for divergence in DIVERGENCES:
         if divergence.recognise is not None and divergence.recognise(operation, exits, before):

@@ -39,11 +39,14 @@ def diff(
     Only the first difference of a sequence counts: what follows may be its consequence. What the recording itself
     observed is not looked at.
     """
+    from contextlib import closing
+
     from guestmem.transcript.collect import collect
     from guestmem.transcript.places import pair_named
 
     a, b = pair_named(on, profile)
-    collected = collect(recordings, a, b)
+    with closing(a), closing(b):
+        collected = collect(recordings, a, b)
     if json:
         _print_json(collected, a.name, b.name)
     else:

@@ -46,17 +46,21 @@ def fuzz(
 
     Seeds S to S+N-1 give the same sequences every time, so a run goes on from where the last one ended: --seed S+N.
     """
+    from contextlib import closing
+
     from guestmem.fuzz.campaign import Figures, causes, open_campaign, run_seeds
     from guestmem.transcript.places import pair_named
 
-    campaign = open_campaign(*pair_named(on, profile))
     figures, stopped = Figures(), False
     groups: list[Group] = []
-    try:
-        _count(run_seeds(campaign, seed, sequences), figures, sequences)
-        groups = causes(campaign, figures.differ, shrink_s)
-    except KeyboardInterrupt:
-        stopped = True
+    a, b = pair_named(on, profile)
+    with closing(a), closing(b):
+        campaign = open_campaign(a, b)
+        try:
+            _count(run_seeds(campaign, seed, sequences), figures, sequences)
+            groups = causes(campaign, figures.differ, shrink_s)
+        except KeyboardInterrupt:
+            stopped = True
     written = [] if out is None else _write(out, groups)
     if json:
         typer.echo(as_json(_plain(campaign, figures, groups)))

@@ -49,7 +49,7 @@ def run(
     Each sequence is a fresh process. A guest touch counts as an operation of its own. A recording without outcomes is
     simply run. On a real kernel, what would cost it unbounded memory is not issued and counted apart.
     """
-    from contextlib import nullcontext
+    from contextlib import closing, nullcontext
 
     from guestmem.transcript.places import place_named
     from guestmem.transcript.record import writing
@@ -59,6 +59,7 @@ def run(
         raise ValueError("--profile says which kernel the model is; a real kernel cannot be told")
     place = place_named(on, profile)
     with (
+        closing(place),
         writing(record) if record else nullcontext() as write,
         _progress(len(recordings)) as (next_file, next_sequence),
     ):

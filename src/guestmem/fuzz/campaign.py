@@ -105,7 +105,14 @@ def _begin_of(campaign: Campaign, seed: int) -> Begin:
     nothing = Begin(seq="")
     profile = campaign.a.profile(nothing) or campaign.b.profile(nothing)
     title = f"fuzz on {campaign.a.name} and {campaign.b.name}"
-    return Begin(seq=f"fuzz-{seed}", kind="fuzz", profile=profile, seed=seed, title=title)
+    return Begin(
+        seq=f"fuzz-{seed}",
+        kind="fuzz",
+        profile=profile,
+        seed=seed,
+        title=title,
+        two_dimensional_paging=campaign.scope.two_dimensional_paging,
+    )
 
 
 def compare_seed(campaign: Campaign, seed: int) -> Pair:
@@ -115,6 +122,9 @@ def compare_seed(campaign: Campaign, seed: int) -> Pair:
 
 def run_seeds(campaign: Campaign, first: int, count: int) -> Iterator[Seed]:
     """What became of each seed from ``first`` on, in order."""
+    if not all(_can_fork(place) for place in (campaign.a, campaign.b)):
+        yield from (_became(campaign, seed) for seed in range(first, first + count))
+        return
     inside = replace(campaign, a=_here(campaign.a), b=_here(campaign.b))
     seed, end = first, first + count
     while seed < end:
@@ -155,6 +165,11 @@ def _shrunk(campaign: Campaign, found: Difference, shrink_s: float) -> Differenc
     return best
 
 
+def _can_fork(place: Place) -> bool:
+    """A machine of its own is talked to by one process, and needs no child to be safe from."""
+    return place.isolate or not place.real
+
+
 def _here(place: Place) -> Place:
     """The place without a child of its own: the chunk is in one already."""
     return replace(place, isolate=False)
@@ -162,6 +177,10 @@ def _here(place: Place) -> Place:
 
 def _chunk(campaign: Campaign, seeds: range) -> Iterator[bytes]:
     for seed in seeds:
-        pair = compare_seed(campaign, seed)
-        known = tuple(each.cause.divergence for each in pair.known)
-        yield msgspec.msgpack.encode(Seed(seed, pair.operations, pair.skipped, known, pair.new is not None))
+        yield msgspec.msgpack.encode(_became(campaign, seed))
+
+
+def _became(campaign: Campaign, seed: int) -> Seed:
+    pair = compare_seed(campaign, seed)
+    known = tuple(each.cause.divergence for each in pair.known)
+    return Seed(seed, pair.operations, pair.skipped, known, pair.new is not None)

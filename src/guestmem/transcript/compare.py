@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import UNSET
 
 from guestmem.backend import Exit
-from guestmem.divergences import Divergence, divergence_of
+from guestmem.divergences import Divergence, History, divergence_of
 from guestmem.transcript import vocabulary as v
 from guestmem.transcript.runner import Outcome
 
@@ -60,9 +60,9 @@ def verdict(
     got: Any,
     outcome: Outcome,
     exits: Sequence[v.RecordedExit] | None = None,
-    before: Sequence[v.Operation] = (),
+    before: History | None = None,
 ) -> Verdict:
-    """Compare what was expected (None: nothing) with what an outcome gave; before: the operations run before it."""
+    """Compare what was expected (None: nothing) with what an outcome gave; before: what the operation came after."""
     skipped = outcome.observed.get("skipped", "")
     agreed = expected is None or expected == got
     divergence = None if agreed or skipped else divergence_of(operation, exits, before)

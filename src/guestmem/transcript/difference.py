@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from guestmem.divergences import History
 from guestmem.transcript import vocabulary as v
 from guestmem.transcript.compare import Verdict, seen, verdict
 from guestmem.transcript.runner import Outcome
@@ -68,7 +69,7 @@ def first_difference(
         if "skipped" in on_a.observed or "skipped" in on_b.observed:
             pair.skipped += 1
             continue
-        for compared in _verdicts(operation, on_a, on_b, operations[:index]):
+        for compared in _verdicts(operation, on_a, on_b, History(begin, operations[:index])):
             pair.operations += 1
             if compared.agreed:
                 continue
@@ -114,7 +115,7 @@ _WORDS = {
 }
 
 
-def _verdicts(operation: v.Operation, a: Outcome, b: Outcome, before: Sequence[v.Operation]) -> Iterable[Verdict]:
+def _verdicts(operation: v.Operation, a: Outcome, b: Outcome, before: History) -> Iterable[Verdict]:
     parts_a, parts_b = list(seen(operation, a)), list(seen(operation, b))
     if len(parts_a) != len(parts_b):  # one side ran no guest at all: the whole is what can be compared
         whole = [{"result": each.result, "errno": each.errno, **each.observed} for each in (a, b)]

@@ -79,10 +79,14 @@ def play_in_child(
             yield msgspec.msgpack.decode(message, type=Outcome)
             done += 1
     except ChildEnded as ended:
-        if done < len(operations):
-            yield Outcome(observed={"process_ended": str(ended)}, reason=f"the process: {ended}")
-            done += 1
-    for _ in operations[done:]:
+        yield from _after_the_end(str(ended), len(operations) - done)
+
+
+def _after_the_end(how: str, operations: int) -> Iterator[Outcome]:
+    """The outcomes of the operation that ended the process, and of those that it could not make any more."""
+    if operations:
+        yield Outcome(observed={"process_ended": how}, reason=f"the process: {how}")
+    for _ in range(1, operations):
         yield skipped("the process had ended")
 
 
@@ -91,6 +95,7 @@ class Place:
     """A kernel to run sequences on, each in a fresh process.
 
     ``title`` says which kernel it is for a sequence, ``profile`` which profile a model of it would have ("": unknown).
+    ``close`` ends what all sequences share. ``ends``: the exceptions by which a backend says that its process is gone.
 
     real: it does as it is told, so that ``Limits`` hold. isolate: it is the one this machine runs on, so that each
     sequence gets a child process.
@@ -102,6 +107,8 @@ class Place:
     profile: Callable[[v.Begin], str]
     real: bool = False
     isolate: bool = False
+    close: Callable[[], None] = lambda: None
+    ends: tuple[type[Exception], ...] = ()
 
     def run(self, begin: v.Begin, operations: Sequence[v.Operation], *, limited: bool = False) -> Outcomes:
         """Outcomes in order; limited: hold a model to the limits of a real kernel too."""
@@ -110,7 +117,12 @@ class Place:
             yield from play_in_child(lambda: self.open(begin), operations, limits)
             return
         backend = self.open(begin)
+        done = 0
         try:
-            yield from play(backend, operations, limits)
+            for outcome in play(backend, operations, limits):
+                yield outcome
+                done += 1
+        except self.ends as gone:
+            yield from _after_the_end(str(gone), len(operations) - done)
         finally:
             backend.shutdown()
