@@ -1,0 +1,288 @@
+"""Which bytes of a layout can be mapped at which level, in closed form, each lost byte with its reason.
+
+For a level with page size P a naturally aligned frame of guest-physical space can be mapped when it lies wholly in one
+slot, all its pages have the same attribute, and what backs it allows: for shared pages GPA and HVA congruent modulo P
+(kvm_alloc_memslot_metadata), no dirty logging, a host mapping of at least P; for private pages what the guest_memfd
+hands out. Costs one step per run of attributes and never one per page, so an exabyte costs what a megabyte does.
+
+This and the model are the only places where a level is decided; a property test holds them together. Sizes are bytes,
+a level is named by its page size. ``mapped[i]`` counts bytes that can be mapped with sizes[i] *or larger*, so at every
+level mapped plus lost is the size of the slot.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from guestmem.layout.binding import RELEASED, BindingLimit, FileLimits
+from guestmem.layout.reasons import Reason
+from guestmem.layout.refusal import refusals
+from guestmem.layout.value import Backing, File, Layout, Range, Slot
+from guestmem.units import GIB, KIB, MIB, align_down, align_up
+
+__all__ = ("Coverage", "Host", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What kernel and host can do: leaf sizes ascending (sizes[0] is the base page), and how they back memory.
+
+    thp: anonymous and shmem memory counts as possible up to sizes[1]; nobody can promise it. files: how a guest_memfd
+    is taken; the default is released kernels, where it hands out base pages only.
+    """
+
+    sizes: tuple[int, ...] = (4 * KIB, 2 * MIB, GIB)
+    thp: bool = True
+    files: FileLimits = RELEASED
+
+    def largest(self, backing: Backing) -> int:
+        """The largest leaf a host mapping of this backing can have, bytes."""
+        if self.thp and backing.transparent:
+            return max(backing.page_size, self.sizes[min(1, len(self.sizes) - 1)])
+        return backing.page_size
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Bytes [start, end) of guest-physical space with one verdict for a level: mappable (None) or the reason."""
+
+    start: int
+    end: int
+    reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """``size`` bytes that cannot be mapped with pages of ``page_size`` bytes, for one reason."""
+
+    page_size: int
+    reason: Reason
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotCoverage:
+    """The verdict on one slot; segments[i] covers the slot for sizes[i] without gap or overlap."""
+
+    slot: Slot
+    sizes: tuple[int, ...]
+    segments: tuple[tuple[Segment, ...], ...]
+    mapped: tuple[int, ...]
+    lost: tuple[Lost, ...]
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Page-table leaves of each size when every byte is mapped as large as it can be."""
+        return _leaves(self.sizes, self.mapped)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The verdict on a layout: one SlotCoverage per slot, in the layout's order."""
+
+    layout: Layout
+    host: Host
+    slots: tuple[SlotCoverage, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes in all slots."""
+        return sum(item.slot.size for item in self.slots)
+
+    @property
+    def mapped(self) -> tuple[int, ...]:
+        """Bytes that can be mapped with each size or larger."""
+        return tuple(sum(item.mapped[i] for item in self.slots) for i in range(len(self.host.sizes)))
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Page-table leaves of each size."""
+        return _leaves(self.host.sizes, self.mapped)
+
+    @property
+    def lost(self) -> tuple[Lost, ...]:
+        """Lost bytes of all slots by level and reason, ascending by level, in the order of the reasons."""
+        sums: dict[tuple[int, Reason], int] = {}
+        for item in self.slots:
+            for lost in item.lost:
+                sums[lost.page_size, lost.reason] = sums.get((lost.page_size, lost.reason), 0) + lost.size
+        return tuple(
+            Lost(page_size, reason, sums[page_size, reason])
+            for page_size in self.host.sizes
+            for reason in Reason
+            if (page_size, reason) in sums
+        )
+
+
+def cover(layout: Layout, host: Host | None = None) -> Coverage:
+    """Decide every byte of the layout at every level of the host."""
+    host = host or Host()
+    refused = refusals(layout, host.sizes[0])
+    neighbours = list(_neighbours(layout.slots, refused))
+    return Coverage(
+        layout,
+        host,
+        tuple(
+            _cover_slot(layout, slot, host, around, index in refused)
+            for index, (slot, around) in enumerate(zip(layout.slots, neighbours, strict=True))
+        ),
+    )
+
+
+def best_possible(coverage: Coverage) -> tuple[int, ...]:
+    """Bytes mappable at each level if only the guest-physical layout counted: no attribute, address or backing.
+
+    What a layout that moves no GPA can reach at most, whatever HVA, offset, page size and kernel.
+    """
+    geometry = {Reason.REFUSED, Reason.SHARED_FRAME, Reason.HEAD, Reason.TAIL}
+    size = coverage.size
+    lost = dict.fromkeys(coverage.host.sizes, 0)
+    for item in coverage.lost:
+        if item.reason in geometry:
+            lost[item.page_size] += item.size
+    return tuple(size - lost[page_size] for page_size in coverage.host.sizes)
+
+
+def _leaves(sizes: Sequence[int], mapped: Sequence[int]) -> tuple[int, ...]:
+    larger = [*mapped[1:], 0]
+    return tuple((at - above) // size for size, at, above in zip(sizes, mapped, larger, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """The end of the slot below and the start of the slot above, in the same address space."""
+
+    below_end: int
+    above_start: int
+
+
+def _neighbours(slots: Sequence[Slot], refused: dict[int, str]) -> Iterator[_Around]:
+    far = 1 << 65
+    standing = [slot for index, slot in enumerate(slots) if index not in refused]
+    starts = [(slot.address_space, slot.gpa) for slot in standing]
+    for slot in slots:
+        place = bisect_right(starts, (slot.address_space, slot.gpa))
+        below = standing[place - 2] if place >= 2 and standing[place - 1] is slot else None
+        above = standing[place] if place < len(standing) else None
+        yield _Around(
+            below.end if below and below.address_space == slot.address_space else 0,
+            above.gpa if above and above.address_space == slot.address_space else far,
+        )
+
+
+def _cover_slot(layout: Layout, slot: Slot, host: Host, around: _Around, refused: bool) -> SlotCoverage:
+    file = layout.file_of(slot)
+    limit = host.files.limit(slot, file, host.sizes) if file else None
+    private = _private_runs(layout.private, slot)
+    segments, mapped, lost = [], [], []
+    for page_size in host.sizes:
+        if refused:
+            found = [Segment(slot.gpa, slot.end, Reason.REFUSED)]
+        else:
+            found = list(_joined(_segments(slot, page_size, host, around, private, file, limit)))
+        by_reason: dict[Reason, int] = {}
+        for segment in found:
+            if segment.reason is not None:
+                by_reason[segment.reason] = by_reason.get(segment.reason, 0) + segment.end - segment.start
+        segments.append(tuple(found))
+        mapped.append(slot.size - sum(by_reason.values()))
+        lost.extend(Lost(page_size, reason, by_reason[reason]) for reason in Reason if reason in by_reason)
+    return SlotCoverage(slot, host.sizes, tuple(segments), tuple(mapped), tuple(lost))
+
+
+def _private_runs(private: Sequence[Range], slot: Slot) -> Sequence[Range]:
+    first = bisect_right(private, slot.gpa, key=lambda run: run.end)
+    last = bisect_right(private, slot.end - 1, key=lambda run: run.start)
+    return private[first:last]
+
+
+def _joined(segments: Iterator[Segment]) -> Iterator[Segment]:
+    pending: Segment | None = None
+    for segment in segments:
+        if segment.start >= segment.end:
+            continue
+        if pending is None:
+            pending = segment
+        elif pending.reason == segment.reason:
+            pending = Segment(pending.start, segment.end, segment.reason)
+        else:
+            yield pending
+            pending = segment
+    if pending is not None:
+        yield pending
+
+
+def _segments(
+    slot: Slot,
+    page_size: int,
+    host: Host,
+    around: _Around,
+    private: Sequence[Range],
+    file: File | None,
+    limit: BindingLimit | None,
+) -> Iterator[Segment]:
+    """The slot cut into verdicts, ascending: partial head frame, whole frames, partial tail frame."""
+    first, last = align_up(slot.gpa, page_size), align_down(slot.end, page_size)
+    if first > last:  # the slot lies inside one frame
+        first = last = slot.end
+    yield Segment(slot.gpa, first, _partial(slot.gpa, page_size, around, Reason.HEAD))
+    shared = _shared_reason(slot, page_size, host, file, limit)
+    for start, end, kind in _frames(first, last, page_size, private):
+        if kind == "mixed":
+            yield Segment(start, end, Reason.MIXED)
+        elif kind == "shared" and not isinstance(shared, BindingLimit):
+            yield Segment(start, end, shared)
+        elif limit is None:
+            yield Segment(start, end, Reason.NO_FILE)
+        else:
+            yield from (Segment(*part) for part in limit.parts(start, end, page_size))
+    yield Segment(last, slot.end, _partial(last, page_size, around, Reason.TAIL))
+
+
+def _partial(inside: int, page_size: int, around: _Around, alone: Reason) -> Reason:
+    """The reason for a frame that the slot fills only in part: is another slot in it?"""
+    frame = align_down(inside, page_size)
+    if around.below_end > frame or around.above_start < frame + page_size:
+        return Reason.SHARED_FRAME
+    return alone
+
+
+def _frames(first: int, last: int, page_size: int, private: Sequence[Range]) -> Iterator[tuple[int, int, str]]:
+    """Whole frames [first, last) as runs (start, end, "shared" | "private" | "mixed")."""
+    at = first  # frame-aligned; everything below is told
+    for run in private:
+        start, end = max(run.start, at), min(run.end, last)
+        if start >= end:
+            continue
+        if align_down(start, page_size) > at:
+            yield at, align_down(start, page_size), "shared"
+            at = align_down(start, page_size)
+        if start > at:
+            yield at, at + page_size, "mixed"
+            at += page_size
+        if end - at >= page_size:
+            yield at, align_down(end, page_size), "private"
+            at = align_down(end, page_size)
+        if end > at:
+            yield at, at + page_size, "mixed"
+            at += page_size
+    if at < last:
+        yield at, last, "shared"
+
+
+def _shared_reason(
+    slot: Slot, page_size: int, host: Host, file: File | None, limit: BindingLimit | None
+) -> Reason | BindingLimit | None:
+    """The verdict on whole frames of shared pages; the file's limit where the file serves them too."""
+    if file is not None and limit is not None and file.mmap and host.files.serve_shared:
+        return limit
+    if page_size == host.sizes[0]:
+        return None
+    hva = slot.likely_hva
+    if hva is not None and (slot.gpa - hva) % page_size:
+        return Reason.HVA
+    if host.largest(slot.backing) < page_size:
+        return Reason.BACKING
+    return Reason.DIRTY_LOG if slot.dirty_log else None

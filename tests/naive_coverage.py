@@ -1,0 +1,60 @@
+"""A deliberately naive oracle of coverage: page by page, frame by frame, straight from SEMANTICS section 5.
+
+No ranges, no closed form, nothing shared with guestmem.layout but its values: every base page of a slot is asked, for
+every level, what would limit a fault on it. Only for layouts of a few hundred pages.
+"""
+
+from __future__ import annotations
+
+from guestmem.layout import Host, Layout, Reason, Slot
+
+
+def naive_reason(layout: Layout, slot: Slot, host: Host, page: int, size: int) -> Reason | None:
+    """Why the base page at guest-physical address ``page`` cannot be mapped with ``size``-byte pages, or None."""
+    base = host.sizes[0]
+    private = {p for run in layout.private for p in range(run.start - run.start % base, run.end, base)}
+    frame = page - page % size
+    pages = range(frame, frame + size, base)
+    inside = [slot.gpa <= p < slot.gpa + slot.size for p in pages]
+    if not all(inside):
+        others = [other for other in layout.slots if other is not slot and other.address_space == slot.address_space]
+        if any(other.gpa <= p < other.gpa + other.size for other in others for p in pages):
+            return Reason.SHARED_FRAME
+        return Reason.HEAD if slot.gpa > frame else Reason.TAIL
+    kinds = {p in private for p in pages}
+    if len(kinds) > 1:
+        return Reason.MIXED
+    file = layout.file_of(slot)
+    if True in kinds and file is None:
+        return Reason.NO_FILE
+    if size == base:
+        return None
+    hva = slot.hva if slot.hva is not None else slot.assumed_hva
+    crooked = hva is not None and hva % size != slot.gpa % size
+    if file is not None and (True in kinds or (file.mmap and host.files.serve_shared)):
+        return _naive_file(slot, host, file.page_size, page, size, crooked)
+    if crooked:
+        return Reason.HVA
+    largest = slot.backing.page_size
+    if host.thp and slot.backing.kind in ("anonymous", "shmem", "unknown"):
+        largest = max(largest, host.sizes[1])
+    if largest < size:
+        return Reason.BACKING
+    return Reason.DIRTY_LOG if slot.flags & 1 else None
+
+
+def _naive_file(slot: Slot, host: Host, file_page: int, page: int, size: int, crooked: bool) -> Reason | None:
+    if host.files.page_size == 0:
+        return Reason.ORDER_0
+    if crooked and host.files.congruent_hva:
+        return Reason.HVA
+    if (file_page or host.files.page_size) < size:
+        return Reason.BACKING
+    offset = slot.offset or 0
+    index = page - slot.gpa + offset
+    folio = index - index % size
+    if folio < offset or folio + size > offset + slot.size:
+        return Reason.BINDING
+    if offset % size != slot.gpa % size:
+        return Reason.OFFSET
+    return None
