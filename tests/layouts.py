@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from guestmem.layout import Backing, File, Host, Layout, Range, Slot
@@ -37,14 +39,14 @@ def small_layouts(draw: st.DrawFn) -> Layout:
 def _slot(draw: st.DrawFn, at: int, pages: int, ends: list[int]) -> Slot:
     hva = draw(st.one_of(st.none(), st.integers(0, 31), st.just(at), st.just(at + 16)))
     backing = Backing(draw(st.sampled_from(KINDS)), draw(st.sampled_from(SIZES)))
-    common = {"gpa": at * PAGE, "size": pages * PAGE, "hva": None if hva is None else hva * PAGE, "backing": backing}
+    plain = Slot(at * PAGE, pages * PAGE, None if hva is None else hva * PAGE, backing=backing)
     file = draw(st.sampled_from([None, 0, 1]))
     if file is None:
         flags = draw(st.sampled_from([0, 0, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY]))
-        return Slot(**common, flags=flags)
+        return replace(plain, flags=flags)
     offset = ends[file] + draw(st.integers(0, 20))
     ends[file] = offset + pages
-    return Slot(**common, flags=KVM_MEM_GUEST_MEMFD, file=f"f{file}", offset=offset * PAGE)
+    return replace(plain, flags=KVM_MEM_GUEST_MEMFD, file=f"f{file}", offset=offset * PAGE)
 
 
 def hosts() -> st.SearchStrategy[Host]:

@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 from hypothesis import given, settings
-from layouts import PAGE, SIZES, hosts, small_layouts
+from layouts import PAGE, hosts, small_layouts
 from naive_coverage import naive_reason
 
 from guestmem.layout import Backing, Host, Layout, Range, Reason, Slot, best_possible, cover
 from guestmem.layout.binding import FileLimits
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
-from guestmem.units import GIB, KIB, MIB
+from guestmem.units import GIB, MIB
 
 HUGE_2M = Backing("hugetlb", 2 * MIB)
 HUGE_1G = Backing("hugetlb", GIB)
@@ -172,8 +172,3 @@ def test_an_exabyte_costs_what_a_megabyte_does() -> None:
     assert coverage.mapped == (0, 0, 0)
     huge = tuple(Slot(n * 4 * (1 << 40), 4 * (1 << 40), None, backing=HUGE_1G) for n in range(1000))
     assert cover(Layout("t", "t", huge)).leaves == (0, 0, 1000 * 4096)
-
-
-def test_sizes_of_the_small_geometry_divide_each_other() -> None:
-    assert all(big % small == 0 for small, big in zip(SIZES, SIZES[1:], strict=False))
-    assert Host().sizes == (4 * KIB, 2 * MIB, GIB)

@@ -176,7 +176,9 @@ def _cover_slot(layout: Layout, slot: Slot, host: Host, around: _Around, refused
     file = layout.file_of(slot)
     limit = host.files.limit(slot, file, host.sizes) if file else None
     private = _private_runs(layout.private, slot)
-    segments, mapped, lost = [], [], []
+    segments: list[tuple[Segment, ...]] = []
+    mapped: list[int] = []
+    lost: list[Lost] = []
     for page_size in host.sizes:
         if refused:
             found = [Segment(slot.gpa, slot.end, Reason.REFUSED)]
