@@ -6,13 +6,16 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from guestmem.geometry import Geometry
 from guestmem.layout import Backing, File, Host, Layout, Range, Slot
 from guestmem.layout.binding import FileLimits
 from guestmem.layout.value import BackingKind
+from guestmem.rules import RULES
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 
 PAGE = 0x1000
 SIZES = (PAGE, 4 * PAGE, 16 * PAGE)
+SMALL = Geometry("small", PAGE, (0, 2, 4))
 KINDS: tuple[BackingKind, ...] = ("anonymous", "shmem", "file", "hugetlb", "unknown")
 
 
@@ -52,6 +55,6 @@ def _slot(draw: st.DrawFn, at: int, pages: int, ends: list[int]) -> Slot:
 def hosts() -> st.SearchStrategy[Host]:
     """Hosts of the small geometry: released kernels and ones whose guest_memfds have huge pages."""
     files = st.builds(
-        FileLimits, page_size=st.sampled_from([0, *SIZES]), congruent_hva=st.booleans(), serve_shared=st.booleans()
+        FileLimits, page_size=st.sampled_from([0, *SIZES]), rule=st.sampled_from(RULES), serve_shared=st.booleans()
     )
-    return st.builds(Host, sizes=st.just(SIZES), thp=st.booleans(), files=files)
+    return st.builds(Host, geometry=st.just(SMALL), thp=st.booleans(), files=files)

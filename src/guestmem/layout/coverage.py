@@ -13,29 +13,35 @@ level mapped plus lost is the size of the slot.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
+from guestmem.geometry import X86_64, Geometry
 from guestmem.layout.binding import RELEASED, BindingLimit, FileLimits
 from guestmem.layout.reasons import Reason
 from guestmem.layout.refusal import refusals
 from guestmem.layout.value import Backing, File, Layout, Range, Slot
-from guestmem.units import GIB, KIB, MIB, align_down, align_up
+from guestmem.units import align_down, align_up
 
 __all__ = ("Coverage", "Host", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What kernel and host can do: leaf sizes ascending (sizes[0] is the base page), and how they back memory.
+    """What kernel and host can do: the leaf sizes of stage 2, and how memory is backed.
 
     thp: anonymous and shmem memory counts as possible up to sizes[1]; nobody can promise it. files: how a guest_memfd
     is taken; the default is released kernels, where it hands out base pages only.
     """
 
-    sizes: tuple[int, ...] = (4 * KIB, 2 * MIB, GIB)
+    geometry: Geometry = X86_64
     thp: bool = True
     files: FileLimits = RELEASED
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Leaf sizes in bytes, ascending; sizes[0] is the base page."""
+        return self.geometry.page_sizes
 
     def largest(self, backing: Backing) -> int:
         """The largest leaf a host mapping of this backing can have, bytes."""
@@ -119,16 +125,25 @@ class Coverage:
 def cover(layout: Layout, host: Host | None = None) -> Coverage:
     """Decide every byte of the layout at every level of the host."""
     host = host or Host()
-    refused = refusals(layout, host.sizes[0])
-    neighbours = list(_neighbours(layout.slots, refused))
+    limits = [_limit(layout, slot, host) for slot in layout.slots]
+    absent = dict.fromkeys(refusals(layout, host.geometry.base_page_size), Reason.REFUSED)
+    for index, limit in enumerate(limits):
+        if limit is not None and limit.refusal is not None:
+            absent.setdefault(index, Reason.RULE)
+    around = _neighbours(layout.slots, absent)
     return Coverage(
         layout,
         host,
         tuple(
-            _cover_slot(layout, slot, host, around, index in refused)
-            for index, (slot, around) in enumerate(zip(layout.slots, neighbours, strict=True))
+            _cover_slot(layout, slot, host, limit, near, absent.get(index))
+            for index, (slot, limit, near) in enumerate(zip(layout.slots, limits, around, strict=True))
         ),
     )
+
+
+def _limit(layout: Layout, slot: Slot, host: Host) -> BindingLimit | None:
+    file = layout.file_of(slot)
+    return host.files.limit(slot, file, host.geometry) if file is not None and slot.guest_memfd else None
 
 
 def best_possible(coverage: Coverage) -> tuple[int, ...]:
@@ -158,9 +173,9 @@ class _Around:
     above_start: int
 
 
-def _neighbours(slots: Sequence[Slot], refused: dict[int, str]) -> Iterator[_Around]:
+def _neighbours(slots: Sequence[Slot], absent: Container[int]) -> Iterator[_Around]:
     far = 1 << 65
-    standing = [slot for index, slot in enumerate(slots) if index not in refused]
+    standing = [slot for index, slot in enumerate(slots) if index not in absent]
     starts = [(slot.address_space, slot.gpa) for slot in standing]
     for slot in slots:
         place = bisect_right(starts, (slot.address_space, slot.gpa))
@@ -172,16 +187,17 @@ def _neighbours(slots: Sequence[Slot], refused: dict[int, str]) -> Iterator[_Aro
         )
 
 
-def _cover_slot(layout: Layout, slot: Slot, host: Host, around: _Around, refused: bool) -> SlotCoverage:
+def _cover_slot(
+    layout: Layout, slot: Slot, host: Host, limit: BindingLimit | None, around: _Around, absent: Reason | None
+) -> SlotCoverage:
     file = layout.file_of(slot)
-    limit = host.files.limit(slot, file, host.sizes) if file else None
     private = _private_runs(layout.private, slot)
     segments: list[tuple[Segment, ...]] = []
     mapped: list[int] = []
     lost: list[Lost] = []
     for page_size in host.sizes:
-        if refused:
-            found = [Segment(slot.gpa, slot.end, Reason.REFUSED)]
+        if absent is not None:
+            found = [Segment(slot.gpa, slot.end, absent)]
         else:
             found = list(_joined(_segments(slot, page_size, host, around, private, file, limit)))
         by_reason: dict[Reason, int] = {}

@@ -23,7 +23,7 @@ def printable(value: object, limit: int = _VALUE_LIMIT) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-class LayoutError(Exception):
+class LayoutError(ValueError):
     """An input cannot be read as a layout.
 
     source is the file or live thing, line counts from 1 (0: the whole input), field and value say what was found,
