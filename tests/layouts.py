@@ -21,15 +21,16 @@ KINDS: tuple[BackingKind, ...] = ("anonymous", "shmem", "file", "hugetlb", "unkn
 
 @st.composite
 def small_layouts(draw: st.DrawFn) -> Layout:
-    """Up to four slots in 100 pages of GPA space, some bound to guest_memfds, with random private ranges."""
+    """Up to four slots in a few hundred pages of GPA space, some bound to guest_memfds, with random private ranges."""
     slots, at = [], draw(st.integers(0, 20))
     ends = [0, 0]
     for _ in range(draw(st.integers(1, 4))):
         at += draw(st.sampled_from([0, 0, 1, 3, 8]))
-        pages = draw(st.integers(1, 40))
+        pages = draw(st.one_of(st.integers(1, 40), st.integers(60, 90)))
         slots.append(draw(_slot(at, pages, ends)))
         at += pages
-    marks = draw(st.lists(st.integers(0, 110), max_size=6, unique=True).map(sorted))
+    all_private = draw(st.booleans())
+    marks = [0, 500] if all_private else draw(st.lists(st.integers(0, 110), max_size=6, unique=True).map(sorted))
     private = tuple(Range(a * PAGE, b * PAGE) for a, b in zip(marks[::2], marks[1::2], strict=False))
     files = tuple(
         File(name, flags=draw(st.sampled_from([0, 1, 3])), page_size=draw(st.sampled_from([0, *SIZES])))
@@ -47,7 +48,8 @@ def _slot(draw: st.DrawFn, at: int, pages: int, ends: list[int]) -> Slot:
     if file is None:
         flags = draw(st.sampled_from([0, 0, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY]))
         return replace(plain, flags=flags)
-    offset = ends[file] + draw(st.integers(0, 20))
+    gap = draw(st.one_of(st.integers(0, 20), st.sampled_from([(at - ends[file]) % 16, -ends[file] % 4])))
+    offset = ends[file] + gap
     ends[file] = offset + pages
     return replace(plain, flags=KVM_MEM_GUEST_MEMFD, file=f"f{file}", offset=offset * PAGE)
 
