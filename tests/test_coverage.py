@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 from hypothesis import given, settings
-from layouts import PAGE, hosts, small_layouts
+from layouts import PAGE, SMALL, hosts, small_layouts
 from naive_coverage import naive_reason, naive_refusal
 
 from guestmem.layout import Backing, Host, Layout, Range, Reason, Slot, best_possible, cover
 from guestmem.layout.binding import FileLimits
-from guestmem.rules import SlotMetadata
+from guestmem.rules import RULES, Rule, SlotMetadata
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from guestmem.units import GIB, MIB
 
@@ -37,6 +37,21 @@ def test_every_page_gets_the_verdict_that_the_naive_oracle_gives(layout: Layout,
             for segment in segments:
                 for page in range(segment.start, segment.end, PAGE):
                     assert segment.reason == naive_reason(layout, item.slot, host, page, size), (hex(page), size)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize(("offset", "pages"), [(0, 16 * 9), (0, 16 * 9 + 8), (8, 16 * 9), (16, 16 * 9 + 12)])
+def test_a_long_binding_is_judged_at_both_ends_and_in_the_middle(rule: Rule, offset: int, pages: int) -> None:
+    slot = Slot(offset * PAGE, pages * PAGE, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=offset * PAGE)
+    layout = Layout("t", "t", (slot,), private=(Range(0, 300 * PAGE),))
+    host = Host(SMALL, files=FileLimits(16 * PAGE, rule))
+    (item,) = cover(layout, host).slots
+    for size, segments in zip(host.sizes, item.segments, strict=True):
+        for segment in segments:
+            for page in range(segment.start, segment.end, PAGE):
+                refused = naive_refusal(layout, slot, host)
+                wanted = Reason.RULE if refused else naive_reason(layout, slot, host, page, size)
+                assert segment.reason == wanted, (hex(page), size)
 
 
 @given(small_layouts(), hosts())
