@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from guestmem.layout.error import LayoutError
+from guestmem.layout.readers.attributes import with_attribute
 from guestmem.layout.readers.slot_table import SlotTable
 from guestmem.layout.readers.text import lines
-from guestmem.layout.value import Assumption, File, Layout, Range, Slot, merged
+from guestmem.layout.value import Assumption, File, Layout, Range, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
 
@@ -102,13 +103,8 @@ def _attributes(process: _Process, vm: str, words: list[int]) -> None:
     start, end = words[0], words[0] + words[1]
     if end >= U64:
         return
-    runs = process.private.setdefault(vm, [])
-    kept = [
-        part for run in runs for part in (Range(run.start, min(run.end, start)), Range(max(run.start, end), run.end))
-    ]
-    if words[2] & KVM_MEMORY_ATTRIBUTE_PRIVATE:
-        kept.append(Range(start, end))
-    process.private[vm] = list(merged(kept))
+    private = bool(words[2] & KVM_MEMORY_ATTRIBUTE_PRIVATE)
+    process.private[vm] = with_attribute(process.private.get(vm, ()), Range(start, end), private)
 
 
 def _layout(source: str, process: _Process, vm: str) -> Layout:
