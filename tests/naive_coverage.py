@@ -11,7 +11,14 @@ from guestmem.rules import Binding
 
 
 def naive_reason(layout: Layout, slot: Slot, host: Host, page: int, size: int) -> Reason | None:
-    """Why the base page at guest-physical address ``page`` cannot be mapped with ``size``-byte pages, or None."""
+    """Why the base page at ``page`` cannot be mapped with pages of ``size`` bytes or larger, or None."""
+    larger = [other for other in host.sizes if other > size]
+    if any(_exactly(layout, slot, host, page, other) is None for other in larger):
+        return None
+    return _exactly(layout, slot, host, page, size)
+
+
+def _exactly(layout: Layout, slot: Slot, host: Host, page: int, size: int) -> Reason | None:
     base = host.geometry.base_page_size
     private = {p for run in layout.private for p in range(run.start - run.start % base, run.end, base)}
     frame = page - page % size

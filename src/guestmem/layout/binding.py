@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from guestmem.geometry import Geometry
 from guestmem.layout.reasons import Reason
+from guestmem.layout.segments import Part
 from guestmem.layout.value import File, Slot
 from guestmem.rules import DEFAULT, Binding, Rule
 from guestmem.units import align_down, align_up
 
-__all__ = ("RELEASED", "BindingLimit", "FileLimits", "Part")
+__all__ = ("RELEASED", "BindingLimit", "FileLimits")
 
-Part = tuple[int, int, Reason | None]  # guest-physical start, end, verdict
 _ENDS = 3  # folios at either end of a binding that a rule may treat unlike those in the middle
 
 

@@ -15,15 +15,18 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from guestmem.geometry import X86_64, Geometry
 from guestmem.layout.binding import RELEASED, BindingLimit, FileLimits
 from guestmem.layout.reasons import Reason
 from guestmem.layout.refusal import refusals
-from guestmem.layout.value import Backing, File, Layout, Range, Slot
-from guestmem.units import align_down, align_up
+from guestmem.layout.segments import Neighbours, Segment, all_of, or_larger, segments_of
+from guestmem.layout.value import Backing, Layout, Range, Slot
 
 __all__ = ("Coverage", "Host", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
+
+_NO_SLOT_ABOVE = 1 << 65
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +51,6 @@ class Host:
         if self.thp and backing.transparent:
             return max(backing.page_size, self.sizes[min(1, len(self.sizes) - 1)])
         return backing.page_size
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Bytes [start, end) of guest-physical space with one verdict for a level: mappable (None) or the reason."""
-
-    start: int
-    end: int
-    reason: Reason | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +125,15 @@ def cover(layout: Layout, host: Host | None = None) -> Coverage:
         if limit is not None and limit.refusal is not None:
             absent.setdefault(index, Reason.RULE)
     around = _neighbours(layout.slots, absent)
-    return Coverage(
-        layout,
-        host,
-        tuple(
-            _cover_slot(layout, slot, host, limit, near, absent.get(index))
-            for index, (slot, limit, near) in enumerate(zip(layout.slots, limits, around, strict=True))
-        ),
-    )
-
-
-def _limit(layout: Layout, slot: Slot, host: Host) -> BindingLimit | None:
-    file = layout.file_of(slot)
-    return host.files.limit(slot, file, host.geometry) if file is not None and slot.guest_memfd else None
+    covered = []
+    for index, (slot, limit, near) in enumerate(zip(layout.slots, limits, around, strict=True)):
+        segments: list[tuple[Segment, ...]]
+        if index in absent:
+            segments = [(Segment(slot.gpa, slot.end, absent[index]),)] * len(host.sizes)
+        else:
+            segments = _levels(layout, slot, host, limit, near)
+        covered.append(_summed(slot, host.sizes, segments))
+    return Coverage(layout, host, tuple(covered))
 
 
 def best_possible(coverage: Coverage) -> tuple[int, ...]:
@@ -165,138 +155,45 @@ def _leaves(sizes: Sequence[int], mapped: Sequence[int]) -> tuple[int, ...]:
     return tuple((at - above) // size for size, at, above in zip(sizes, mapped, larger, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class _Around:
-    """The end of the slot below and the start of the slot above, in the same address space."""
-
-    below_end: int
-    above_start: int
+def _limit(layout: Layout, slot: Slot, host: Host) -> BindingLimit | None:
+    file = layout.file_of(slot)
+    return host.files.limit(slot, file, host.geometry) if file is not None and slot.guest_memfd else None
 
 
-def _neighbours(slots: Sequence[Slot], absent: Container[int]) -> Iterator[_Around]:
-    far = 1 << 65
+def _neighbours(slots: Sequence[Slot], absent: Container[int]) -> Iterator[Neighbours]:
     standing = [slot for index, slot in enumerate(slots) if index not in absent]
     starts = [(slot.address_space, slot.gpa) for slot in standing]
     for slot in slots:
         place = bisect_right(starts, (slot.address_space, slot.gpa))
         below = standing[place - 2] if place >= 2 and standing[place - 1] is slot else None
         above = standing[place] if place < len(standing) else None
-        yield _Around(
+        yield Neighbours(
             below.end if below and below.address_space == slot.address_space else 0,
-            above.gpa if above and above.address_space == slot.address_space else far,
+            above.gpa if above and above.address_space == slot.address_space else _NO_SLOT_ABOVE,
         )
 
 
-def _cover_slot(
-    layout: Layout, slot: Slot, host: Host, limit: BindingLimit | None, around: _Around, absent: Reason | None
-) -> SlotCoverage:
+def _levels(
+    layout: Layout, slot: Slot, host: Host, limit: BindingLimit | None, near: Neighbours
+) -> list[tuple[Segment, ...]]:
+    """The segments for every size of the host, the smallest first."""
+    private = _private_in(layout.private, slot)
     file = layout.file_of(slot)
-    private = _private_runs(layout.private, slot)
-    segments: list[tuple[Segment, ...]] = []
-    mapped: list[int] = []
-    lost: list[Lost] = []
+    by_file = limit is not None and file is not None and file.mmap and host.files.serve_shared
+    found: list[tuple[Segment, ...]] = []
     for page_size in host.sizes:
-        if absent is not None:
-            found = [Segment(slot.gpa, slot.end, absent)]
-        else:
-            found = list(_joined(_segments(slot, page_size, host, around, private, file, limit)))
-        by_reason: dict[Reason, int] = {}
-        for segment in found:
-            if segment.reason is not None:
-                by_reason[segment.reason] = by_reason.get(segment.reason, 0) + segment.end - segment.start
-        segments.append(tuple(found))
-        mapped.append(slot.size - sum(by_reason.values()))
-        lost.extend(Lost(page_size, reason, by_reason[reason]) for reason in Reason if reason in by_reason)
-    return SlotCoverage(slot, host.sizes, tuple(segments), tuple(mapped), tuple(lost))
+        from_file = all_of(Reason.NO_FILE) if limit is None else partial(limit.parts, page_size=page_size)
+        shared = from_file if by_file else all_of(_from_hva(slot, page_size, host))
+        found.append(segments_of(slot, page_size, near, private, shared, from_file))
+    if limit is not None and limit.page_size:  # a rule may allow a folio whole that it refuses in part
+        for index in reversed(range(len(found) - 1)):
+            found[index] = or_larger(found[index], found[index + 1])
+    return found
 
 
-def _private_runs(private: Sequence[Range], slot: Slot) -> Sequence[Range]:
-    first = bisect_right(private, slot.gpa, key=lambda run: run.end)
-    last = bisect_right(private, slot.end - 1, key=lambda run: run.start)
-    return private[first:last]
-
-
-def _joined(segments: Iterator[Segment]) -> Iterator[Segment]:
-    pending: Segment | None = None
-    for segment in segments:
-        if segment.start >= segment.end:
-            continue
-        if pending is None:
-            pending = segment
-        elif pending.reason == segment.reason:
-            pending = Segment(pending.start, segment.end, segment.reason)
-        else:
-            yield pending
-            pending = segment
-    if pending is not None:
-        yield pending
-
-
-def _segments(
-    slot: Slot,
-    page_size: int,
-    host: Host,
-    around: _Around,
-    private: Sequence[Range],
-    file: File | None,
-    limit: BindingLimit | None,
-) -> Iterator[Segment]:
-    """The slot cut into verdicts, ascending: partial head frame, whole frames, partial tail frame."""
-    first, last = align_up(slot.gpa, page_size), align_down(slot.end, page_size)
-    if first > last:  # the slot lies inside one frame
-        first = last = slot.end
-    yield Segment(slot.gpa, first, _partial(slot.gpa, page_size, around, Reason.HEAD))
-    shared = _shared_reason(slot, page_size, host, file, limit)
-    for start, end, kind in _frames(first, last, page_size, private):
-        if kind == "mixed":
-            yield Segment(start, end, Reason.MIXED)
-        elif kind == "shared" and not isinstance(shared, BindingLimit):
-            yield Segment(start, end, shared)
-        elif limit is None:
-            yield Segment(start, end, Reason.NO_FILE)
-        else:
-            yield from (Segment(*part) for part in limit.parts(start, end, page_size))
-    yield Segment(last, slot.end, _partial(last, page_size, around, Reason.TAIL))
-
-
-def _partial(inside: int, page_size: int, around: _Around, alone: Reason) -> Reason:
-    """The reason for a frame that the slot fills only in part: is another slot in it?"""
-    frame = align_down(inside, page_size)
-    if around.below_end > frame or around.above_start < frame + page_size:
-        return Reason.SHARED_FRAME
-    return alone
-
-
-def _frames(first: int, last: int, page_size: int, private: Sequence[Range]) -> Iterator[tuple[int, int, str]]:
-    """Whole frames [first, last) as runs (start, end, "shared" | "private" | "mixed")."""
-    at = first  # frame-aligned; everything below is told
-    for run in private:
-        start, end = max(run.start, at), min(run.end, last)
-        if start >= end:
-            continue
-        if align_down(start, page_size) > at:
-            yield at, align_down(start, page_size), "shared"
-            at = align_down(start, page_size)
-        if start > at:
-            yield at, at + page_size, "mixed"
-            at += page_size
-        if end - at >= page_size:
-            yield at, align_down(end, page_size), "private"
-            at = align_down(end, page_size)
-        if end > at:
-            yield at, at + page_size, "mixed"
-            at += page_size
-    if at < last:
-        yield at, last, "shared"
-
-
-def _shared_reason(
-    slot: Slot, page_size: int, host: Host, file: File | None, limit: BindingLimit | None
-) -> Reason | BindingLimit | None:
-    """The verdict on whole frames of shared pages; the file's limit where the file serves them too."""
-    if file is not None and limit is not None and file.mmap and host.files.serve_shared:
-        return limit
-    if page_size == host.sizes[0]:
+def _from_hva(slot: Slot, page_size: int, host: Host) -> Reason | None:
+    """The verdict on whole frames of shared pages behind the HVA."""
+    if page_size == host.geometry.base_page_size:
         return None
     hva = slot.likely_hva
     if hva is not None and (slot.gpa - hva) % page_size:
@@ -304,3 +201,22 @@ def _shared_reason(
     if host.largest(slot.backing) < page_size:
         return Reason.BACKING
     return Reason.DIRTY_LOG if slot.dirty_log else None
+
+
+def _private_in(private: Sequence[Range], slot: Slot) -> Sequence[Range]:
+    first = bisect_right(private, slot.gpa, key=lambda run: run.end)
+    last = bisect_right(private, slot.end - 1, key=lambda run: run.start)
+    return private[first:last]
+
+
+def _summed(slot: Slot, sizes: tuple[int, ...], levels: Sequence[tuple[Segment, ...]]) -> SlotCoverage:
+    mapped: list[int] = []
+    lost: list[Lost] = []
+    for page_size, segments in zip(sizes, levels, strict=True):
+        by_reason: dict[Reason, int] = {}
+        for segment in segments:
+            if segment.reason is not None:
+                by_reason[segment.reason] = by_reason.get(segment.reason, 0) + segment.end - segment.start
+        mapped.append(slot.size - sum(by_reason.values()))
+        lost.extend(Lost(page_size, reason, by_reason[reason]) for reason in Reason if reason in by_reason)
+    return SlotCoverage(slot, sizes, tuple(levels), tuple(mapped), tuple(lost))

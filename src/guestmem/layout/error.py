@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ("LayoutError", "printable")
 
+_LINE_LIMIT = 1000
 _VALUE_LIMIT = 60  # characters of a stranger's value that are worth showing
 
 
@@ -47,4 +48,5 @@ class LayoutError(ValueError):
         if self.value is not None:
             found = f"{found} {printable(self.value)!r}".strip()
         text = f"{place}: {found}: {self.needed}" if found else f"{place}: {self.needed}"
-        return f"{text}; {self.remedy}" if self.remedy else text
+        # Texts of parsers quote the input, so the whole line is stripped once more.
+        return printable(f"{text}; {self.remedy}" if self.remedy else text, _LINE_LIMIT)
