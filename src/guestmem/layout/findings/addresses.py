@@ -86,9 +86,9 @@ def _explain(coverage: Coverage, regions: Regions, crooked: list[int], page_size
 def _misplaced(slot: Slot, page_size: int) -> str:
     size, base = format_size(page_size), region_base(slot) or 0
     below = " (one page below such a boundary)" if (base + 4 * KIB) % page_size == 0 else ""
-    where = (
-        f"HVA {base:#x}" if slot.hva is not None else f"assumed HVA, {base % page_size:#x} past a multiple of {size},"
-    )
+    where = f"HVA {base:#x}"
+    if slot.hva is None:
+        where = f"assumed HVA, {base % page_size:#x} past a multiple of {size},"
     return (
         f"{name_of(slot)}: its {where}{below} and its GPA {_delta(slot):#x} differ by "
         f"{(base - _delta(slot)) % page_size:#x} modulo {size}: none of it can be mapped with {size} pages or larger"
@@ -128,7 +128,7 @@ def _find_splits(coverage: Coverage, regions: Regions, page_size: int) -> Iterat
         message = (
             f"{name_of(high)} is cut at GPA {low.end:#x} ({format_size(low.end)}), no multiple of {size}: with any one "
             f"HVA the parts below and above the cut cannot both be congruent"
-            f"{'' if now else f', once it has {size} pages'}"
+            f"{'' if now else f' (matters once it has {size} pages)'}"
         )
         remedy = remedies.cut_elsewhere(coverage.layout, low.end, page_size)
         lost = lost_to(coverage, (cut.below, cut.above), Reason.HVA) if now else ()

@@ -57,7 +57,7 @@ def _find_small_backing(coverage: Coverage, page_size: int) -> Iterator[Finding]
         return
     size = format_size(page_size)
     kinds = ", ".join(dict.fromkeys(_kind(coverage, index) for index in small))
-    message = f"host memory of kind {kinds} cannot be mapped with {size} pages; {format_size(brought)} could be if it had them"
+    message = f"{kinds} cannot be mapped with {size} pages; with such pages {format_size(brought)} could be"
     lost = tuple(pair for pair in lost_to(coverage, small, Reason.BACKING, Reason.HVA) if pair[0] == page_size)
     yield Finding(
         "backing-too-small",
@@ -73,8 +73,8 @@ def _find_small_backing(coverage: Coverage, page_size: int) -> Iterator[Finding]
 def _kind(coverage: Coverage, index: int) -> str:
     backing = coverage.layout.slots[index].backing
     if backing.kind == "hugetlb":
-        return f"hugetlb {format_size(backing.page_size)}"
-    return "4K pages" if backing.kind == "unknown" else backing.kind
+        return f"hugetlb memory of {format_size(backing.page_size)}"
+    return "memory of 4K pages" if backing.kind == "unknown" else f"{backing.kind} memory"
 
 
 def _find_dirty_logging(coverage: Coverage) -> Iterator[Finding]:
@@ -115,7 +115,8 @@ def _find_mixed(coverage: Coverage) -> Iterator[Finding]:
     if not lost:
         return
     page_size, size = lost[0]
-    message = f"{size // page_size} frames of {format_size(page_size)} hold private and shared pages and are mapped page by page"
+    frames = f"{size // page_size} frames of {format_size(page_size)}"
+    message = f"{frames} hold private and shared pages and are mapped page by page"
     yield Finding("mixed-attributes", "warning", message, _convert(coverage, page_size), slots, lost)
 
 

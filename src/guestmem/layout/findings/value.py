@@ -1,7 +1,7 @@
 """A finding: something in a layout that loses huge mappings or that KVM refuses, with what to change.
 
-``lost`` is what the layout loses for it now; ``gain`` is what the remedy brings back, found by computing the coverage of
-the changed slots, never by estimate. Both are (page size, bytes) pairs, ascending.
+``lost`` is what the layout loses for it now; ``gain`` is what the remedy brings back, found by computing the coverage
+of the changed slots, never by estimate. Both are (page size, bytes) pairs, ascending.
 """
 
 from __future__ import annotations
