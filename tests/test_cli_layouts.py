@@ -145,6 +145,9 @@ def test_recordings_are_checked_sequence_by_sequence() -> None:
         (["check", "--geometry", "vax", MEMFD], "no geometry 'vax'"),
         (["check", "--firecracker-version", "new", MEMFD], "needed X.Y"),
         (["rules", "--packing", "loose", MEMFD], "needed one of one-file, per-slot, both"),
+        (["plan", "--movable", "n7", MEMFD], "--movable n7: there are m0, pc.bios, pc.rom"),
+        (["plan", "--to", "3M", MEMFD], "no leaf size"),
+        (["plan", "--rule", "mine", MEMFD], "no rule 'mine'"),
         (["schema", "world"], "there are layout and check"),
     ],
 )
@@ -177,3 +180,34 @@ def test_rules_says_in_text_which_slots_are_refused() -> None:
 def test_schema_prints_both_schemas() -> None:
     assert "SlotSpec" in json.loads(run("schema").stdout)["$defs"]
     assert "SlotEntry" in json.loads(run("schema", "check").stdout)["$defs"]
+
+
+def test_plan_says_where_each_slot_should_be_and_what_it_brings() -> None:
+    odd = str(LAYOUTS / "qemu72-q35-numa-odd.txt")
+    value = json.loads(run("plan", "--json", "--movable", "n1", odd).stdout)
+    (entry,) = value["sources"]
+    (n1,) = [slot for slot in entry["slots"] if slot["region"] == "n1"]
+    assert (n1["gpa"], n1["new_gpa"], n1["hva_modulus"]) == ("0x140100000", "0x180000000", GIB)
+    assert entry["levels"] == entry["best"]
+    assert [file["name"] for file in entry["files"]] == ["n0", "n1"]
+
+
+def test_plan_to_larger_pages_lists_the_moves_in_order() -> None:
+    q35 = str(LAYOUTS / "qemu72-q35-4G.txt")
+    value = json.loads(run("plan", "--json", "--page-size", "2M", "--to", "1G", "--rule", "fits-size", q35).stdout)
+    migration = value["sources"][0]["migration"]
+    assert migration["page_size"] == GIB
+    assert migration["moved"] == sum(step["size"] for step in migration["steps"] if step["kind"] != "save")
+    text = run("plan", "--page-size", "2M", "--to", "1G", "--rule", "congruent", "--one-file", q35).stdout
+    assert "3 offsets stay, 0 move" in text
+
+
+def test_plan_text_names_slots_that_no_offset_satisfies() -> None:
+    text = run("plan", "--rule", "both-multiples-of-2M", "--one-file", str(LAYOUTS / "qemu72-q35-4G.txt")).stdout
+    assert "accepted at no offset: pc.ram at 0x0, pc.ram at 0x100000" in text
+
+
+def test_a_bound_layout_is_migrated_from_where_it_is() -> None:
+    text = run("plan", "--page-size", "4K", "--to", "x86-64", "--rule", "creation-flags", DISCUSSION).stdout
+    assert "creation-flags refuses its offset with the larger page" in text
+    assert "copy 1G of ram at 0x0: 0x4000 to 0x0" in text

@@ -116,6 +116,12 @@ def test_a_plan_for_one_file_packs_an_odd_layout_without_losing_a_frame() -> Non
     assert plan.planned.mapped[1] == plan.best[1] == 6140 * MIB
 
 
+def test_offsets_that_serve_as_well_as_any_stay() -> None:
+    host = Host(files=FileLimits(GIB, Congruent()))
+    plan = make_plan(layout("qemu72-q35-4G.txt"), host, one_file=True)
+    assert plan.slots_now == plan.slots_planned
+
+
 def test_regions_get_a_file_each_unless_one_is_asked_for() -> None:
     odd = layout("qemu72-q35-numa-odd.txt")
     host = Host(files=FileLimits(2 * MIB, Congruent()))

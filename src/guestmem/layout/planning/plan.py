@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from guestmem.layout.bound import as_bound
 from guestmem.layout.coverage import Coverage, Host, best_possible, cover
@@ -18,7 +19,7 @@ from guestmem.layout.regions import name_of
 from guestmem.layout.value import File, Layout, Range, Slot
 from guestmem.units import align_up
 
-__all__ = ("FilePlan", "Plan", "as_planned", "bound_now", "make_plan")
+__all__ = ("FilePlan", "Plan", "as_planned", "bound_now", "hva_modulus", "make_plan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,15 @@ class FilePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The layout as it is bound now and as planned, both judged; refused are slots that the rule accepts nowhere."""
+    """The layout as it is bound now and as planned, both judged, and its slots one by one in the same order.
+
+    refused are indexes of slots that the rule accepts nowhere; they keep their offset.
+    """
 
     now: Coverage
     planned: Coverage
+    slots_now: tuple[Slot, ...]
+    slots_planned: tuple[Slot, ...]
     files: tuple[FilePlan, ...]
     refused: tuple[int, ...]
 
@@ -49,12 +55,19 @@ class Plan:
         return tuple(bytes_ if size <= page_size else 0 for size, bytes_ in zip(sizes, best, strict=True))
 
 
+def hva_modulus(slot: Slot, host: Host) -> int:
+    """The largest page that the slot holds whole: its HVA should agree with its GPA modulo that."""
+    whole = (size for size in host.sizes if size <= host.files.page_size and _whole(slot, size))
+    return max(whole, default=host.geometry.base_page_size)
+
+
 def bound_now(layout: Layout, *, one_file: bool) -> Layout:
     """The layout's private slots as they are bound, or as the VMM would pack them; one file per region or for all."""
     own = [slot for slot in layout.slots if slot.guest_memfd and slot.file is not None]
     if own and not one_file:
         private = tuple(Range(slot.gpa, slot.end) for slot in own)
-        return replace(layout, slots=tuple(own), private=private, remarks=())
+        files = tuple(replace(file, page_size=0) for file in layout.files)  # the plan decides about pages
+        return replace(layout, slots=tuple(own), files=files, private=private, remarks=())
     packed = as_bound(layout, "one-file")
     if one_file:
         return packed
@@ -80,7 +93,8 @@ def make_plan(layout: Layout, host: Host, *, movable: Collection[str] = (), one_
         files.append(file)
         for index, offset in zip(members, offsets, strict=True):
             slots[index] = replace(slots[index], offset=offset)
-    return Plan(cover(bound, host), cover(as_planned(bound, slots, host, files), host), tuple(files), refused)
+    planned = cover(as_planned(bound, slots, host, files), host)
+    return Plan(cover(bound, host), planned, bound.slots, tuple(slots), tuple(files), refused)
 
 
 def as_planned(bound: Layout, slots: Sequence[Slot], host: Host, files: Sequence[FilePlan]) -> Layout:
@@ -92,9 +106,23 @@ def as_planned(bound: Layout, slots: Sequence[Slot], host: Host, files: Sequence
 
 def _plan_file(name: str, choices: list[Choice], host: Host) -> tuple[FilePlan, tuple[int, ...]]:
     packed = pack(choices)
+    offsets, end = packed.offsets, packed.end
+    own = _own_offsets(choices)
+    if own is not None and own[1] <= end:  # what is there is as good: nothing has to change
+        offsets, end = own
     bound = sum(choice.slot.size for choice in choices)
-    size = max(align_up(packed.end, host.files.page_size), host.files.page_size)
-    return FilePlan(name, size, bound, packed.end - bound, packed.optimal), packed.offsets
+    size = max(align_up(end, host.files.page_size), host.files.page_size)
+    return FilePlan(name, size, bound, end - bound, packed.optimal), offsets
+
+
+def _own_offsets(choices: Sequence[Choice]) -> tuple[tuple[int, ...], int] | None:
+    """The offsets that the slots have now and where they end, if each is one of the best and none overlap."""
+    offsets = tuple(choice.slot.offset or 0 for choice in choices)
+    ranges = sorted((at, at + choice.slot.size) for at, choice in zip(offsets, choices, strict=True))
+    disjoint = all(low[1] <= high[0] for low, high in pairwise(ranges))
+    if not disjoint or not all(choice.serves(at) for at, choice in zip(offsets, choices, strict=True)):
+        return None
+    return offsets, max((end for _, end in ranges), default=0)
 
 
 def _with_moved_gpas(slots: list[Slot], host: Host, movable: Collection[str]) -> list[Slot]:
