@@ -10,6 +10,8 @@ import typer
 from guestmem.cli import layouts
 
 if TYPE_CHECKING:
+    from guestmem.layout.coverage import Host
+    from guestmem.layout.fleet import Fleet, FleetSums
     from guestmem.report.checked import Checked
 
 __all__ = ("EXAMPLES", "check")
@@ -63,22 +65,43 @@ def check(
         raise ValueError("--json and --sarif both write to stdout: choose one")
     host = layouts.host_of(profile, page_size, rule, geometry, thp)
     overrides = layouts.overrides_of(hva, hva_align, backing, attributes)
-    checked = [judge(layout, host) for layout in layouts.load_layouts(sources, format, firecracker, overrides)]
+    found, fleets = layouts.load_sources(sources, format, firecracker, overrides)
+    checked = [judge(layout, host) for layout in found]
+    sums = _judge_fleets(fleets, host)
     if html is not None:
         _write_html(html, checked, profile)
     if as_json:
         from guestmem.report.as_json import to_json
+        from guestmem.report.fleet import entry_of
 
-        typer.echo(to_json(checked, host, profile))
+        typer.echo(to_json(checked, host, profile, [entry_of(one) for one in sums]))
     elif as_sarif:
         from guestmem.report.sarif import to_sarif
 
         typer.echo(to_sarif(checked))
     else:
-        from guestmem.report.as_text import console, print_checked
+        _print(checked, sums, profile, rows=0 if show_all else _ROWS)
+    raise typer.Exit(_status(checked, sums, fail_on))
 
-        print_checked(console(), checked, rows=0 if show_all else _ROWS, title=f"as kernel {profile} would map them")
-    raise typer.Exit(_status(checked, fail_on))
+
+def _judge_fleets(fleets: list[Fleet], host: Host) -> list[FleetSums]:
+    if not fleets:
+        return []
+    from guestmem.layout.fleet import check_fleet
+
+    return [check_fleet(fleet, host) for fleet in fleets]
+
+
+def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, rows: int) -> None:
+    from guestmem.report.as_text import console, print_checked
+
+    out = console()
+    print_checked(out, checked, rows=rows, title=f"as kernel {profile} would map them")
+    if fleets:
+        from guestmem.report.fleet import entry_of, print_fleet
+
+        for one in fleets:
+            print_fleet(out, entry_of(one))
 
 
 def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
@@ -88,9 +111,14 @@ def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
     typer.echo(f"wrote {path}", err=True)
 
 
-def _status(checked: list[Checked], fail_on: str) -> int:
+def _status(checked: list[Checked], fleets: list[FleetSums], fail_on: str) -> int:
     from guestmem.layout.findings import SEVERITIES
     from guestmem.report.checked import worst
 
-    failing = [severity for index, severity in enumerate(SEVERITIES) if fail_on in SEVERITIES[: index + 1]]
-    return int(worst(checked) in failing)
+    found = {worst(checked)}
+    if fleets:
+        from guestmem.report.fleet import severity_of
+
+        found |= {severity_of(one) for one in fleets}
+    failing = {severity for index, severity in enumerate(SEVERITIES) if fail_on in SEVERITIES[: index + 1]}
+    return int(bool(found & failing))

@@ -11,6 +11,7 @@ from guestmem.errors import BackendUnavailable
 if TYPE_CHECKING:
     from guestmem.layout.assume import Overrides
     from guestmem.layout.coverage import Host
+    from guestmem.layout.fleet import Fleet
     from guestmem.layout.value import Layout
 
 __all__ = (
@@ -23,6 +24,7 @@ __all__ = (
     "SOURCES",
     "host_of",
     "load_layouts",
+    "load_sources",
     "overrides_of",
 )
 
@@ -43,17 +45,35 @@ FIRECRACKER = typer.Option("1.13", "--firecracker-version", metavar="X.Y", help=
 
 def load_layouts(sources: list[str], format: str | None, firecracker: str, overrides: Overrides) -> list[Layout]:
     """Every layout of every source, with what the user knows better. A missing extra ends the command with 4."""
+    return load_sources(sources, format, firecracker, overrides, fleets=False)[0]
+
+
+def load_sources(
+    sources: list[str], format: str | None, firecracker: str, overrides: Overrides, *, fleets: bool = True
+) -> tuple[list[Layout], list[Fleet]]:
+    """Every layout, and unless they are read as layouts too, every fleet."""
     from guestmem.layout.assume import apply
-    from guestmem.layout.recognise import Options, load, read
+    from guestmem.layout.live import read_live
+    from guestmem.layout.recognise import Options, load, read, read_fleet
 
     options = Options(firecracker=_version(firecracker))
     found: list[Layout] = []
-    for source in sources:
-        if source.startswith(("qmp:", "qemu:")):
-            found.extend(_live(source))
-        else:
-            found.extend(read(source, load(source), format, options))
-    return [apply(layout, overrides) for layout in found]
+    found_fleets: list[Fleet] = []
+    try:
+        for source in sources:
+            if source.startswith(("qmp:", "qemu:")):
+                found += read_live(source)
+                continue
+            data = load(source)
+            fleet = read_fleet(source, data, format) if fleets else None
+            if fleet is None:
+                found += read(source, data, format, options)
+            else:
+                found_fleets.append(fleet)
+    except BackendUnavailable as missing:
+        typer.echo(f"guestmem: {missing}", err=True)
+        raise typer.Exit(4) from None
+    return [apply(layout, overrides) for layout in found], found_fleets
 
 
 def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attributes: str | None) -> Overrides:
@@ -101,13 +121,3 @@ def _version(text: str) -> tuple[int, int]:
     if not (major.isdecimal() and minor.partition(".")[0].isdecimal()) or len(text) > 12:
         raise ValueError(f"--firecracker-version {text}: needed X.Y, as in 1.12")
     return int(major), int(minor.partition(".")[0])
-
-
-def _live(source: str) -> list[Layout]:
-    from guestmem.layout.live import read_live
-
-    try:
-        return read_live(source)
-    except BackendUnavailable as missing:
-        typer.echo(f"guestmem: {missing}", err=True)
-        raise typer.Exit(4) from None

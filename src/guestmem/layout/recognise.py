@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,10 +24,14 @@ from guestmem.layout.error import LayoutError, printable
 from guestmem.layout.value import Layout
 from guestmem.units import MIB, format_size
 
-__all__ = ("FORMATS", "MAX_BYTES", "Options", "load", "read", "recognise")
+if TYPE_CHECKING:
+    from guestmem.layout.fleet import Fleet
+
+__all__ = ("FORMATS", "MAX_BYTES", "Options", "load", "read", "read_fleet", "recognise")
 
 MAX_BYTES = 256 * MIB
 _HEAD = 1 << 16
+_FLEETS = {"guestmem-fleet": "fleet_jsonl", "guestmem-parquet": "fleet_parquet"}
 _TEXT_MARKS = (
     (rb"^FlatView #\d|^(address-space|memory-region): ", "qemu-mtree"),
     (rb"kvm_set_user_memory (AddrSpace#\d+ )?Slot#", "qemu-trace"),
@@ -52,6 +56,7 @@ class Format:
     title: str
     function: str = "read"
     versioned: bool = False
+    fleet: bool = False  # only a fleet, too large for one layout after the other
 
 
 FORMATS = {
@@ -66,6 +71,7 @@ FORMATS = {
     "guestmem-json": Format("own", "guestmem layout, JSON", "read_json"),
     "guestmem-toml": Format("own", "guestmem layout, TOML", "read_toml"),
     "guestmem-fleet": Format("own", "guestmem layouts, JSON Lines", "read_fleet"),
+    "guestmem-parquet": Format("fleet_parquet", "slots of many VMs, Parquet", fleet=True),
     "recording": Format("recording", "guestmem recording, JSON Lines"),
 }
 
@@ -98,6 +104,8 @@ def read(source: str, data: bytes, format: str | None = None, options: Options |
     if name == "qemu-mtree":
         data = _monitor_text(data)
     chosen = FORMATS[name]
+    if chosen.fleet:
+        raise LayoutError(source, f"{chosen.title} is read by 'guestmem check' only")
     reader: Callable[..., list[Layout]] = getattr(
         import_module(f"guestmem.layout.readers.{chosen.module}"), chosen.function
     )
@@ -106,10 +114,21 @@ def read(source: str, data: bytes, format: str | None = None, options: Options |
     return reader(source, data)
 
 
+def read_fleet(source: str, data: bytes, format: str | None = None) -> Fleet | None:
+    """The fleet in a file's bytes, or None when the format is none of a fleet."""
+    name = format or recognise(source, data)
+    if name not in _FLEETS:
+        return None
+    reader: Callable[[str, bytes], Fleet] = import_module(f"guestmem.layout.readers.{_FLEETS[name]}").read
+    return reader(source, data)
+
+
 def recognise(source: str, data: bytes) -> str:
     """The name of the format; a LayoutError lists the known ones when it is none of them."""
     if not data.strip():
         raise LayoutError(source, "the file is empty")
+    if data[:4] == b"PAR1":
+        return "guestmem-parquet"
     head = data[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
     if head[:1] == b"<":
         return "libvirt"

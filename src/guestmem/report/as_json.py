@@ -7,6 +7,7 @@ with pages of that size *or larger*, so for every level ``levels`` plus the byte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from guestmem.layout.findings.value import Bytes
 from guestmem.report.checked import Checked
 from guestmem.units import format_size
 
-__all__ = ("CheckReport", "check_schema", "encode", "report_of", "to_json")
+__all__ = ("CheckReport", "FleetEntry", "FleetLost", "WorstVm", "check_schema", "encode", "report_of", "to_json")
 
 
 class LostEntry(msgspec.Struct):
@@ -89,6 +90,36 @@ class SourceEntry(msgspec.Struct):
     findings: list[FindingEntry]
 
 
+class FleetLost(msgspec.Struct):
+    """Bytes lost at a level to one reason, and in how many VMs."""
+
+    level: str
+    reason: str
+    bytes: int
+    vms: int
+
+
+class WorstVm(msgspec.Struct):
+    """One of the VMs that lose most at the second level."""
+
+    name: str
+    size: int
+    lost: int
+
+
+class FleetEntry(msgspec.Struct):
+    """One fleet."""
+
+    source: str
+    format: str
+    vms: int
+    slots: int
+    size: int
+    levels: dict[str, int]
+    lost: list[FleetLost]
+    worst: list[WorstVm]
+
+
 class HostEntry(msgspec.Struct):
     """What kernel and host were taken to be."""
 
@@ -103,18 +134,19 @@ class CheckReport(msgspec.Struct):
     """The answer of guestmem check."""
 
     sources: list[SourceEntry]
+    fleets: list[FleetEntry]
     host: HostEntry
     format: str = "guestmem-check/1"
 
 
-def report_of(checked: list[Checked], host: Host, profile: str) -> CheckReport:
+def report_of(checked: list[Checked], host: Host, profile: str, fleets: Sequence[FleetEntry] = ()) -> CheckReport:
     """The report as typed values."""
-    return CheckReport([_source(one) for one in checked], _host(host, profile))
+    return CheckReport([_source(one) for one in checked], list(fleets), _host(host, profile))
 
 
-def to_json(checked: list[Checked], host: Host, profile: str) -> str:
+def to_json(checked: list[Checked], host: Host, profile: str, fleets: Sequence[FleetEntry] = ()) -> str:
     """The report as one JSON document."""
-    return encode(report_of(checked, host, profile))
+    return encode(report_of(checked, host, profile, fleets))
 
 
 def encode(value: object) -> str:
