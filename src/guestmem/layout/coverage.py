@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from guestmem.geometry import X86_64, Geometry
 from guestmem.layout.binding import RELEASED, BindingLimit, FileLimits
-from guestmem.layout.reasons import Reason
+from guestmem.layout.reasons import RANK, Reason
 from guestmem.layout.refusal import refusals
-from guestmem.layout.segments import Neighbours, Segment, all_of, or_larger, segments_of
-from guestmem.layout.value import Backing, Layout, Range, Slot
+from guestmem.layout.segments import Neighbours, Segment, all_of, or_larger, segments_of, uniform_segments
+from guestmem.layout.value import Backing, Layout, Slot
 
 __all__ = ("Coverage", "Host", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
 
@@ -33,18 +33,18 @@ _NO_SLOT_ABOVE = 1 << 65
 class Host:
     """What kernel and host can do: the leaf sizes of stage 2, and how memory is backed.
 
-    thp: anonymous and shmem memory counts as possible up to sizes[1]; nobody can promise it. files: how a guest_memfd
-    is taken; the default is released kernels, where it hands out base pages only.
+    sizes: in bytes, ascending; sizes[0] is the base page. thp: anonymous and shmem memory counts as possible up to
+    sizes[1]; nobody can promise it. files: how a guest_memfd is taken; the default is released kernels, where it hands
+    out base pages only.
     """
 
     geometry: Geometry = X86_64
     thp: bool = True
     files: FileLimits = RELEASED
+    sizes: tuple[int, ...] = field(init=False, repr=False, compare=False)  # of the geometry: asked for per slot
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Leaf sizes in bytes, ascending; sizes[0] is the base page."""
-        return self.geometry.page_sizes
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", self.geometry.page_sizes)
 
     def largest(self, backing: Backing) -> int:
         """The largest leaf a host mapping of this backing can have, bytes."""
@@ -177,7 +177,9 @@ def _levels(
     layout: Layout, slot: Slot, host: Host, limit: BindingLimit | None, near: Neighbours
 ) -> list[tuple[Segment, ...]]:
     """The segments for every size of the host, the smallest first."""
-    private = _private_in(layout.private, slot)
+    private = layout.private_in(slot.gpa, slot.end)
+    if limit is None and not private:
+        return [_plain(slot, page_size, host, near) for page_size in host.sizes]
     file = layout.file_of(slot)
     by_file = limit is not None and file is not None and file.mmap and host.files.serve_shared
     found: list[tuple[Segment, ...]] = []
@@ -191,9 +193,16 @@ def _levels(
     return found
 
 
+def _plain(slot: Slot, page_size: int, host: Host, near: Neighbours) -> tuple[Segment, ...]:
+    """The segments of a slot that knows neither files nor attributes: most slots of most VMs."""
+    if page_size == host.sizes[0]:
+        return (Segment(slot.gpa, slot.end, None),)
+    return uniform_segments(slot, page_size, near, _from_hva(slot, page_size, host))
+
+
 def _from_hva(slot: Slot, page_size: int, host: Host) -> Reason | None:
     """The verdict on whole frames of shared pages behind the HVA."""
-    if page_size == host.geometry.base_page_size:
+    if page_size == host.sizes[0]:
         return None
     hva = slot.likely_hva
     if hva is not None and (slot.gpa - hva) % page_size:
@@ -201,12 +210,6 @@ def _from_hva(slot: Slot, page_size: int, host: Host) -> Reason | None:
     if host.largest(slot.backing) < page_size:
         return Reason.BACKING
     return Reason.DIRTY_LOG if slot.dirty_log else None
-
-
-def _private_in(private: Sequence[Range], slot: Slot) -> Sequence[Range]:
-    first = bisect_right(private, slot.gpa, key=lambda run: run.end)
-    last = bisect_right(private, slot.end - 1, key=lambda run: run.start)
-    return private[first:last]
 
 
 def _summed(slot: Slot, sizes: tuple[int, ...], levels: Sequence[tuple[Segment, ...]]) -> SlotCoverage:
@@ -218,5 +221,6 @@ def _summed(slot: Slot, sizes: tuple[int, ...], levels: Sequence[tuple[Segment, 
             if segment.reason is not None:
                 by_reason[segment.reason] = by_reason.get(segment.reason, 0) + segment.end - segment.start
         mapped.append(slot.size - sum(by_reason.values()))
-        lost.extend(Lost(page_size, reason, by_reason[reason]) for reason in Reason if reason in by_reason)
+        if by_reason:
+            lost += [Lost(page_size, reason, by_reason[reason]) for reason in sorted(by_reason, key=RANK.__getitem__)]
     return SlotCoverage(slot, sizes, tuple(levels), tuple(mapped), tuple(lost))

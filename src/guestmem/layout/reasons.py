@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ("Reason",)
+__all__ = ("RANK", "Reason")
 
 
 class Reason(StrEnum):
@@ -50,3 +50,5 @@ _TEXTS = {
     Reason.RULE: "the alignment rule",
     Reason.DIRTY_LOG: "dirty logging",
 }
+
+RANK = {reason: rank for rank, reason in enumerate(Reason)}  # the order in which reasons are listed

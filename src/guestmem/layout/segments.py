@@ -16,7 +16,7 @@ from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Range, Slot
 from guestmem.units import align_down, align_up
 
-__all__ = ("Neighbours", "Part", "Segment", "Verdict", "all_of", "or_larger", "segments_of")
+__all__ = ("Neighbours", "Part", "Segment", "Verdict", "all_of", "or_larger", "segments_of", "uniform_segments")
 
 Part = tuple[int, int, Reason | None]  # guest-physical start, end, verdict
 Verdict = Callable[[int, int], Iterator[Part]]  # cuts whole frames [start, end) into parts
@@ -48,17 +48,35 @@ def segments_of(
     slot: Slot, page_size: int, around: Neighbours, attributes: Sequence[Range], shared: Verdict, private: Verdict
 ) -> tuple[Segment, ...]:
     """The slot's segments for pages of page_size bytes; ``attributes`` are the private ranges in it."""
-    first, last = align_up(slot.gpa, page_size), align_down(slot.end, page_size)
-    if first > last:  # the slot lies inside one frame
-        first = last = slot.end
-    parts: list[Part] = [(slot.gpa, first, _partial(slot.gpa, page_size, around, Reason.HEAD))]
+    head, first, last, tail = _edges(slot, page_size, around)
+    parts: list[Part] = [(slot.gpa, first, head)]
     for start, end, kind in _frames(first, last, page_size, attributes):
         if kind == "mixed":
             parts.append((start, end, Reason.MIXED))
         else:
             parts.extend((shared if kind == "shared" else private)(start, end))
-    parts.append((last, slot.end, _partial(last, page_size, around, Reason.TAIL)))
+    parts.append((last, slot.end, tail))
     return tuple(_joined(parts))
+
+
+def uniform_segments(slot: Slot, page_size: int, around: Neighbours, verdict: Reason | None) -> tuple[Segment, ...]:
+    """The segments of a slot whose whole frames all have one verdict: most slots of most VMs, so worth being quick."""
+    head, first, last, tail = _edges(slot, page_size, around)
+    if first == last and head == tail:
+        return (Segment(slot.gpa, slot.end, head),)
+    middle = (Segment(first, last, verdict),) if first < last else ()
+    before = (Segment(slot.gpa, first, head),) if slot.gpa < first else ()
+    return (*before, *middle, Segment(last, slot.end, tail)) if last < slot.end else (*before, *middle)
+
+
+def _edges(slot: Slot, page_size: int, around: Neighbours) -> tuple[Reason, int, int, Reason]:
+    """Reason of the head, start and end of the whole frames, reason of the tail; an empty part's reason is moot."""
+    first, last = align_up(slot.gpa, page_size), align_down(slot.end, page_size)
+    if first > last:  # the slot lies inside one frame
+        reason = _partial(slot.gpa, page_size, around, Reason.HEAD)
+        return reason, slot.end, slot.end, reason
+    head = _partial(slot.gpa, page_size, around, Reason.HEAD)
+    return head, first, last, _partial(last, page_size, around, Reason.TAIL)
 
 
 def or_larger(segments: tuple[Segment, ...], larger: tuple[Segment, ...]) -> tuple[Segment, ...]:

@@ -10,6 +10,7 @@ Left out: the history of a slot (moves, deletes), NUMA placement, and whether tr
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -152,9 +153,11 @@ class Layout:
     _by_name: dict[str, File] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        ordered = tuple(sorted(self.slots, key=lambda slot: (slot.address_space, slot.gpa)))
-        object.__setattr__(self, "slots", ordered)
-        object.__setattr__(self, "private", merged(self.private))
+        if len(self.slots) > 1:
+            ordered = tuple(sorted(self.slots, key=lambda slot: (slot.address_space, slot.gpa)))
+            object.__setattr__(self, "slots", ordered)
+        if self.private:
+            object.__setattr__(self, "private", merged(self.private))
         self._by_name.update((file.name, file) for file in self.files)
 
     def file_of(self, slot: Slot) -> File | None:
@@ -166,6 +169,20 @@ class Layout:
     def with_slots(self, slots: Iterable[Slot]) -> Layout:
         """The same layout with other slots."""
         return replace(self, slots=tuple(slots))
+
+    def private_in(self, start: int, end: int) -> tuple[Range, ...]:
+        """The private ranges that touch guest-physical bytes [start, end)."""
+        if not self.private:
+            return ()
+        first = bisect_right(self.private, start, key=lambda run: run.end)
+        last = bisect_right(self.private, end - 1, key=lambda run: run.start)
+        return self.private[first:last]
+
+    def only(self, slots: Iterable[Slot]) -> Layout:
+        """A layout of these slots alone, with the files and private ranges that concern them."""
+        chosen = tuple(slots)
+        private = [run for slot in chosen for run in self.private_in(slot.gpa, slot.end)]
+        return Layout(self.source, self.format, chosen, self.files, tuple(private))
 
 
 def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:

@@ -153,6 +153,6 @@ def _gain_of_moving(coverage: Coverage, cut: _Cut, page_size: int) -> Bytes:
         return ()
     moved = replace(high, size=high.size + by, offset=cut.offset - by, assumed_hva=(high.assumed_hva or 0) - by)
     level = coverage.host.sizes.index(page_size)
-    before = cover(coverage.layout.with_slots((low, high)), coverage.host).mapped[level]
-    after = cover(coverage.layout.with_slots((replace(low, size=low.size - by), moved)), coverage.host).mapped[level]
+    before = cover(coverage.layout.only((low, high)), coverage.host).mapped[level]
+    after = cover(coverage.layout.only((replace(low, size=low.size - by), moved)), coverage.host).mapped[level]
     return ((page_size, after - before),) if after > before else ()

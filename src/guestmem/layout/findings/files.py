@@ -98,6 +98,6 @@ def _better(coverage: Coverage, limit: BindingLimit, bound_end: int) -> Slot | N
         if all(at + slot.size <= (other.offset or 0) or (other.offset or 0) + other.size <= at for other in others)
     ]
     layout = replace(coverage.layout, files=tuple(replace(file, size=0) for file in coverage.layout.files))
-    found = [(cover(layout.with_slots((moved,)), coverage.host).mapped[::-1], moved) for moved in free]
+    found = [(cover(layout.only((moved,)), coverage.host).mapped[::-1], moved) for moved in free]
     best = max(found, key=lambda item: item[0], default=None)
     return best[1] if best is not None and any(best[0]) else None

@@ -50,9 +50,9 @@ def _find_small_backing(coverage: Coverage, page_size: int) -> Iterator[Finding]
     small = {
         index: on_pages(slot, page_size)
         for index, slot in enumerate(layout.slots)
-        if not (slot.readonly or slot.guest_memfd) and host.largest(slot.backing) < page_size
+        if host.largest(slot.backing) < page_size <= slot.size and not (slot.readonly or slot.guest_memfd)
     }
-    brought = cover(layout.with_slots(small.values()), host).mapped[host.sizes.index(page_size)]
+    brought = cover(layout.only(small.values()), host).mapped[host.sizes.index(page_size)]
     if not brought:
         return
     size = format_size(page_size)

@@ -65,7 +65,7 @@ def lost_to(coverage: Coverage, indexes: Iterable[int], *reasons: Reason) -> Byt
 
 def gained(coverage: Coverage, changes: Mapping[int, Slot]) -> Bytes:
     """What slots map more once changed, by page size above the base page; the other slots do not matter for that."""
-    after = cover(coverage.layout.with_slots(changes.values()), coverage.host).mapped
+    after = cover(coverage.layout.only(changes.values()), coverage.host).mapped
     found = []
     for level, size in enumerate(coverage.host.sizes):
         before = sum(coverage.slots[index].mapped[level] for index in changes)
