@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 from helpers import (
-    INIT_SHARED,
     M2,
     MMAP,
     PRIVATE,

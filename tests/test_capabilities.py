@@ -86,7 +86,9 @@ def test_profile_next_says_that_files_may_have_huge_pages(kvm: Kvm) -> None:
 
 
 @pytest.mark.parametrize("profile", RELEASED)
-@pytest.mark.parametrize(("id", "ends"), [(0, None), (1, None), (4095, None), (4096, "EINVAL"), ((1 << 64) - 1, "EINVAL")])
+@pytest.mark.parametrize(
+    ("id", "ends"), [(0, None), (1, None), (4095, None), (4096, "EINVAL"), ((1 << 64) - 1, "EINVAL")]
+)
 def test_vcpu_ids_end_at_4095(kvm: Kvm, id: int, ends: str | None) -> None:
     vm = kvm.create_vm()
 

@@ -37,7 +37,7 @@ def gmem(vm: Vm) -> GuestMemfd:
     return vm.create_guest_memfd(8 * P)
 
 
-# Refused by the generic layer (which comes before EFBIG) or by the file (which comes after it); 6.12 differs in one bit.
+# Refused by the generic layer (before EFBIG) or by the file (after it); 6.12 differs in one bit.
 GENERIC = [
     PUNCH & ~KEEP_SIZE,
     NO_HIDE_STALE,
@@ -251,6 +251,25 @@ def test_punching_a_page_of_shared_memory_removes_the_huge_leaf_over_it(kvm: Kvm
 
     assert leaves(vm) == {"2M": 1}
     assert [vcpu.read(GPA), vcpu.read(GPA + M2)] == [1, 2], "shared memory lives in the hva"
+
+
+@pytest.mark.parametrize("how", ["punch", "close", "poison"])
+def test_a_slot_of_the_second_address_space_costs_the_first_one_nothing(kvm: Kvm, default_vm: Vm, how: str) -> None:
+    """kvm_tdp_mmu_unmap_gfn_range looks at the roots of the slot's own address space."""
+    vcpu, gmem = default_vm.create_vcpu(), default_vm.create_guest_memfd(P)
+    default_vm.set_user_memory_region(0, gpa=GPA, size=P, userspace_addr=kvm.anonymous(P))
+    bound(gmem, slot=1 << 16, gpa=GPA, size=P).set(default_vm)
+    gmem.allocate(0, P)
+    store(vcpu, GPA, 1)
+
+    if how == "punch":
+        gmem.punch_hole(0, P)
+    elif how == "poison":
+        gmem.poison(0)
+    else:
+        gmem.close()
+
+    assert leaves(default_vm) == {"4K": 1}
 
 
 @pytest.mark.parametrize("profile", RELEASED)

@@ -52,7 +52,9 @@ def fetch(vcpu: Vcpu, gpa: int) -> list[Exit]:
 
 
 @pytest.mark.parametrize("profile", WITH_PRIVATE_MEMORY)
-@pytest.mark.parametrize(("size", "value", "data"), [(1, 0xAB, "ab"), (4, 0x11223344, "44332211"), (8, 1, "01" + 14 * "0")])
+@pytest.mark.parametrize(
+    ("size", "value", "data"), [(1, 0xAB, "ab"), (4, 0x11223344, "44332211"), (8, 1, "01" + 14 * "0")]
+)
 def test_without_a_slot_a_shared_access_is_mmio_with_its_address_and_length(
     vcpu: Vcpu, size: int, value: int, data: str
 ) -> None:

@@ -75,7 +75,9 @@ def test_an_address_that_is_mapped_again_reads_zero_again(kvm: Kvm) -> None:
         (RW, None, None),
     ],
 )
-def test_the_protection_decides_what_the_process_may_do(kvm: Kvm, prot: int, read: str | None, write: str | None) -> None:
+def test_the_protection_decides_what_the_process_may_do(
+    kvm: Kvm, prot: int, read: str | None, write: str | None
+) -> None:
     addr = kvm.anonymous(P, prot=prot)
 
     assert signal_of(lambda: kvm.read(addr)) == read
@@ -92,6 +94,21 @@ def test_memory_is_little_endian(kvm: Kvm, buffer: int) -> None:
 
     assert [kvm.read(buffer, size) for size in (1, 2, 4, 8)] == [0x11, 0x2211, 0x44332211, 0x8877665544332211]
     assert kvm.read(buffer + 3, 1) == 0x44
+
+
+@pytest.mark.parametrize(("size", "align"), [(1, P), (P + 1, P), (P, 1), (100, 1)])
+def test_memory_is_handed_out_in_whole_pages(kvm: Kvm, size: int, align: int) -> None:
+    addr = kvm.anonymous(size, align=align)
+    end = addr + -(-size // P) * P
+
+    assert addr % P == 0
+    assert signal_of(lambda: kvm.read(end - 8)) is None
+    kvm.backend.munmap(addr, size)
+    assert signal_of(lambda: kvm.read(end - 8)) == "SIGSEGV"
+
+
+def test_no_memory_at_all_is_einval(kvm: Kvm) -> None:
+    assert errno_of(lambda: kvm.anonymous(0)) == "EINVAL"
 
 
 def test_an_address_range_that_is_too_large_is_enomem(kvm: Kvm) -> None:
@@ -383,3 +400,40 @@ def test_the_guest_sees_what_the_process_would_see(steps: list[tuple[str, int, i
                     assert exits == [Exit("done", value=value)]
                     assert kvm.read(base + page * P) == value
             kvm.check_invariants()
+
+
+# -- accesses across pages ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [P - 1, P - 4, P - 7])
+def test_a_host_access_may_cross_pages(kvm: Kvm, buffer: int, offset: int) -> None:
+    kvm.write(buffer + offset, 0x8877665544332211)
+
+    assert kvm.read(buffer + offset) == 0x8877665544332211
+    assert kvm.read(buffer + offset + 8) == 0
+    assert kvm.read(buffer + 2 * P) == 3
+
+
+def test_a_store_that_reaches_a_page_it_may_not_write_stores_nothing(kvm: Kvm, buffer: int) -> None:
+    kvm.backend.mprotect(buffer + P, P, PROT_READ)
+
+    assert signal_of(lambda: kvm.write(buffer + P - 4, 0xFFFFFFFFFFFFFFFF)) == "SIGSEGV"
+    assert kvm.read(buffer + P - 4, 4) == 0
+    assert signal_of(lambda: kvm.read(buffer + P - 4)) is None
+    kvm.backend.munmap(buffer + P, P)
+    assert signal_of(lambda: kvm.read(buffer + P - 4)) == "SIGSEGV"
+
+
+def test_host_and_guest_store_the_low_bytes_of_a_value(kvm: Kvm, vm: Vm, vcpu: Vcpu, buffer: int) -> None:
+    Region(gpa=GPA, userspace_addr=buffer).set(vm)
+
+    kvm.write(buffer, 0x1234, 1)
+    store(vcpu, GPA + P, 0x5678, 1)
+
+    assert [kvm.read(buffer), kvm.read(buffer + P)] == [0x34, 0x78]
+    assert store(vcpu, 2 * GPA, 0x9ABC, 1)[0].data == "bc"
+
+
+def test_a_guest_access_across_pages_is_misuse(vcpu: Vcpu) -> None:
+    with pytest.raises(ValueError, match="crosses a page"):
+        vcpu.write(GPA + P - 4, 1)

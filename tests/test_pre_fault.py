@@ -159,7 +159,9 @@ def test_it_takes_each_page_from_where_an_access_would(kvm: Kvm, vm: Vm, vcpu: V
 
 
 @pytest.mark.parametrize("profile", WITH_PRIVATE_MEMORY)
-def test_a_range_over_two_slots_goes_on_into_the_second_and_stops_at_the_hole_after_it(kvm: Kvm, vm: Vm, vcpu: Vcpu) -> None:
+def test_a_range_over_two_slots_goes_on_into_the_second_and_stops_at_the_hole_after_it(
+    kvm: Kvm, vm: Vm, vcpu: Vcpu
+) -> None:
     hva = kvm.anonymous(4 * P)
     Region(slot=0, gpa=GPA, size=2 * P, userspace_addr=hva).set(vm)
     Region(slot=1, gpa=GPA + 2 * P, size=2 * P, userspace_addr=hva).set(vm)

@@ -96,7 +96,7 @@ ROWS = (
 
 
 class World:
-    """A VM with a plain slot at TAKEN_GPA, a file of which [BOUND, FILE_SIZE) is bound, and descriptors that are wrong."""
+    """A VM with a plain slot at TAKEN_GPA, a file of which [BOUND, FILE_SIZE) is bound, and wrong descriptors."""
 
     def __init__(self, kvm: Kvm, profile: str) -> None:
         vm_type = vm_type_of(profile)
@@ -499,7 +499,7 @@ def test_deleting_drops_the_slots_mappings_and_on_default_vms_all_of_them(
 
 @pytest.mark.parametrize("profile", WITH_PRIVATE_MEMORY)
 def test_attributes_survive_deletion_and_creation(vm: Vm) -> None:
-    gmem, request = made(vm)
+    _, request = made(vm)
     vcpu = vm.create_vcpu()
     vm.set_memory_attributes(GPA, P, PRIVATE)
     store(vcpu, GPA, 7)

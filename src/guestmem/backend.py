@@ -113,8 +113,12 @@ class Backend(Protocol):
         """End the process: every descriptor and mapping goes."""
 
     # -- any file ---------------------------------------------------------------------------------------------------
-    def close(self, fd: int) -> None: ...
-    def dup(self, fd: int) -> int: ...
+    def close(self, fd: int) -> None:
+        """close(2)."""
+
+    def dup(self, fd: int) -> int:
+        """dup(2)."""
+
     def reopen(self, fd: int, oflags: int) -> int:
         """open("/proc/self/fd/N", oflags)."""
 
@@ -124,23 +128,46 @@ class Backend(Protocol):
     def fstat(self, fd: int) -> FileStat | None:
         """FileStat of a guest_memfd, None for any other file."""
 
-    def fallocate(self, fd: int, mode: int, offset: int, len: int) -> None: ...
-    def ftruncate(self, fd: int, length: int) -> None: ...
-    def lseek(self, fd: int, offset: int, whence: int) -> int: ...
-    def read(self, fd: int, len: int) -> int: ...
-    def write(self, fd: int, len: int) -> int: ...
-    def pread(self, fd: int, len: int, offset: int) -> int: ...
-    def pwrite(self, fd: int, len: int, offset: int) -> int: ...
-    def fsync(self, fd: int) -> None: ...
+    def fallocate(self, fd: int, mode: int, offset: int, len: int) -> None:
+        """fallocate(2); offset and len in bytes, signed."""
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        """ftruncate(2)."""
+
+    def lseek(self, fd: int, offset: int, whence: int) -> int:
+        """lseek(2)."""
+
+    def read(self, fd: int, len: int) -> int:
+        """read(2) of len bytes; how many there were."""
+
+    def write(self, fd: int, len: int) -> int:
+        """write(2) of len bytes; how many were taken."""
+
+    def pread(self, fd: int, len: int, offset: int) -> int:
+        """pread(2)."""
+
+    def pwrite(self, fd: int, len: int, offset: int) -> int:
+        """pwrite(2)."""
+
+    def fsync(self, fd: int) -> None:
+        """fsync(2)."""
 
     # -- ioctls -----------------------------------------------------------------------------------------------------
-    def check_extension(self, fd: int, cap: int) -> int: ...
-    def create_vm(self, fd: int, type: int) -> int: ...
-    def create_vcpu(self, fd: int, id: int) -> int: ...
-    def create_guest_memfd(self, fd: int, size: int, flags: int, reserved: Sequence[int] = ()) -> int: ...
-    def set_user_memory_region(
-        self, fd: int, slot: int, flags: int, gpa: int, size: int, userspace_addr: int
-    ) -> None: ...
+    def check_extension(self, fd: int, cap: int) -> int:
+        """KVM_CHECK_EXTENSION on /dev/kvm or a VM."""
+
+    def create_vm(self, fd: int, type: int) -> int:
+        """KVM_CREATE_VM on /dev/kvm."""
+
+    def create_vcpu(self, fd: int, id: int) -> int:
+        """KVM_CREATE_VCPU on a VM."""
+
+    def create_guest_memfd(self, fd: int, size: int, flags: int, reserved: Sequence[int] = ()) -> int:
+        """KVM_CREATE_GUEST_MEMFD on a VM; size in bytes."""
+
+    def set_user_memory_region(self, fd: int, slot: int, flags: int, gpa: int, size: int, userspace_addr: int) -> None:
+        """KVM_SET_USER_MEMORY_REGION on a VM; gpa and size in bytes."""
+
     def set_user_memory_region2(
         self,
         fd: int,
@@ -156,8 +183,11 @@ class Backend(Protocol):
     ) -> None:
         """KVM_SET_USER_MEMORY_REGION2; guest_memfd is a descriptor, or any int (a u32 to the kernel)."""
 
-    def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None: ...
-    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault: ...
+    def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
+        """KVM_SET_MEMORY_ATTRIBUTES on a VM; address and size in bytes."""
+
+    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
+        """KVM_PRE_FAULT_MEMORY on a vCPU; a refusal is in the value, because gpa and size are written back with it."""
 
     # -- host memory ------------------------------------------------------------------------------------------------
     def anonymous(self, size: int, prot: int, align: int) -> int:
@@ -166,9 +196,15 @@ class Backend(Protocol):
     def mmap(self, fd: int, length: int, prot: int, flags: int, offset: int) -> int:
         """mmap at an address of the kernel's choice; the address."""
 
-    def munmap(self, addr: int, length: int) -> None: ...
-    def mprotect(self, addr: int, length: int, prot: int) -> None: ...
-    def madvise(self, addr: int, length: int, advice: int) -> None: ...
+    def munmap(self, addr: int, length: int) -> None:
+        """munmap(2)."""
+
+    def mprotect(self, addr: int, length: int, prot: int) -> None:
+        """mprotect(2)."""
+
+    def madvise(self, addr: int, length: int, advice: int) -> None:
+        """madvise(2)."""
+
     def host_read(self, addr: int, size: int) -> int:
         """Load size (1, 4 or 8) bytes, little-endian; HostSignal where the process would get one."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli.words import words
+from guestmem.cli.words import plain, words
 from guestmem.errors import errno_name
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def explain(
         text = msgspec.json.encode({**where, "explanations": explanations})
         typer.echo(msgspec.json.format(text, indent=2).decode())
         return
-    typer.echo(f"{recording}:{chosen.lines[position]}: {chosen.begin.seq}, operation {chosen.operations[position].i}")
+    typer.echo(
+        f"{recording}:{chosen.lines[position]}: {plain(chosen.begin.seq)}, operation {chosen.operations[position].i}"
+    )
     _print(explanations)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli.words import words
+from guestmem.cli.words import plain, words
 
 if TYPE_CHECKING:
     from guestmem.transcript.report import Difference, FileReport
@@ -139,7 +139,7 @@ def _print_outcomes(outcomes: Counter[tuple[str, str]]) -> None:
 def _print_difference(number: int, difference: Difference) -> None:
     where = f"{difference.file}:{difference.line}"
     touch = "" if difference.touch is None else f", touch {difference.touch}"
-    typer.echo(f"difference {number}: {where}: {difference.sequence}, operation {difference.index}{touch}")
+    typer.echo(f"difference {number}: {where}: {plain(difference.sequence)}, operation {difference.index}{touch}")
     typer.echo(f"  {difference.op} {words(difference.arguments)}")
     typer.echo(f"    recorded  {words(difference.recorded)}")
     typer.echo(f"    model     {words(difference.model)}")

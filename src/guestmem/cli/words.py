@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ("words",)
+__all__ = ("plain", "words")
 
 
 def words(value: Any) -> str:
@@ -20,4 +20,13 @@ def words(value: Any) -> str:
         return ", then ".join(words(item) for item in value)
     if isinstance(value, int) and not isinstance(value, bool) and value > 9:
         return hex(value)
-    return str(value)
+    return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Text from a recording as a line of the terminal: what is not printable is written as an escape.
+
+    >>> plain("vm0"), plain("a\\x1b[2J")
+    ('vm0', "'a\\\\x1b[2J'")
+    """
+    return text if text.isprintable() else repr(text)

@@ -134,10 +134,5 @@ def _in_file_signed(request: RegionRequest) -> bool:
     return offset >= 0 and to_s64(request.offset + request.size) <= _gmem(request).size
 
 
-def _range_free(request: RegionRequest) -> bool:
-    start, shift = request.offset, request.vm.page_shift
-    return not _gmem(request).bindings.overlaps(start >> shift, (start + request.size) >> shift)
-
-
 def _values_fd(request: RegionRequest) -> str:
     return f"guest_memfd={request.fd} is {'not open' if request.file is None else request.file.kind.name}"

@@ -19,20 +19,26 @@ class Contents:
         self._chunks: dict[int, bytearray] = {}
 
     def read(self, offset: int, size: int) -> int:
-        """size bytes at offset as a little-endian number; they must not cross a 4 KiB boundary."""
-        chunk = self._chunks.get(offset // _CHUNK)
-        if chunk is None:
-            return 0
+        """size bytes at offset as a little-endian number."""
         within = offset % _CHUNK
-        return int.from_bytes(chunk[within : within + size], "little")
+        if within + size > _CHUNK:
+            low = _CHUNK - within
+            return self.read(offset, low) | self.read(offset + low, size - low) << 8 * low
+        chunk = self._chunks.get(offset // _CHUNK)
+        return 0 if chunk is None else int.from_bytes(chunk[within : within + size], "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Store value as size little-endian bytes at offset; they must not cross a 4 KiB boundary."""
+        """Store the low size bytes of value at offset, little-endian."""
+        within = offset % _CHUNK
+        if within + size > _CHUNK:
+            low = _CHUNK - within
+            self.write(offset, low, value)
+            self.write(offset + low, size - low, value >> 8 * low)
+            return
         chunk = self._chunks.get(offset // _CHUNK)
         if chunk is None:
             chunk = self._chunks[offset // _CHUNK] = bytearray(_CHUNK)
-        within = offset % _CHUNK
-        chunk[within : within + size] = value.to_bytes(size, "little")
+        chunk[within : within + size] = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
     def zero(self, start: int, end: int) -> None:
         """Make [start, end) zero again; both are multiples of 4 KiB."""

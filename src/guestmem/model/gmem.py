@@ -139,7 +139,8 @@ class GuestMemfd(OpenFile):
         bound = {id(slot): slot for _, _, slot in self.bindings}.values()
         for slot in bound:
             slot.gmem = None
-            self.vm.invalidate(slot.base_gfn, slot.end_gfn)
+            if slot.as_id == 0:
+                self.vm.invalidate(slot.base_gfn, slot.end_gfn)
         self.bindings = RunMap()
         self.vm.gmems.remove(self)
         self.cache.release()
@@ -156,7 +157,8 @@ class GuestMemfd(OpenFile):
     def _invalidate(self, start: int, end: int) -> None:
         for first, last, slot in list(self.bindings.runs(start, end)):
             to_gfn = slot.base_gfn - slot.pgoff
-            self.vm.invalidate(first + to_gfn, last + to_gfn)
+            if slot.as_id == 0:  # nothing is mapped for other address spaces
+                self.vm.invalidate(first + to_gfn, last + to_gfn)
 
 
 # -- KVM_CREATE_GUEST_MEMFD ------------------------------------------------------------------------------------------

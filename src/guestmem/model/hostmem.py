@@ -88,8 +88,11 @@ class AddressSpace:
         self.on_invalidate: list[Callable[[int, int], None]] = []
 
     def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0) -> int:
-        """Map private zeroed memory at a multiple of align; the address."""
-        addr = self.find_hole(size, align)
+        """Map private zeroed memory, whole pages, at a multiple of align; the address. EINVAL for size 0."""
+        if size == 0:
+            raise KvmError(errno.EINVAL, "no memory at all", check="length-not-zero")
+        size = align_up(size, self.page_size)
+        addr = self.find_hole(size, max(align, self.page_size))
         self.vmas.set(addr, addr + size, Vma(self.anonymous, 0, prot, page_order=page_order))
         return addr
 

@@ -327,7 +327,7 @@ class Process:
         return self.host.load(addr, size)
 
     def host_write(self, addr: int, size: int, value: int) -> None:
-        """A store by the process."""
+        """A store by the process; nothing is stored if any byte of it cannot be."""
         self.host.store(addr, size, value)
 
     # -- what a test may do to the host ------------------------------------------------------------------------------

@@ -37,6 +37,16 @@ class Machine:
     pools: tuple[tuple[int, int], ...] = ()
     """Pairs of order and how many host pages of it there are; an order that is missing has no limit."""
 
+    def __post_init__(self) -> None:
+        if not self.geometry.base_page_size.bit_length() <= self.gpa_bits <= 64:
+            raise ValueError(f"gpa_bits {self.gpa_bits} is not between those of a page and 64")
+        for vm_type in self.vm_types:
+            if vm_type not in (KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM):
+                raise ValueError(f"VM type {vm_type} is not modelled; there are 0 (default) and 1 (software-protected)")
+        for order, count in self.pools:
+            if order not in self.geometry.orders or count < 0:
+                raise ValueError(f"a pool of {count} pages of order {order}: no leaf of {self.geometry.name}")
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:

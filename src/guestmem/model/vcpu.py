@@ -57,6 +57,14 @@ PRE_FAULT_CHECKS: tuple[Check[PreFaultRequest], ...] = (
         lambda r: f"gpa={r.gpa:#x} size={r.size:#x}",
     ),
     Check(
+        "shadow-pages-allowed",
+        errno.ENOSPC,
+        "with shadow paging the VM must have had a memslot, which is what its number of shadow pages follows from",
+        "kvm_mmu_load",
+        lambda r: r.vcpu.vm.machine.two_dimensional_paging or r.vcpu.vm.had_slots,
+        lambda r: "no memslot was ever set",
+    ),
+    Check(
         "two-dimensional-paging",
         errno.EOPNOTSUPP,
         "only two-dimensional paging is indexed by GPA",
@@ -95,6 +103,8 @@ class Vcpu:
     def touch(self, touch: Touch) -> list[Exit]:
         """One guest access: the exits it took, the last one "done" unless it was abandoned."""
         vm = self.vm
+        if touch.gpa & (vm.page_size - 1) > vm.page_size - touch.size:
+            raise ValueError(f"the touch at gpa {touch.gpa:#x} crosses a page")
         self._root = vm.root_generation
         gfn, write = touch.gpa >> vm.page_shift, touch.rw == "w"
         leaf = vm.stage2.get(gfn)
@@ -188,7 +198,7 @@ def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
 def _exits(fault: Fault, outcome: Outcome, touch: Touch, page_size: int) -> list[Exit]:
     if outcome.kind == "mmio":
         if touch.rw == "w":
-            data = touch.value.to_bytes(touch.size, "little").hex()
+            data = (touch.value & ((1 << 8 * touch.size) - 1)).to_bytes(touch.size, "little").hex()
             return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=1, data=data), Exit("done")]
         answer = int.from_bytes(bytes([_MMIO_BYTE]) * touch.size, "little")
         return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=answer)]

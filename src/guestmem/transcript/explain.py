@@ -9,9 +9,9 @@ from guestmem.model.checks import Observation, observing
 from guestmem.model.profiles import PROFILES, Profile
 from guestmem.transcript import vocabulary as v
 from guestmem.transcript.compare import compare
-from guestmem.transcript.reader import Sequence
+from guestmem.transcript.reader import RecordingError, Sequence
 from guestmem.transcript.report import arguments_of
-from guestmem.transcript.runner import Outcome, Runner
+from guestmem.transcript.runner import Outcome, Runner, UnknownHandle
 from guestmem.transcript.world import process_for
 
 __all__ = ("Explanation", "explain_operation")
@@ -32,25 +32,41 @@ class Explanation:
 
 
 def explain_operation(sequence: Sequence, position: int) -> list[Explanation]:
-    """Run a sequence up to and with the operation at this position, under every profile; one or more for each."""
+    """Run a sequence up to and with the operation at this position, under every profile; one or more for each.
+
+    RecordingError for a machine that cannot be, or an operation that cannot be run.
+    """
     return [explanation for profile in PROFILES.values() for explanation in _explain_under(profile, sequence, position)]
 
 
 def _explain_under(profile: Profile, sequence: Sequence, position: int) -> list[Explanation]:
     operation = sequence.operations[position]
-    with process_for(sequence.begin, profile) as process:
+    try:
+        process = process_for(sequence.begin, profile)
+    except ValueError as error:
+        raise RecordingError(sequence.path, sequence.line, str(error)) from error
+    with process:
         runner = Runner(process)
-        for before in sequence.operations[:position]:
-            runner.run(before)
+        for number, before in enumerate(sequence.operations[:position]):
+            _run(runner, sequence, number, before)
         if isinstance(operation, v.RunTouch) and operation.touches:
-            return [_touch(profile, runner, operation, index) for index in range(len(operation.touches))]
+            return [_touch(profile, runner, sequence, position, index) for index in range(len(operation.touches))]
         with observing() as walked:
-            outcome = runner.run(operation)
+            outcome = _run(runner, sequence, position, operation)
     return [_explanation(profile, operation, None, outcome, walked)]
 
 
-def _touch(profile: Profile, runner: Runner, operation: v.RunTouch, index: int) -> Explanation:
+def _run(runner: Runner, sequence: Sequence, position: int, operation: v.Operation) -> Outcome:
+    try:
+        return runner.run(operation)
+    except UnknownHandle as error:
+        raise RecordingError(sequence.path, sequence.lines[position], str(error)) from error
+
+
+def _touch(profile: Profile, runner: Runner, sequence: Sequence, position: int, index: int) -> Explanation:
     """One guest touch by itself; the earlier ones of the same operation have been made."""
+    operation = sequence.operations[position]
+    assert isinstance(operation, v.RunTouch)
     alone = v.RunTouch(
         seq=operation.seq,
         i=operation.i,
@@ -60,7 +76,7 @@ def _touch(profile: Profile, runner: Runner, operation: v.RunTouch, index: int) 
         touches=[operation.touches[index]],
     )
     with observing() as walked:
-        outcome = runner.run(alone)
+        outcome = _run(runner, sequence, position, alone)
     return replace(_explanation(profile, alone, 0, outcome, walked), touch=index)
 
 

@@ -29,17 +29,20 @@ class RecordingError(ValueError):
     """A recording cannot be read; the message names file and line."""
 
     def __init__(self, path: str, line: int, problem: str) -> None:
-        super().__init__(f"{path}:{line}: {problem[:_MAX_SHOWN]}")
+        problem = problem[:_MAX_SHOWN]
+        # What a recording says may be quoted in the problem, and must not write to a terminal.
+        super().__init__(f"{path}:{line}: {problem if problem.isprintable() else repr(problem)}")
         self.path = path
         self.line = line
 
 
 @dataclass(slots=True)
 class Sequence:
-    """One sequence: its begin line and its operations, with the line each stands on."""
+    """One sequence: its begin line and its operations, with the line each stands on in which file."""
 
     begin: Begin
     line: int
+    path: str
     operations: list[Operation] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
 
@@ -59,7 +62,7 @@ def sequences_in(file: BinaryIO, name: str) -> Iterator[Sequence]:
         if isinstance(operation, Begin):
             if sequence is not None:
                 yield sequence
-            sequence = Sequence(operation, number)
+            sequence = Sequence(operation, number, name)
             continue
         if sequence is None:
             raise RecordingError(name, number, 'the first line must be an operation "begin"')

@@ -132,4 +132,6 @@ def _ended(got: Any) -> str:
     if isinstance(got, list):
         first = got[0]
         return " ".join(str(first[key]) for key in ("exit", "errno") if key in first)
+    if "not_issued" in got:
+        return "not issued"
     return str(got.get("errno") or got.get("signal") or "ok")

@@ -34,6 +34,10 @@ class UnknownHandle(ValueError):
     """An operation names a handle, buffer or mapping that nothing made."""
 
 
+class _NotIssued(Exception):
+    """An operation needs a mapping that does not exist on this backend: its mmap failed, or it is unmapped."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What one operation gave: result or errno (a name), what else was observed, and which check refused and why."""
@@ -62,9 +66,14 @@ class Runner:
         self.buffers: dict[str, int] = {}
 
     def run(self, operation: v.Operation) -> Outcome:
-        """Run one operation; UnknownHandle if it cannot be issued at all."""
+        """Run one operation; UnknownHandle if it names what no operation made.
+
+        What was done to a mapping where it was recorded cannot be done where the mmap failed: that is an outcome.
+        """
         try:
             return _ACTIONS[type(operation)](self, operation)
+        except _NotIssued as reason:
+            return Outcome(observed={"not_issued": str(reason)}, reason=str(reason))
         except KvmError as refused:
             outcome = Outcome(None, errno_name(refused.errno or 0), check=refused.check, reason=refused.reason)
             out = getattr(operation, "out", None)
@@ -100,9 +109,12 @@ class Runner:
 
     def mapping(self, name: str) -> _Mapping:
         """A mapping that exists."""
-        mapping = self.mappings.get(name)
+        try:
+            mapping = self.mappings[name]
+        except KeyError:
+            raise UnknownHandle(f"mapping {name!r} was made by no operation before this one") from None
         if mapping is None:
-            raise UnknownHandle(f"mapping {name!r} does not exist: its mmap failed, never was, or it is unmapped")
+            raise _NotIssued(f"mapping {name!r} does not exist here: its mmap failed or it is unmapped")
         return mapping
 
     def address(self, where: v.HostAddress) -> int:

@@ -101,23 +101,31 @@ class HostAddress(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 
 
 class CreateVm(Operation, tag="create_vm"):
+    """KVM_CREATE_VM on /dev/kvm, or on whatever ``on`` names."""
+
     type: U64
     out: str
     on: Handle = "kvm"
 
 
 class CheckExtension(Operation, tag="check_extension"):
+    """KVM_CHECK_EXTENSION on /dev/kvm or a VM."""
+
     on: Handle
     cap: U64
 
 
 class CreateVcpu(Operation, tag="create_vcpu"):
+    """KVM_CREATE_VCPU."""
+
     vm: Handle
     id: U64
     out: str
 
 
 class CreateGuestMemfd(Operation, tag="create_guest_memfd"):
+    """KVM_CREATE_GUEST_MEMFD; size in bytes, six reserved words."""
+
     vm: Handle
     size: U64
     flags: U64
@@ -126,6 +134,8 @@ class CreateGuestMemfd(Operation, tag="create_guest_memfd"):
 
 
 class SetUserMemoryRegion(Operation, tag="set_user_memory_region"):
+    """KVM_SET_USER_MEMORY_REGION; gpa and size in bytes."""
+
     vm: Handle
     slot: U32
     flags: U32
@@ -135,6 +145,8 @@ class SetUserMemoryRegion(Operation, tag="set_user_memory_region"):
 
 
 class SetUserMemoryRegion2(Operation, tag="set_user_memory_region2"):
+    """KVM_SET_USER_MEMORY_REGION2; gpa, size and offset in bytes."""
+
     vm: Handle
     slot: U32
     flags: U32
@@ -148,6 +160,8 @@ class SetUserMemoryRegion2(Operation, tag="set_user_memory_region2"):
 
 
 class SetMemoryAttributes(Operation, tag="set_memory_attributes"):
+    """KVM_SET_MEMORY_ATTRIBUTES; address and size in bytes."""
+
     vm: Handle
     address: U64
     size: U64
@@ -156,6 +170,8 @@ class SetMemoryAttributes(Operation, tag="set_memory_attributes"):
 
 
 class Fallocate(Operation, tag="fallocate"):
+    """fallocate(2); offset and len in bytes, signed."""
+
     fd: Handle
     mode: S32
     offset: S64
@@ -163,58 +179,80 @@ class Fallocate(Operation, tag="fallocate"):
 
 
 class Ftruncate(Operation, tag="ftruncate"):
+    """ftruncate(2)."""
+
     fd: Handle
     length: S64
 
 
 class Lseek(Operation, tag="lseek"):
+    """lseek(2)."""
+
     fd: Handle
     offset: S64
     whence: S32
 
 
 class Read(Operation, tag="read"):
+    """read(2) into a valid buffer."""
+
     fd: Handle
     len: Length
 
 
 class Write(Operation, tag="write"):
+    """write(2) from a valid buffer."""
+
     fd: Handle
     len: Length
 
 
 class Pread(Operation, tag="pread"):
+    """pread(2) into a valid buffer."""
+
     fd: Handle
     len: Length
     offset: S64
 
 
 class Pwrite(Operation, tag="pwrite"):
+    """pwrite(2) from a valid buffer."""
+
     fd: Handle
     len: Length
     offset: S64
 
 
 class Fsync(Operation, tag="fsync"):
+    """fsync(2)."""
+
     fd: Handle
 
 
 class Dup(Operation, tag="dup"):
+    """dup(2)."""
+
     fd: Handle
     out: str
 
 
 class Close(Operation, tag="close"):
+    """close(2)."""
+
     fd: Handle
 
 
 class Reopen(Operation, tag="reopen"):
+    """open(2) of /proc/self/fd/N."""
+
     fd: Handle
     out: str
     oflags: S32 = 2  # O_RDWR
 
 
 class Fstat(Operation, tag="fstat"):
+    """fstat(2); the fields are those of a guest_memfd."""
+
     fd: Handle
     st_size: int | None = None
     st_blocks: int | None = None
@@ -224,11 +262,15 @@ class Fstat(Operation, tag="fstat"):
 
 
 class OpenAux(Operation, tag="open_aux"):
+    """A descriptor of another kind."""
+
     kind: AuxKind
     out: str
 
 
 class Mmap(Operation, tag="mmap"):
+    """mmap(2) at address 0."""
+
     fd: Handle
     length: U64
     prot: S32
@@ -238,12 +280,16 @@ class Mmap(Operation, tag="mmap"):
 
 
 class Munmap(Operation, tag="munmap"):
+    """munmap(2) of a mapping, or of length bytes of it from off on."""
+
     map: str
     off: U64 = 0
     length: U64 | None = None
 
 
 class Mprotect(Operation, tag="mprotect"):
+    """mprotect(2) of a mapping, or of length bytes of it from off on."""
+
     map: str
     prot: S32
     off: U64 = 0
@@ -251,6 +297,8 @@ class Mprotect(Operation, tag="mprotect"):
 
 
 class Madvise(Operation, tag="madvise"):
+    """madvise(2) on a mapping, or on length bytes of it from off on."""
+
     map: str
     advice: S32
     off: U64 = 0
@@ -258,6 +306,8 @@ class Madvise(Operation, tag="madvise"):
 
 
 class HostRead(Operation, tag="host_read"):
+    """A load by the process; ``signal`` is what it ended in."""
+
     off: U64
     size: Literal[1, 2, 4, 8]
     map: str = ""
@@ -266,6 +316,8 @@ class HostRead(Operation, tag="host_read"):
 
 
 class HostWrite(Operation, tag="host_write"):
+    """A store by the process; ``signal`` is what it ended in."""
+
     off: U64
     size: Literal[1, 2, 4, 8]
     value: U64
@@ -275,6 +327,8 @@ class HostWrite(Operation, tag="host_write"):
 
 
 class PreFault(Operation, tag="pre_fault"):
+    """KVM_PRE_FAULT_MEMORY; gpa_out and size_out are what the kernel wrote back."""
+
     vcpu: Handle
     gpa: U64
     size: U64
@@ -309,6 +363,8 @@ class RecordedExit(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class RunTouch(Operation, tag="run_touch"):
+    """KVM_RUN once per touch; ``exits`` has a list for each."""
+
     vm: Handle
     vcpu: Handle
     boot_gpa: U64

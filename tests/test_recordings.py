@@ -1,0 +1,61 @@
+"""The recordings of real kernels that ship as examples: every outcome of theirs is the model's."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from recordings import SAMPLES
+
+from guestmem.transcript.report import run_recording
+from guestmem.transcript.world import process_for, profile_for
+
+# What a count of the files themselves gives: lines that are no begin, a guest touch as an operation of its own.
+MARKED = ("anomaly", "livelock")
+
+
+def operations_of(path: Path) -> tuple[int, int]:
+    """How many sequences and operations a recording has, counted without the package."""
+    sequences = operations = 0
+    with gzip.open(path, "rt") as lines:
+        for text in lines:
+            line = json.loads(text)
+            if line["op"] == "begin":
+                sequences += 1
+            elif line["op"] == "run_touch" and line.get("exits"):
+                operations += len(line["touches"])
+            else:
+                operations += 1
+    return sequences, operations
+
+
+def test_four_recordings_of_two_kernels_ship() -> None:
+    assert [path.name for path in SAMPLES] == [
+        "v6.12-directed.jsonl.gz",
+        "v6.12-random.jsonl.gz",
+        "v6.18-directed.jsonl.gz",
+        "v6.18-random.jsonl.gz",
+    ]
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.partition(".jsonl")[0])
+def test_every_outcome_of_a_real_kernel_agrees_or_is_a_listed_divergence(path: Path) -> None:
+    report = run_recording(
+        path, lambda begin: profile_for(begin).name, lambda begin: process_for(begin, profile_for(begin))
+    )
+
+    assert [(difference.line, difference.recorded, difference.model) for difference in report.differences] == []
+    assert (report.sequences, report.operations) == operations_of(path)
+    assert report.profiles == [path.name[:5]]
+    assert report.agreed + report.known_divergences == report.operations == report.compared
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.partition(".jsonl")[0])
+def test_the_wrong_kernel_would_be_noticed(path: Path) -> None:
+    other = "v6.18" if path.name.startswith("v6.12") else "v6.12"
+
+    report = run_recording(path, lambda begin: other, lambda begin: process_for(begin, profile_for(begin, other)))
+
+    assert len(report.differences) > 10

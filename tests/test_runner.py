@@ -1,0 +1,272 @@
+"""Running recorded operations: handles, buffers and mappings become descriptors and addresses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from helpers import P
+from recordings import gmem, line, touches, vcpu, vm
+
+from guestmem.model.process import Process
+from guestmem.model.profiles import V7_2
+from guestmem.transcript import vocabulary as v
+from guestmem.transcript.runner import BUFFERS, Outcome, Runner, UnknownHandle
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def runner() -> Iterator[Runner]:
+    with Process(V7_2) as process:
+        yield Runner(process)
+
+
+def run(runner: Runner, *lines: Json) -> Outcome:
+    """Run lines; the last one's outcome."""
+    for each in lines:
+        operation = msgspec.json.decode(json.dumps(each), type=v.Line)
+        assert not isinstance(operation, v.Begin)
+        outcome = runner.run(operation)
+    return outcome
+
+
+def ended(outcome: Outcome) -> Any:
+    """The errno if it was refused, else the result."""
+    return outcome.errno or outcome.result
+
+
+# -- handles -----------------------------------------------------------------------------------------------------------
+
+
+def test_kvm_is_open_and_a_new_object_is_named_by_its_handle(runner: Runner) -> None:
+    assert ended(run(runner, vm())) == "vm0"
+    assert ended(run(runner, line("check_extension", on="kvm", cap=235))) == 3
+    assert ended(run(runner, line("check_extension", on="vm0", cap=234))) == 1
+
+
+def test_the_handle_of_a_failed_operation_stands_for_minus_1_from_then_on(runner: Runner) -> None:
+    run(runner, vm(), gmem())
+
+    assert ended(run(runner, line("create_guest_memfd", vm="vm0", size=1, flags=0, out="gm0"))) == "EINVAL"
+    assert runner.fds["gm0"] == -1
+    assert ended(run(runner, line("fstat", fd="gm0"))) == "EBADF"
+
+
+def test_a_closed_handle_stays_closed_whatever_is_opened_next(runner: Runner) -> None:
+    run(runner, vm(), gmem(), line("close", fd="gm0"), gmem(out="gm1"))
+
+    assert ended(run(runner, line("fstat", fd="gm0"))) == "EBADF"
+    assert ended(run(runner, line("close", fd="gm0"))) == "EBADF"
+    assert ended(run(runner, line("fstat", fd="gm1"))) == 0
+
+
+@pytest.mark.parametrize("number", [-1, 9999, 12345])
+def test_a_number_stands_for_itself_and_these_are_never_open(runner: Runner, number: int) -> None:
+    assert ended(run(runner, line("fsync", fd=number))) == "EBADF"
+
+
+def test_number_0_is_dev_null(runner: Runner) -> None:
+    assert ended(run(runner, line("read", fd=0, len=8))) == 0
+    assert ended(run(runner, line("write", fd=0, len=8))) == 8
+
+
+def test_a_vm_operation_may_be_issued_on_the_wrong_kind_of_object(runner: Runner) -> None:
+    run(runner, vm(), gmem(), vcpu())
+
+    assert ended(run(runner, line("create_vcpu", vm="gm0", id=0, out="x"))) == "ENOTTY"
+    assert ended(run(runner, line("create_vm", type=0, out="x", on="cpu0"))) == "EINVAL"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        line("close", fd="nobody"),
+        line("host_read", map="nobody", off=0, size=8),
+        line("host_read", buf="D", off=0, size=8),
+        line("host_read", off=0, size=8),
+        line("munmap", map="nobody"),
+        line("madvise", map="nobody", advice=0),
+    ],
+    ids=lambda operation: json.dumps(operation)[:50],
+)
+def test_what_nothing_made_cannot_be_used(runner: Runner, operation: Json) -> None:
+    with pytest.raises(UnknownHandle):
+        run(runner, operation)
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "write"),
+    [
+        ("A", None, None),
+        ("B", None, None),
+        ("C", None, None),
+        ("RO", None, "SIGSEGV"),
+        ("NONE", "SIGSEGV", "SIGSEGV"),
+    ],
+)
+def test_every_buffer_has_64_mib_two_aligned_and_its_protection(
+    runner: Runner, name: str, read: str | None, write: str | None
+) -> None:
+    last = (64 << 20) - 8
+
+    assert run(runner, line("host_read", buf=name, off=last, size=8)).observed == {"signal": read}
+    assert run(runner, line("host_write", buf=name, off=last, size=8, value=5)).observed == {"signal": write}
+    assert runner.buffers[name] % (2 << 20) == 0
+    assert run(runner, line("host_read", buf=name, off=last, size=8)).result == (None if read else 0 if write else 5)
+
+
+def test_the_buffers_are_apart_from_one_another(runner: Runner) -> None:
+    for value, name in enumerate(BUFFERS, 1):
+        run(runner, line("host_write", buf=name, off=0, size=8, value=value))
+
+    assert [run(runner, line("host_read", buf=name, off=0, size=8)).result for name in "ABC"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("where", [{"buf": "A", "off": 2 * P}, {"abs": 0}])
+def test_a_userspace_address_is_a_place_in_a_buffer_or_a_number(runner: Runner, where: Json) -> None:
+    run(runner, vm(), vcpu(), line("host_write", buf="A", off=2 * P, size=8, value=5))
+    slot = line("set_user_memory_region", vm="vm0", slot=0, flags=0, gpa=0, size=P, userspace_addr=where)
+
+    assert ended(run(runner, slot)) == 0
+    exits = run(runner, touches(0, 0)).exits
+    assert exits is not None
+    assert exits[0][0].kind == ("done" if "buf" in where else "unknown")
+
+
+def test_a_userspace_address_may_be_a_mapping(runner: Runner) -> None:
+    run(
+        runner,
+        vm(type=0),
+        gmem(flags=3),
+        line("mmap", fd="gm0", length=2 * P, prot=3, flags=1, offset=0, out="map0"),
+        line("host_write", map="map0", off=P, size=8, value=5),
+        vcpu(),
+    )
+    where = {"map": "map0", "off": P}
+    run(runner, line("set_user_memory_region", vm="vm0", slot=0, flags=0, gpa=0, size=P, userspace_addr=where))
+
+    exits = run(runner, touches(0, 0)).exits
+    assert exits is not None
+    assert exits[0][0].value == 5
+
+
+def test_operations_on_a_mapping_that_failed_or_is_gone_are_not_issued_which_is_an_outcome(runner: Runner) -> None:
+    run(runner, vm(), gmem())
+    mapped = line("mmap", fd="gm0", length=P, prot=3, flags=1, offset=0, out="map0")
+    use = line("host_read", map="map0", off=0, size=8)
+    assert ended(run(runner, mapped)) == "ENODEV"
+    assert "map0" in run(runner, use).observed["not_issued"]
+    for other in (
+        line("munmap", map="map0"),
+        line("mprotect", map="map0", prot=0),
+        line("madvise", map="map0", advice=4),
+    ):
+        assert "not_issued" in run(runner, other).observed
+
+    run(runner, vm(type=0, out="vm1"), gmem(flags=3, vm="vm1", out="gm1"))
+    assert ended(run(runner, {**mapped, "fd": "gm1"})) == "map0"
+    assert run(runner, use).result == 0
+    assert ended(run(runner, line("munmap", map="map0"))) == 0
+    assert "not_issued" in run(runner, use).observed
+
+
+def test_unmapping_a_part_leaves_the_rest_usable(runner: Runner) -> None:
+    run(
+        runner,
+        vm(type=0),
+        gmem(flags=3),
+        line("mmap", fd="gm0", length=2 * P, prot=3, flags=1, offset=0, out="map0"),
+        line("munmap", map="map0", off=0, length=P),
+    )
+
+    assert run(runner, line("host_read", map="map0", off=0, size=8)).observed == {"signal": "SIGSEGV"}
+    assert run(runner, line("host_read", map="map0", off=P, size=8)).result == 0
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+
+
+def test_fstat_of_a_guest_memfd_shows_what_recorders_wrote(runner: Runner) -> None:
+    run(runner, vm(), gmem())
+
+    assert run(runner, line("fstat", fd="gm0")).observed == {
+        "st_size": 0x4000,
+        "st_blocks": 0,
+        "st_blksize": P,
+        "st_mode": "0o100600",
+        "st_nlink": 1,
+    }
+    assert run(runner, line("fstat", fd="vm0")).observed == {}
+
+
+def test_pre_fault_tells_what_was_written_back_also_when_it_failed(runner: Runner) -> None:
+    run(runner, vm(), vcpu())
+
+    outcome = run(runner, line("pre_fault", vcpu="cpu0", gpa=P, size=2 * P, flags=0))
+
+    assert (ended(outcome), outcome.observed) == ("ENOENT", {"gpa_out": P, "size_out": 2 * P})
+
+
+def test_a_refusal_tells_the_check_and_its_values(runner: Runner) -> None:
+    run(runner, vm())
+
+    outcome = run(runner, line("create_guest_memfd", vm="vm0", size=1, flags=0, out="gm0"))
+
+    assert outcome.check == "size-aligned"
+    assert "size=0x1" in outcome.reason
+
+
+def test_each_touch_has_its_own_exits(runner: Runner) -> None:
+    run(runner, vm(), vcpu())
+
+    exits = run(runner, touches(0, 0, P)).exits
+
+    assert exits is not None
+    assert [[exit.kind for exit in each] for each in exits] == [["mmio", "done"]] * 2
+
+
+def test_running_what_is_no_vcpu_is_a_bare_run(runner: Runner) -> None:
+    run(runner, vm())
+
+    outcome = run(runner, touches(0, 0, vcpu="vm0"))
+
+    assert (outcome.errno, outcome.exits) == ("ENOTTY", None)
+
+
+def test_one_pad_word_fills_them_all_or_a_list_is_taken_as_it_is(runner: Runner) -> None:
+    run(runner, vm())
+    slot = line(
+        "set_user_memory_region2",
+        vm="vm0",
+        slot=0,
+        flags=0,
+        gpa=0,
+        size=P,
+        userspace_addr={"abs": 0},
+        guest_memfd=-1,
+        guest_memfd_offset=0,
+    )
+
+    assert ended(run(runner, {**slot, "pad1": 0xFFFFFFFF, "pad2": (1 << 64) - 1})) == 0
+    assert ended(run(runner, {**slot, "pad2": [1] * 14})) == 0
+
+
+def test_every_operation_of_the_vocabulary_can_be_run(runner: Runner) -> None:
+    from guestmem.transcript.runner import _ACTIONS
+
+    assert set(_ACTIONS) == set(v.Line.__args__) - {v.Begin}
+
+
+def test_guestmems_own_operations_reach_the_host(runner: Runner) -> None:
+    run(runner, vm(), gmem(), line("fallocate", fd="gm0", mode=1, offset=0, len=P))
+
+    assert ended(run(runner, line("poison", fd="gm0", offset=0))) == 0
+    assert ended(run(runner, line("poison", fd="gm0", offset=0x4000))) == "EINVAL"
+    assert ended(run(runner, line("set_huge_page_size", fd="gm0", page_size=P))) == "EINVAL"
