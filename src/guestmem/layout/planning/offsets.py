@@ -1,6 +1,6 @@
 """Which file offsets serve a slot best: the classes of offsets at which it is accepted and costs the fewest leaves.
 
-Under every rule but three, whether a binding is accepted and what it can map depends on the offset modulo the largest
+Under every rule but four, whether a binding is accepted and what it can map depends on the offset modulo the largest
 page size only. So the best offsets of a slot are a few classes (modulus, residue), found by trying residues: all that
 are congruent with the GPA, or multiples, for the second largest size, and one of each kind below that.
 """
@@ -13,12 +13,12 @@ from functools import lru_cache
 
 from guestmem.layout.coverage import Host, cover
 from guestmem.layout.value import File, Layout, Range, Slot
-from guestmem.rules import GpaAlignment, GpaAlignmentByHighestBit, JanuaryAsWritten, Rule
+from guestmem.rules import GpaAlignment, GpaAlignmentByHighestBit, GpaPage, JanuaryAsWritten, Rule
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 
 __all__ = ("Choice", "best_choice", "cost_at", "is_modular")
 
-_BY_MAGNITUDE = (JanuaryAsWritten, GpaAlignment, GpaAlignmentByHighestBit)
+_BY_MAGNITUDE = (JanuaryAsWritten, GpaAlignment, GpaPage, GpaAlignmentByHighestBit)
 _TRIES = 4  # offsets of one class tried under a rule that looks at more than the residue
 
 
