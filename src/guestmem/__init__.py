@@ -41,24 +41,32 @@ __all__ = (
 
 
 def open(
-    backend: Literal["model"] = "model",
+    backend: Literal["model", "kvm"] = "model",
     *,
-    profile: str = "v7.2",
+    profile: str | None = None,
     machine: Machine | None = None,
     rule: Rule | str | None = None,
 ) -> Kvm:
     """Open /dev/kvm of a backend, as one fresh process. Never falls back from one backend to another.
 
-    profile ("v6.12", "v6.18", "v7.2", "next"), machine and rule (an alignment rule or its name, for profile next) say
-    which kernel and host the model is. ValueError for a name that does not exist.
+    "model": profile ("v6.12", "v6.18", "v7.2", "next"; else v7.2), machine and rule (an alignment rule or its name,
+    for profile next) say which kernel and host it is. "kvm": this machine's kernel, BackendUnavailable where it has
+    none; it is what it is, so it takes none of the three. ValueError for a name that does not exist.
     """
-    # Imported here so that `guestmem --help` does not pay for the model.
+    # Imported here so that `guestmem --help` does not pay for a backend.
+    from guestmem.objects import Kvm
+
+    if backend == "kvm":
+        if profile is not None or machine is not None or rule is not None:
+            raise ValueError("profile, machine and rule are the model's; a real kernel cannot be told what it is")
+        from guestmem.kvm import KvmBackend
+
+        return Kvm(KvmBackend())
+    if backend != "model":
+        raise ValueError(f"no backend {backend!r}; there are model and kvm")
     from guestmem.model.process import Process
     from guestmem.model.profiles import profile_named
-    from guestmem.objects import Kvm
     from guestmem.rules import DEFAULT, rule_named
 
-    if backend != "model":
-        raise ValueError(f"no backend {backend!r}; there is model")
     chosen = rule_named(rule) if isinstance(rule, str) else rule or DEFAULT
-    return Kvm(Process(profile_named(profile), machine, chosen))
+    return Kvm(Process(profile_named(profile or "v7.2"), machine, chosen))

@@ -57,6 +57,14 @@ PRE_FAULT_CHECKS: tuple[Check[PreFaultRequest], ...] = (
         lambda r: f"gpa={r.gpa:#x} size={r.size:#x}",
     ),
     Check(
+        "shadow-pages-allowed",
+        errno.ENOSPC,
+        "with shadow paging the VM must have had a memslot, which is what its number of shadow pages follows from",
+        "kvm_mmu_load",
+        lambda r: r.vcpu.vm.machine.two_dimensional_paging or r.vcpu.vm.had_slots,
+        lambda r: "no memslot was ever set",
+    ),
+    Check(
         "two-dimensional-paging",
         errno.EOPNOTSUPP,
         "only two-dimensional paging is indexed by GPA",

@@ -43,6 +43,7 @@ class Vm:
         spaces = 2 if machine.smm and not self.has_private_mem else 1
         self.spaces = [AddressSpaceSlots() for _ in range(spaces)]
         self.slot_pages = 0
+        self.had_slots = False
         self.attributes: RunMap[int] = RunMap()
         self.stage2 = Stage2()
         self.mmio = MmioCache()
@@ -103,6 +104,7 @@ class Vm:
         """Make a checked slot visible."""
         self.spaces[slot.as_id].insert(slot)
         self.slot_pages += slot.npages
+        self.had_slots = True
         self.mmio.generation += 1
 
     def delete_slot(self, slot: Memslot) -> None:

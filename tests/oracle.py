@@ -1,0 +1,441 @@
+"""A naive oracle: SEMANTICS sections 2 to 6 restated page by page, in dictionaries, as plainly as possible.
+
+Nothing here is fast, ranged or shared with the model: a page holds one number, a leaf is an entry per frame, a rule is
+an ``if``. It knows small worlds only (one host buffer, one word per page) and answers with errno names. What it takes
+from guestmem are the alignment rules, which have tests of their own, and the numbers of the user-space interface.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from guestmem.geometry import Geometry
+from guestmem.rules import Binding, Rule
+
+P = 4096
+GPA_PAGES = 1 << 28  # 40 bits
+BUFFER_PAGES = 96
+
+MMAP, INIT_SHARED = 1, 2
+LOG_DIRTY, READONLY, GUEST_MEMFD = 1, 2, 4
+
+
+class Refused(Exception):
+    """The kernel says no; args[0] is the errno's name."""
+
+
+@dataclass
+class Kernel:
+    """What differs between the profiles, as SEMANTICS section 9 lists it."""
+
+    name: str
+    huge: bool = False
+
+    @property
+    def overlap(self) -> str:
+        return "EINVAL" if self.name in ("v6.12", "v6.18") else "EEXIST"
+
+    def creation_flags(self, private_vm: bool) -> int:
+        if self.name == "v6.12":
+            return 0
+        return MMAP if private_vm else MMAP | INIT_SHARED
+
+    def may_bind(self, private_vm: bool) -> bool:
+        return private_vm or self.name != "v6.12"
+
+
+@dataclass(eq=False)
+class File:
+    """A guest_memfd: index -> (first index, order) of its folio, index -> number, poisoned indexes."""
+
+    vm: Vm
+    npages: int
+    flags: int
+    order: int = 0
+    backing: str = "thp"
+    folios: dict[int, tuple[int, int]] = field(default_factory=dict)
+    words: dict[int, int] = field(default_factory=dict)
+    poison: set[int] = field(default_factory=set)
+    users: int = 1  # descriptors and mappings
+    now: int = 0  # shmem: the order it takes at the moment
+
+
+@dataclass(eq=False)
+class Slot:
+    base: int
+    npages: int
+    flags: int
+    hva: int  # page of the buffer
+    file: File | None = None
+    pgoff: int = 0
+    gmem_only: bool = False
+
+
+@dataclass(eq=False)
+class Vm:
+    private_type: bool
+    slots: dict[int, Slot] = field(default_factory=dict)
+    private: set[int] = field(default_factory=set)
+    leaves: dict[int, tuple[int, int, object, int]] = field(default_factory=dict)  # gfn -> first, order, source, page
+    mmio: dict[int, int] = field(default_factory=dict)
+    generation: int = 0
+    had_slots: bool = False
+
+
+class Oracle:
+    """The world."""
+
+    def __init__(self, kernel: Kernel, geometry: Geometry, rule: Rule, pools: dict[int, int], host_order: int) -> None:
+        self.kernel = kernel
+        self.geometry = geometry
+        self.rule = rule
+        self.free = dict(pools)
+        self.host_order = host_order
+        self.vms: list[Vm] = []
+        self.files: list[File] = []
+        self.buffer: dict[int, int] = {}
+
+    # -- 2: the file -------------------------------------------------------------------------------------------------
+
+    def create_file(self, vm: Vm, size: int, flags: int, order: int = 0, backing: str = "thp") -> File:
+        if flags & ~self.kernel.creation_flags(vm.private_type):
+            raise Refused("EINVAL")
+        if size <= 0 or size % (P << order):
+            raise Refused("EINVAL")
+        file = File(vm, size // P, flags, order, backing, now=order)
+        self.files.append(file)
+        return file
+
+    def fallocate(self, file: File, offset: int, size: int, *, punch: bool) -> None:
+        if size <= 0 or offset < 0:
+            raise Refused("EINVAL")
+        if offset % P or size % P:
+            raise Refused("EINVAL")
+        if punch:
+            for index in range(offset // P, min((offset + size) // P, file.npages)):
+                self._forget_page(file, index)
+            self._punch(file, offset // P, (offset + size) // P)
+            return
+        if offset + size > file.npages * P:
+            raise Refused("EINVAL")
+        for index in range(offset // P, (offset + size) // P):
+            self.folio(file, index)
+
+    def folio(self, file: File, index: int) -> tuple[int, int]:
+        """The folio of an index; made if it is missing."""
+        if index in file.folios:
+            return file.folios[index]
+        if file.backing == "hugetlb":
+            orders = [file.order]
+        elif file.backing == "shmem":
+            orders = [file.now, 0]
+        else:
+            orders = [order for order in reversed(self.geometry.orders) if order <= file.order]
+        for order in orders:
+            first = index - index % (1 << order)
+            block = range(first, first + (1 << order))
+            if any(page in file.folios for page in block) or block[-1] >= file.npages:
+                continue
+            if self.free.get(order, 1) == 0:
+                continue
+            if order in self.free:
+                self.free[order] -= 1
+            for page in block:
+                file.folios[page] = first, order
+            return first, order
+        raise Refused("ENOMEM")
+
+    def _punch(self, file: File, start: int, end: int) -> None:
+        for index in range(start, min(end, file.npages)):
+            file.words.pop(index, None)
+        for first, order in sorted(set(file.folios.values())):
+            block = range(first, first + (1 << order))
+            gone = [index for index in block if start <= index < end]
+            if not gone:
+                continue
+            if len(gone) < len(block):
+                if file.backing == "hugetlb":
+                    continue
+                for index in block:
+                    file.folios[index] = index, 0
+                if 0 in self.free:
+                    self.free[0] += len(gone)
+            elif order in self.free:
+                self.free[order] += 1
+            for index in gone:
+                del file.folios[index]
+                file.poison.discard(index)
+
+    def poison(self, file: File, index: int) -> None:
+        if index in file.folios:
+            self._forget_page(file, index)
+            file.poison.add(index)
+
+    def drop_file(self, file: File) -> None:
+        """A descriptor or a mapping goes; with the last one everything does."""
+        file.users -= 1
+        if file.users:
+            return
+        for slot in file.vm.slots.values():
+            if slot.file is file:
+                slot.file = None
+                for gfn in range(slot.base, slot.base + slot.npages):
+                    self.zap(file.vm, gfn)
+        for _, order in set(file.folios.values()):
+            if order in self.free:
+                self.free[order] += 1
+        file.folios.clear()
+        file.words.clear()
+        file.poison.clear()
+
+    def _forget_page(self, file: File, index: int) -> None:
+        for slot in file.vm.slots.values():
+            if slot.file is file and slot.pgoff <= index < slot.pgoff + slot.npages:
+                self.zap(file.vm, slot.base + index - slot.pgoff)
+
+    def host_page(self, file: File, index: int) -> None:
+        """A host access through a mapping; raises SIGBUS."""
+        if not file.flags & INIT_SHARED or index >= file.npages or index in file.poison:
+            raise Refused("SIGBUS")
+        try:
+            self.folio(file, index)
+        except Refused:
+            raise Refused("SIGBUS") from None
+
+    # -- 3: slots ----------------------------------------------------------------------------------------------------
+
+    def set_region(
+        self, vm: Vm, id: int, flags: int, gpa: int, size: int, hva: int, file: File | None, offset: int
+    ) -> None:
+        gmem = bool(flags & GUEST_MEMFD)
+        valid = (GUEST_MEMFD if self.kernel.may_bind(vm.private_type) else 0) | (0 if gmem else LOG_DIRTY | READONLY)
+        if flags & ~valid or size % P or gpa % P or (gmem and offset % P):
+            raise Refused("EINVAL")
+        old = vm.slots.get(id)
+        if size == 0:
+            if old is None:
+                raise Refused("EINVAL")
+            self._drop_slot_mappings(vm, old)
+            del vm.slots[id]
+            return
+        base, npages = gpa // P, size // P
+        if old is not None and (
+            gmem or old.hva != hva or old.npages != npages or (old.flags ^ flags) & (READONLY | GUEST_MEMFD)
+        ):
+            raise Refused("EINVAL")
+        if old is not None and old.base == base:
+            self._set_flags(vm, old, flags)
+            return
+        for other_id, other in vm.slots.items():
+            if other_id != id and other.base < base + npages and base < other.base + other.npages:
+                raise Refused("EEXIST")
+        if gmem:
+            self._check_binding(vm, file, gpa, size, offset)
+        if old is not None:
+            self._drop_slot_mappings(vm, old)
+        if base + npages > GPA_PAGES:
+            raise Refused("EINVAL")
+        vm.generation += 1
+        if old is not None:
+            old.base, old.flags = base, flags
+            return
+        slot = Slot(base, npages, flags, hva)
+        if gmem:
+            assert file is not None
+            slot.file, slot.pgoff, slot.gmem_only = file, offset // P, bool(file.flags & MMAP)
+        vm.slots[id] = slot
+        vm.had_slots = True
+
+    def _check_binding(self, vm: Vm, file: File | None, gpa: int, size: int, offset: int) -> None:
+        if file is None or not file.users:
+            raise Refused("EBADF")
+        if file.vm is not vm or offset + size > file.npages * P:
+            raise Refused("EINVAL")
+        start, end = offset // P, (offset + size) // P
+        for slot in vm.slots.values():
+            if slot.file is file and slot.pgoff < end and start < slot.pgoff + slot.npages:
+                raise Refused(self.kernel.overlap)
+        if self.kernel.huge and self.rule.refuses(self._binding(file, gpa, size, offset)) is not None:
+            raise Refused("EINVAL")
+
+    def _binding(self, file: File, gpa: int, size: int, offset: int) -> Binding:
+        backing = file.now if file.backing == "shmem" else file.order
+        return Binding(gpa, size, offset, P << file.order, P << backing, self.geometry)
+
+    def _drop_slot_mappings(self, vm: Vm, slot: Slot) -> None:
+        vm.generation += 1
+        if vm.private_type:
+            for gfn in range(slot.base, slot.base + slot.npages):
+                self.zap(vm, gfn)
+        else:
+            vm.leaves.clear()
+            vm.mmio.clear()
+
+    def _set_flags(self, vm: Vm, slot: Slot, flags: int) -> None:
+        if slot.flags == flags:
+            return
+        vm.generation += 1
+        was, slot.flags = slot.flags, flags
+        frames = range(slot.base, slot.base + slot.npages)
+        if flags & LOG_DIRTY and not was & LOG_DIRTY:
+            for gfn in frames:
+                if gfn in vm.leaves:
+                    _, _, source, page = vm.leaves[gfn]
+                    vm.leaves[gfn] = gfn, 0, source, page
+        elif was & LOG_DIRTY and not flags & LOG_DIRTY:
+            for gfn in frames:
+                if gfn in vm.leaves:
+                    order = self._host_order(vm, slot, gfn)
+                    if order > vm.leaves[gfn][1]:
+                        self._recover(vm, slot, gfn, order)
+
+    def _recover(self, vm: Vm, slot: Slot, gfn: int, order: int) -> None:
+        first = gfn - gfn % (1 << order)
+        for page in range(first, first + (1 << order)):
+            if self.kernel.name == "v6.12":
+                self.zap(vm, page)
+            else:
+                vm.leaves[page] = first, order, self.buffer, slot.hva + page - slot.base
+
+    # -- 4: attributes -----------------------------------------------------------------------------------------------
+
+    def set_attributes(self, vm: Vm, address: int, size: int, *, private: bool) -> None:
+        if self.kernel.name == "v6.18":
+            raise Refused("ENOTTY")
+        if private and not vm.private_type:
+            raise Refused("EINVAL")
+        if size == 0 or address % P or size % P:
+            raise Refused("EINVAL")
+        frames = range(address // P, (address + size) // P)
+        if all((gfn in vm.private) == private for gfn in frames):
+            return
+        for gfn in frames:
+            self.zap(vm, gfn)
+            (vm.private.add if private else vm.private.discard)(gfn)
+
+    # -- 5 and 6: faults ---------------------------------------------------------------------------------------------
+
+    def zap(self, vm: Vm, gfn: int) -> None:
+        """Remove the leaf of a frame, all of it."""
+        if gfn in vm.leaves:
+            first, order, _, _ = vm.leaves[gfn]
+            for page in range(first, first + (1 << order)):
+                vm.leaves.pop(page, None)
+
+    def touch(self, vm: Vm, gfn: int, *, write: bool, value: int = 0) -> tuple[str, int]:
+        """A guest access to a frame's word: how it ended (done, mmio, private EFAULT, ...) and what was read."""
+        slot = self._slot_of(vm, gfn)
+        if gfn not in vm.leaves or (write and slot is not None and slot.flags & READONLY):
+            ended = self.fault(vm, gfn, write=write)
+            if ended != "mapped":
+                return ended, 0
+        _, _, source, page = vm.leaves[gfn]
+        words = source.words if isinstance(source, File) else self.buffer
+        if write:
+            words[page] = value
+            return "done", 0
+        return "done", words.get(page, 0)
+
+    def fault(self, vm: Vm, gfn: int, *, write: bool, reserved: bool | None = None) -> str:
+        if reserved is None:
+            if vm.mmio.get(gfn) == vm.generation:
+                return "mmio"
+            reserved = gfn in vm.mmio
+        private = gfn in vm.private
+        if reserved and private:
+            return "shared EFAULT"
+        slot = self._slot_of(vm, gfn)
+        if slot is None:
+            if private:
+                return "private EFAULT"
+            if gfn < GPA_PAGES:
+                vm.mmio[gfn] = vm.generation
+            return "mmio"
+        kind = "private" if private else "shared"
+        if private or slot.gmem_only:
+            return self._fault_file(vm, slot, gfn, kind)
+        if write and slot.flags & READONLY:
+            return "mmio"
+        page = slot.hva + gfn - slot.base
+        if page >= BUFFER_PAGES:
+            return "host EFAULT"
+        self._map(vm, slot, gfn, self._host_order(vm, slot, gfn), self.buffer, page - gfn)
+        return "mapped"
+
+    def _fault_file(self, vm: Vm, slot: Slot, gfn: int, kind: str) -> str:
+        file = slot.file
+        if file is None:
+            return f"{kind} EFAULT"
+        index = slot.pgoff + gfn - slot.base
+        try:
+            _, folio_order = self.folio(file, index)
+        except Refused as refused:
+            return f"{kind} {refused.args[0]}"
+        if index in file.poison:
+            return f"{kind} EHWPOISON"
+        order = 0
+        for candidate in self.geometry.orders:
+            if candidate and self._file_block_ok(vm, slot, gfn, index, folio_order, candidate):
+                order = candidate
+        self._map(vm, slot, gfn, order, file, index - gfn)
+        return "mapped"
+
+    def _file_block_ok(self, vm: Vm, slot: Slot, gfn: int, index: int, folio_order: int, order: int) -> bool:
+        file, size = slot.file, 1 << order
+        assert file is not None
+        if order > folio_order:
+            return False
+        binding = self._binding(file, slot.base * P, slot.npages * P, slot.pgoff * P)
+        if self.kernel.huge and self.rule.fault_order(binding, index * P, folio_order) < order:
+            return False
+        frames = range(gfn - gfn % size, gfn - gfn % size + size)
+        inside = all(slot.base <= page < slot.base + slot.npages for page in frames)
+        same = all((page in vm.private) == (gfn in vm.private) for page in frames)
+        first = index - index % size
+        sound = not any(page in file.poison for page in range(first, first + size))
+        return inside and same and sound and (gfn - index) % size == 0
+
+    def _host_order(self, vm: Vm, slot: Slot, gfn: int) -> int:
+        best = 0
+        for order in self.geometry.orders:
+            size = 1 << order
+            frames = range(gfn - gfn % size, gfn - gfn % size + size)
+            host = slot.hva + frames[0] - slot.base
+            if (
+                order <= self.host_order
+                and not slot.flags & LOG_DIRTY
+                and all(slot.base <= page < slot.base + slot.npages for page in frames)
+                and all((page in vm.private) == (gfn in vm.private) for page in frames)
+                and host % size == 0
+                and host + size <= BUFFER_PAGES
+            ):
+                best = order
+        return best
+
+    def _map(self, vm: Vm, slot: Slot, gfn: int, order: int, source: object, to_page: int) -> None:
+        first = gfn - gfn % (1 << order)
+        for page in range(first, first + (1 << order)):
+            vm.leaves[page] = first, order, source, page + to_page
+            vm.mmio.pop(page, None)
+
+    def _slot_of(self, vm: Vm, gfn: int) -> Slot | None:
+        for slot in vm.slots.values():
+            if slot.base <= gfn < slot.base + slot.npages:
+                return slot
+        return None
+
+    def pre_fault(self, vm: Vm, gpa: int, size: int) -> tuple[str | None, int, int]:
+        """The errno, and what is left of the range; the caller keeps the vCPU's root fresh."""
+        if gpa % P or size % P or size == 0:
+            return "EINVAL", gpa, size
+        if self.kernel.name == "v6.18":
+            return ("EOPNOTSUPP" if vm.had_slots else "ENOSPC"), gpa, size
+        start, end = gpa, gpa + size
+        while gpa < end:
+            ended = self.fault(vm, gpa // P, write=False, reserved=False)
+            if ended != "mapped":
+                errno = "ENOENT" if ended == "mmio" else ended.split()[1]
+                return (errno if gpa == start else None), gpa, end - gpa
+            first, order, _, _ = vm.leaves[gpa // P]
+            gpa = min(end, (first + (1 << order)) * P)
+        return None, gpa, 0
