@@ -144,7 +144,7 @@ def test_a_format_is_recognised_by_content(name: str, kind: str) -> None:
 
 
 def test_every_format_is_recognised_somewhere_in_these_tests() -> None:
-    assert set(FORMATS) - set(KINDS.values()) == {"guestmem-json", "guestmem-fleet", "recording"}
+    assert set(FORMATS) - set(KINDS.values()) == {"guestmem-json", "guestmem-fleet", "guestmem-parquet", "recording"}
 
 
 def test_shipped_recordings_are_recognised_and_read() -> None:
