@@ -4,8 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# What building the lab's kernel and booting it takes, as Debian packages.
+LAB_TOOLS := qemu-system-x86 gcc libc6-dev make binutils flex bison bc perl libelf-dev tar xz-utils
+INSTALL_LAB_TOOLS := apt-get update && apt-get install --yes --no-install-recommends $(LAB_TOOLS)
+
 .DEFAULT_GOAL := help
-.PHONY: help run test test-lab lint bench docs clean
+.PHONY: help run test lab-tools test-lab lint bench docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,6 +19,11 @@ run: $(VENV)/.installed  ## run recordings of real kernels on the model and comp
 
 test: $(VENV)/.installed-dev  ## run the tests, doctests and documentation examples among them
 	$(BIN)/python -m pytest
+
+lab-tools:  ## install what the lab needs (Debian packages, as root or by sudo)
+	@if [ "$$(id -u)" = 0 ]; then $(INSTALL_LAB_TOOLS); \
+	elif command -v sudo >/dev/null; then sudo sh -c '$(INSTALL_LAB_TOOLS)'; \
+	else echo 'as root, run: $(INSTALL_LAB_TOOLS)' >&2; exit 1; fi
 
 test-lab: $(VENV)/.installed-dev  ## build the lab's kernel unless it is built, and run the tests that boot it
 	$(BIN)/guestmem lab build

@@ -55,6 +55,12 @@ def test_kernel_arguments_are_the_kernels_and_not_its_first_process() -> None:
     assert "--" not in append.split(), "QEMU tells the kernel of its devices after them"
 
 
+def test_the_kernel_is_told_how_fast_its_clock_runs_where_that_is_known() -> None:
+    told = command_line(KERNEL, Hardware(), image=7, port=8, console=9, tsc_khz=2600000)
+    assert "tsc_early_khz=2600000" in value(told, "-append").split()
+    assert "tsc_early_khz" not in value(arguments(Hardware()), "-append")
+
+
 def test_a_panic_is_the_end_of_qemu() -> None:
     line = arguments(Hardware())
     assert "-no-reboot" in line

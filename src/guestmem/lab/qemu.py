@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestmem.errors import BackendUnavailable
+from guestmem.kvm.tsc import rate_khz
 from guestmem.lab import keeper
 from guestmem.lab.channel import HOST_TAG, PORT
 from guestmem.units import GIB, MIB
@@ -55,9 +56,12 @@ class Hardware:
     kernel_arguments: tuple[str, ...] = ()
 
 
-def command_line(kernel: Path, hardware: Hardware, *, image: int, port: int, console: int) -> list[str]:
-    """QEMU's arguments; image, port and console are descriptors it will inherit."""
-    append = " ".join((*_KERNEL_ARGUMENTS, *_ENVIRONMENT, *hardware.kernel_arguments))
+def command_line(
+    kernel: Path, hardware: Hardware, *, image: int, port: int, console: int, tsc_khz: int = 0
+) -> list[str]:
+    """QEMU's arguments; image, port and console are descriptors it will inherit; tsc_khz 0 is not known."""
+    clock = (f"tsc_early_khz={tsc_khz}",) if tsc_khz else ()
+    append = " ".join((*_KERNEL_ARGUMENTS, *_ENVIRONMENT, *clock, *hardware.kernel_arguments))
     arguments = [QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
     # microvm has neither PCI nor ACPI, so the kernel needs neither: a third less to build, and to boot. QEMU tells the
     # kernel where its devices are by appending to its arguments.
@@ -103,7 +107,7 @@ class Qemu:
         port, far_port = socket.socketpair()
         console, far_console = socket.socketpair()
         inherit = (image, far_port.fileno(), far_console.fileno())
-        arguments = command_line(kernel, hardware, image=image, port=inherit[1], console=inherit[2])
+        arguments = command_line(kernel, hardware, image=image, port=inherit[1], console=inherit[2], tsc_khz=rate_khz())
         try:
             return cls(arguments, inherit, port, console)
         except BaseException:
