@@ -14,7 +14,8 @@ INSTALL_LAB_TOOLS := apt-get update && apt-get install --yes --no-install-recomm
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-run: $(VENV)/.installed  ## run recordings of real kernels on the model and compare every outcome
+run: $(VENV)/.installed  ## check a real VM's memory layout, then run recordings of real kernels on the model
+	@$(BIN)/guestmem check --fail-on never --html guestmem-check.html examples/layouts/qemu100-q35-10G-memfd.txt
 	@$(BIN)/guestmem run examples/recordings/*.jsonl.gz
 
 test: $(VENV)/.installed-dev  ## run the tests, doctests and documentation examples among them
@@ -39,9 +40,10 @@ bench: $(VENV)/.installed-dev  ## measure, as ratios against the kernel where th
 
 docs: $(VENV)/.installed-dev  ## write the pages that are made from code
 	$(BIN)/python docs/divergences.py > docs/divergences.md
+	$(BIN)/python docs/rules.py > docs/rules.md
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build guestmem-check.html
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
