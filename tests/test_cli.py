@@ -155,8 +155,8 @@ def test_json_is_one_object_with_files_and_differences_and_nothing_else(guestmem
     assert list(report) == ["files", "differences"]
     assert [list(file) for file in report["files"]] == [FILE_KEYS, FILE_KEYS]
     assert report["files"] == [
-        dict(zip(FILE_KEYS, (str(good), "v6.12", 1, 2, 2, 0, 0), strict=True)),
-        dict(zip(FILE_KEYS, (str(bad), "v6.12", 1, 2, 1, 0, 1), strict=True)),
+        dict(zip(FILE_KEYS, (str(good), "v6.12", 1, 2, 2, 0, 0, 0), strict=True)),
+        dict(zip(FILE_KEYS, (str(bad), "v6.12", 1, 2, 1, 0, 0, 1), strict=True)),
     ]
     [difference] = report["differences"]
     assert (difference["file"], difference["line"], difference["sequence"], difference["index"]) == (

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from guestmem.model.capabilities import CAPABILITIES
 from guestmem.transcript import vocabulary as v
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS, MAP_PRIVATE
+from guestmem.units import MIB
 
 __all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
 
 Exits = Sequence[v.RecordedExit] | None
 
 
+MADV_COLLAPSE = 25
 _RECORDED_WITH_SHADOW_PAGING = ("618", "v6.18")
 
 
@@ -57,6 +59,19 @@ def _livelock(operation: v.Operation, exits: Exits, before: History | None) -> b
 
 def _guard_region(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     return isinstance(operation, v.Madvise) and operation.advice in (102, 103)
+
+
+def _collapse(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+    """The mapping is private and anonymous, and may hold an aligned 2 MiB."""
+    if before is None or not isinstance(operation, v.Madvise) or operation.advice != MADV_COLLAPSE:
+        return False
+    return any(
+        isinstance(each, v.Mmap)
+        and each.out == operation.map
+        and each.flags & (MAP_ANONYMOUS | MAP_PRIVATE) == MAP_ANONYMOUS | MAP_PRIVATE
+        and each.length >= 2 * MIB
+        for each in before.operations
+    )
 
 
 def _shadow_paging(begin: v.Begin) -> bool:
@@ -121,6 +136,13 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "MADV_GUARD_INSTALL and MADV_GUARD_REMOVE",
         "guard markers in host page tables have nothing to do with guest memory; the model does not know the advice",
         _guard_region,
+    ),
+    Divergence(
+        "collapse",
+        "MADV_COLLAPSE of private anonymous memory that holds an aligned 2 MiB",
+        "khugepaged's work: whether it can depends on the pages and their anon_vma, which the model does not have; it "
+        "answers EINVAL, as for all other memory",
+        _collapse,
     ),
     Divergence(
         "other-files",
