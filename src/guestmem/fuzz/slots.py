@@ -137,13 +137,15 @@ def set_attributes(s: State) -> None:
         slot = s.one(list(vm.slots.values()))
         address, size = slot.gpa, min(slot.size, 4 * M2)
     if s.chance(8):
-        address = s.one((1, PAGE - 1, U64 - PAGE, U64 - 2 * PAGE, 1 << 60, BOOT_GPA + BOOT_SIZE))
+        address = s.one((1, PAGE - 1, U64 - PAGE, U64 - 2 * PAGE, 1 << 60, BOOT_GPA + BOOT_SIZE + PAGE))
     if s.chance(6):
         size = s.one((0, 1, PAGE - 1, U64 - PAGE, U64 - 1, (U64 - address) % U64))
     if s.chance(5):
         attributes = s.one((1, 2, 4, 9, 16, 1 << 63, U64 - 1))
     if s.chance(3):
         flags = s.one((1, 8, U64 - 1))
+    if attributes and address < BOOT_GPA + BOOT_SIZE + PAGE and BOOT_GPA < address + size:
+        return  # the guest's own code and its doorbell, which ends every touch, stay shared
     handle = s.any_handle() if s.chance(3) else vm.handle
     s.add(v.SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
 
