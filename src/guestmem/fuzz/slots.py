@@ -144,7 +144,7 @@ def set_attributes(s: State) -> None:
         attributes = s.one((1, 2, 4, 9, 16, 1 << 63, U64 - 1))
     if s.chance(3):
         flags = s.one((1, 8, U64 - 1))
-    if attributes and address < BOOT_GPA + BOOT_SIZE + PAGE and BOOT_GPA < address + size:
+    if attributes and address < BOOT_GPA + BOOT_SIZE + PAGE and address + size > BOOT_GPA:
         return  # the guest's own code and its doorbell, which ends every touch, stay shared
     handle = s.any_handle() if s.chance(3) else vm.handle
     s.add(v.SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)

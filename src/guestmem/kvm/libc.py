@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from guestmem.errors import KvmError
 
-__all__ = ("address_of", "call", "try_call")
+__all__ = ("address_of", "call", "no_effect", "try_call")
 
 _OFF, _ADDR = c_int64, c_ulong  # addresses travel as numbers: most of them are not valid pointers
 
@@ -65,6 +65,11 @@ def _declared(name: str) -> Any:
 
 _FUNCTIONS: Final = {name: _declared(name) for name in _SIGNATURES}
 _DESCRIPTOR_AT: Final = {name: types.index(_FD) for name, (types, _) in _SIGNATURES.items() if _FD in types}
+
+
+def no_effect() -> int:
+    """The address of a C function that changes nothing, whatever it is called with: a signal handler."""
+    return ctypes.cast(_LIBC.getpid, c_void_p).value or 0
 
 
 def try_call(name: str, *arguments: object) -> tuple[int, int]:
