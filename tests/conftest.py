@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 from helpers import is_model
+from program import Guestmem, runner
 
 import guestmem
 from guestmem.objects import Kvm, Vcpu, Vm
@@ -38,6 +39,12 @@ def open_backend(name: BackendName, profile: str) -> Kvm:
         return guestmem.open(name, profile=profile)
     except guestmem.BackendUnavailable as reason:
         pytest.skip(f"backend {name}: {reason}")
+
+
+@pytest.fixture
+def guestmem_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Guestmem:
+    """Run the console script's function with some arguments."""
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -6,15 +6,15 @@ import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from program import Ended, Guestmem
 from recordings import SAMPLES, Json, begin, failed, gmem, line, touches, vcpu, vm, went, write
 from typer.testing import CliRunner
 
-from guestmem.cli import app, main
+from guestmem.cli import app
 from guestmem.version import __version__
 
 MMIO = [{"exit": "mmio", "gpa": 0, "len": 8, "is_write": 0}, {"exit": "done", "value": 0x5A5A5A5A5A5A5A5A}]
@@ -22,31 +22,10 @@ GOOD = [begin(), vm(0), failed("create_vm", "EINVAL", 1, type=9, out="vm1")]
 BAD = [begin(), vm(0), failed("create_vm", "EEXIST", 5, type=9, out="vm1")]
 
 
-class Ended(NamedTuple):
-    """How the program ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Guestmem = Callable[..., Ended]
-
-
 @pytest.fixture
-def guestmem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Guestmem:
-    """Run the console script's function with these arguments."""
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["guestmem", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return Ended(code or 0, captured.out, captured.err)
-
-    return run
+def guestmem(guestmem_command: Guestmem) -> Guestmem:
+    """Short for what every test here does."""
+    return guestmem_command
 
 
 def refused(ended: Ended) -> str:

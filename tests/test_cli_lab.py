@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import fake_tools
 import pytest
 from fake_lab import fake_machine
+from program import Guestmem, runner
 
-from guestmem.cli import main
 from guestmem.lab import programs
 from guestmem.lab.errors import LabFailed
 from guestmem.lab.machine import Machine
@@ -20,30 +17,11 @@ from guestmem.lab.qemu import Hardware
 from guestmem.units import GIB
 
 
-class Ended(NamedTuple):
-    """How the program ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Guestmem = Callable[..., Ended]
-
-
 @pytest.fixture
 def guestmem(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Guestmem:
     """Run `guestmem lab` with these arguments."""
 
-    def run(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["guestmem", "lab", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capfd.readouterr()
-        assert ended.value.code is None or isinstance(ended.value.code, int)
-        return Ended(ended.value.code or 0, captured.out, captured.err)
-
-    return run
+    return runner(monkeypatch, capfd, "lab")
 
 
 @pytest.fixture

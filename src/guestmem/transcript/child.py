@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ class ChildEnded(Exception):
     """The child crashed, was killed because it did not answer in time, or raised what it should not have."""
 
 
-def messages(work: Callable[[], Iterable[bytes]], limit_s: float) -> Iterator[bytes]:
+def messages(work: Callable[[], Iterable[bytes]], limit_s: float) -> Generator[bytes, None, None]:
     """Yield what ``work`` yields in a child, each message at most limit_s seconds after the one before; ChildEnded.
 
     The child is killed and reaped when the generator ends, whatever the reason.
