@@ -58,6 +58,14 @@ def test_what_is_no_regular_file_is_written_as_it_is() -> None:
     assert not Path(os.devnull).is_file()
 
 
+def test_a_pipe_gets_the_report() -> None:
+    out, into = os.pipe()
+    write_text(Path(f"/dev/fd/{into}"), "x")
+    os.close(into)
+    with os.fdopen(out, "rb") as pipe:
+        assert pipe.read() == b"x"
+
+
 @pytest.mark.parametrize("name", ["missing/page.html", "."])
 def test_a_place_that_takes_no_file_is_an_oserror_with_its_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(OSError, match="director") as failed:

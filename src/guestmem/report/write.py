@@ -15,13 +15,12 @@ __all__ = ("write_text",)
 
 def write_text(path: Path, text: str) -> None:
     """Put text (UTF-8) at path whole or not at all; OSError as writing raises it, with path as its file name."""
-    target = Path(os.path.realpath(path))  # a symbolic link stays one
     data = text.encode("utf-8", "replace")
     try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
         else:
-            _replace(target, data)
+            _replace(Path(os.path.realpath(path)), data)  # a symbolic link stays one
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
