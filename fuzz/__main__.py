@@ -1,8 +1,8 @@
 """Fuzz every reader for a bounded time: ``python -m fuzz [SECONDS] [FORMAT...]``.
 
-Each format gets an equal share of SECONDS (its start not counted) in a process of its own, seeded with the shipped captures of that format.
-An input on which a reader raises anything but LayoutError, says more than one line, or takes longer than 10 s is kept
-under fuzz/found/, printed with the command that repeats it, and ends the run with status 1.
+Each format gets an equal share of SECONDS (its start not counted) in a process of its own, seeded with the shipped
+captures of that format. An input on which a reader raises anything but LayoutError, says more than one line, or takes
+longer than 10 s is kept under fuzz/found/, printed with the command that repeats it, and makes the exit status 1.
 """
 
 from __future__ import annotations
