@@ -54,7 +54,7 @@ def _fuzz(name: str, seconds: int) -> bool:
     runs = next((line.split()[-1] for line in said if "number_of_executed_units" in line), "no")
     print(f"{name:<20} {runs:>8} inputs", "held" if done.returncode == 0 else "FAILED", flush=True)
     if done.returncode:
-        print("\n".join(said[-40:]))
+        print("\n".join(line for line in said if not line.startswith(("INFO:", "WARNING:", "stat::"))))
         print(f"repeat with: python -m fuzz.target {name} {_FOUND}/{name}-...")
     return done.returncode == 0
 
