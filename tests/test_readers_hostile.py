@@ -20,5 +20,5 @@ def test_a_descriptor_of_strace_may_have_leading_zeros() -> None:
 
 
 def test_strace_flags_shift_by_the_shifts_that_strace_prints_only() -> None:
-    with pytest.raises(LayoutError, match="line|flags"):
+    with pytest.raises(LayoutError, match="shift"):
         strace.read("x", (SET % "1<<MAP_HUGETLB").encode())
