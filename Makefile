@@ -1,6 +1,7 @@
 # Two commands on a fresh machine with Python 3.11 and pip: `make run` and `make test`. No root, no KVM.
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -9,7 +10,7 @@ LAB_TOOLS := qemu-system-x86 gcc libc6-dev make binutils flex bison bc perl libe
 INSTALL_LAB_TOOLS := apt-get update && apt-get install --yes --no-install-recommends $(LAB_TOOLS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab-tools test-lab lint bench docs clean
+.PHONY: help run test lab-tools test-lab lint bench fuzz-parsers docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +39,9 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 bench: $(VENV)/.installed-dev  ## measure, as ratios against the kernel where there is one
 	$(BIN)/python -m benchmarks
 
+fuzz-parsers: $(VENV)/.installed-fuzz  ## fuzz the layout readers with atheris for FUZZ_SECONDS (60) in all
+	$(BIN)/python -m fuzz $(FUZZ_SECONDS)
+
 docs: $(VENV)/.installed-dev  ## write the pages that are made from code
 	$(BIN)/python docs/divergences.py > docs/divergences.md
 	$(BIN)/python docs/rules.py > docs/rules.md
@@ -52,4 +56,9 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# Kept out of the extras: atheris has wheels for some Pythons only; the target says so where it is missing.
+$(VENV)/.installed-fuzz: $(VENV)/.installed-dev
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris atheris
 	@touch $@

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import guestmem
+from benchmarks import layouts
 from benchmarks.kernel import Unavailable, kernel_slot
+from benchmarks.measure import median_us, say
 from guestmem.transcript.places import place_named
 from guestmem.transcript.report import run_recording
 from guestmem.units import GIB, MIB, TIB
@@ -27,22 +27,9 @@ def main() -> None:
     faults()
     memory()
     recordings()
+    layouts.large_layout()
+    layouts.fleets()
     start()
-
-
-def median_us(action: Callable[[], None], repeat: int) -> float:
-    """Median time of one call, microseconds."""
-    times = []
-    for _ in range(repeat):
-        begin = time.perf_counter_ns()
-        action()
-        times.append(time.perf_counter_ns() - begin)
-    return statistics.median(times) / 1000
-
-
-def say(what: str, figure: str, compared: str = "") -> None:
-    """One line of the report."""
-    print(f"{what:<52} {figure:>14}  {compared}")
 
 
 def bind_and_unbind() -> None:
