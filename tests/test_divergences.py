@@ -81,7 +81,7 @@ def test_nothing_else_is(operation: v.Operation, exits: list[v.RecordedExit] | N
         (0x22, 0x200000, 25, "collapse"),
         (0x22, 0x400000, 25, "collapse"),
         (0x22, 0x1FF000, 25, None),
-        (0x21, 0x200000, 25, None),  # shared
+        (0x21, 0x200000, 25, "collapse"),  # shared
         (0x02, 0x200000, 25, None),  # of a file
         (0x22, 0x200000, 4, None),
     ],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from guestmem.model.capabilities import CAPABILITIES
 from guestmem.transcript import vocabulary as v
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS, MAP_PRIVATE
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS
 from guestmem.units import MIB
 
 __all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
@@ -62,14 +62,11 @@ def _guard_region(operation: v.Operation, exits: Exits, before: History | None) 
 
 
 def _collapse(operation: v.Operation, exits: Exits, before: History | None) -> bool:
-    """The mapping is private and anonymous, and may hold an aligned 2 MiB."""
+    """The mapping is anonymous, and may hold an aligned 2 MiB."""
     if before is None or not isinstance(operation, v.Madvise) or operation.advice != MADV_COLLAPSE:
         return False
     return any(
-        isinstance(each, v.Mmap)
-        and each.out == operation.map
-        and each.flags & (MAP_ANONYMOUS | MAP_PRIVATE) == MAP_ANONYMOUS | MAP_PRIVATE
-        and each.length >= 2 * MIB
+        isinstance(each, v.Mmap) and each.out == operation.map and each.flags & MAP_ANONYMOUS and each.length >= 2 * MIB
         for each in before.operations
     )
 
@@ -139,7 +136,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     ),
     Divergence(
         "collapse",
-        "MADV_COLLAPSE of private anonymous memory that holds an aligned 2 MiB",
+        "MADV_COLLAPSE of anonymous memory that holds an aligned 2 MiB",
         "khugepaged's work: whether it can depends on the pages and their anon_vma, which the model does not have; it "
         "answers EINVAL, as for all other memory",
         _collapse,

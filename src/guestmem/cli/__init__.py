@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from guestmem.cli import check, diff, explain, fuzz, lab, plan, rules, run, schema
+from guestmem.cli import check, diff, doctor, explain, fuzz, lab, plan, rules, run, schema
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -27,6 +27,7 @@ app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("rules", epilog=rules.EXAMPLES)(rules.rules)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("schema")(schema.schema)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(lab.app, name="lab")
 
 
