@@ -63,8 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _concerns(item: pytest.Item, with_lab: bool) -> bool:
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    backend = str(params.get("backend", "model"))
-    return backend == "model" or real_kernels(with_lab)[backend][0] == params.get("profile", DEFAULT_PROFILE)
+    real = real_kernels(with_lab).get(str(params.get("backend")))
+    return real is None or real[0] == params.get("profile", DEFAULT_PROFILE)
 
 
 @contextmanager
