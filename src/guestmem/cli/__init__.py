@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from guestmem.cli import explain, run
+from guestmem.cli import explain, prove, run
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("prove", epilog=prove.EXAMPLES)(prove.prove)
 
 
 def _version(value: bool) -> None:

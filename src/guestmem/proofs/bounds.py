@@ -148,7 +148,7 @@ def _about_mappings(
 
 def _complete(s: Situation, rule: Rule, *more: Formula) -> Question:
     size: Any = s.bytes_of(s.level)
-    frame = (s.access - s.offset + s.gpa).term & -size
+    frame = (s.gpa + s.into).term & -size
     fits = [frame >= s.gpa.term, frame + size <= (s.gpa + s.size).term, size <= s.page.term]
     maps = allowed(s, rule, LIMITS)
     mapped = z3.Or([z3.And(s.level.term <= order, maps[order]) for order in maps])

@@ -51,6 +51,11 @@ class Example:
         return self.values.get("access", self.offset)
 
     @property
+    def into(self) -> int:
+        """How far into the slot that is."""
+        return self.access - self.offset
+
+    @property
     def page(self) -> int:
         """Page size asked for when the file was created."""
         return self.values.get("page", self.geometry.base_page_size)
@@ -64,6 +69,11 @@ class Example:
     def folio(self) -> int:
         """Order of the folio the backing took."""
         return self.values.get("folio", 0)
+
+    @property
+    def folio_size(self) -> int:
+        """Bytes of that folio."""
+        return self.geometry.page_size(self.folio)
 
     @property
     def binding(self) -> Binding:

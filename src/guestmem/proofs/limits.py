@@ -79,7 +79,7 @@ def fault_on(place: Situation | Example, rule: Rule) -> Fault:
     gmem: Any = SimpleNamespace(vm=vm, cache=_Cache(place), page_size=place.page)
     slot = Memslot(0, 0, known.gpa >> shift, known.size >> shift, KVM_MEM_GUEST_MEMFD, 0, gmem)
     slot.pgoff = known.offset >> shift
-    fault = Fault(vm, (known.access - known.offset + known.gpa) >> shift)
+    fault = Fault(vm, (known.gpa + known.into) >> shift)
     fault.slot, fault.gmem, fault.private = slot, gmem, True
     fault.index, fault.folio_order = known.access >> shift, known.folio
     return fault
@@ -88,11 +88,9 @@ def fault_on(place: Situation | Example, rule: Rule) -> Fault:
 def allowed(situation: Situation, rule: Rule, limits: Sequence[Limit] = LIMITS) -> dict[int, Formula]:
     """By huge order: none of the limits forbids the leaf. The model maps the largest such order."""
     fault = fault_on(situation, rule)
-    return {
-        order: z3.And([situation.holds(_asks(limit, fault, order)) for limit in limits])
-        for order in situation.geometry.orders[1:]
-    }
 
+    def formula(limit: Limit, order: int) -> Formula:
+        key = (limit, order, rule if limit.name == "rule" else None)
+        return situation.once(key, lambda: situation.holds(lambda: limit.allows(fault, order)))
 
-def _asks(limit: Limit, fault: Fault, order: int) -> Any:
-    return lambda: limit.allows(fault, order)
+    return {order: z3.And([formula(limit, order) for limit in limits]) for order in situation.huge}

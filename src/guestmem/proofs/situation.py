@@ -1,25 +1,29 @@
 """The unknowns of every question: a slot, the file range it is bound to, the page touched, the folio the backing took.
 
-All bytes, unsigned 64 bits, except ``folio``, an order. What a slot must satisfy before any rule is asked is not
-written down here again: it is the model's own checks (``request``), run on the unknowns.
+All bytes, unsigned 64 bits, except ``folio``, an order. They are multiples of the base page, as the checks demand of
+every slot (``arithmetic`` asks about those checks for all values). What else a slot must satisfy before any rule is
+asked is not written down here again: it is the model's own checks (``request``), run on the unknowns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import z3
 
 from guestmem.geometry import Geometry
 from guestmem.proofs import request
 from guestmem.proofs.paths import Explorer
-from guestmem.proofs.symbolic import WIDTH, Choice, Formula, SymInt, u64
+from guestmem.proofs.symbolic import WIDTH, Choice, Formula, SymInt, pages
+from guestmem.proofs.solver import proven
 from guestmem.rules import Binding, Rule
 
 __all__ = ("Situation",)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,31 +31,37 @@ class Situation:
     """The unknowns on one geometry. Two situations of a geometry have the same unknowns."""
 
     geometry: Geometry
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def gpa(self) -> SymInt:
         """guest_phys_addr."""
-        return u64("gpa")
+        return pages("gpa", self.geometry.base_page_size)
 
     @cached_property
     def size(self) -> SymInt:
         """memory_size."""
-        return u64("size")
+        return pages("size", self.geometry.base_page_size)
 
     @cached_property
     def offset(self) -> SymInt:
         """guest_memfd_offset."""
-        return u64("offset")
+        return pages("offset", self.geometry.base_page_size)
 
     @cached_property
     def file_size(self) -> SymInt:
         """Size of the file."""
-        return u64("file_size")
+        return pages("file_size", self.geometry.base_page_size)
 
     @cached_property
     def access(self) -> SymInt:
         """File offset of the page touched."""
-        return u64("access")
+        return self.offset + self.into
+
+    @cached_property
+    def into(self) -> SymInt:
+        """How far into the slot the page touched is; so that its frame and its file offset share their sums."""
+        return pages("into", self.geometry.base_page_size)
 
     @cached_property
     def page(self) -> Choice:
@@ -104,15 +114,25 @@ class Situation:
     @cached_property
     def page_is_touched(self) -> list[Formula]:
         """The access is to a base page of the bound range, and the folio the backing took for it is in the file."""
-        access, base = self.access, self.geometry.base_page_size
-        first, end = self.block(self.folio_size)
-        return [
-            (access % base).term == 0,
-            access.term >= self.offset.term,
-            access.term < (self.offset + self.size).term,
-            z3.Or(self.folio.term == 0, end <= self.file_size.term),
-            first >= 0,
-        ]
+        _, end = self.block(self.folio_size)
+        in_slot, in_file = self.into.term < self.size.term, z3.Or(self.folio.term == 0, end <= self.file_size.term)
+        return [in_slot, in_file, *self.lemmas]
+
+    @cached_property
+    def lemmas(self) -> list[Formula]:
+        """Facts about rounding down, proved here and handed on: with them questions about congruence take a fifth.
+
+        For a page at base + into of a range: its block begins inside if and only if it is no further into the block
+        than into the range; and likewise at the end.
+        """
+        found = []
+        for start, size in ((base.term, self.size_of(order)) for base in (self.gpa, self.offset) for order in self.huge):
+            into, at = self.into.term, start + self.into.term
+            first, low = at & -size, at & (size - 1)
+            found.append((first >= start) == (low <= into))
+            found.append((first + size <= start + self.size.term) == (into - low + size <= self.size.term))
+        in_slot = self.into.term < self.size.term
+        return [lemma for lemma in found if proven([*self.slot_is_valid, in_slot], lemma)]
 
     @cached_property
     def backing_is_fixed(self) -> list[Formula]:
@@ -153,19 +173,29 @@ class Situation:
 
     def accepts(self, rule: Rule, binding: Binding | None = None) -> Formula:
         """The rule lets the slot be set."""
-        asked = self.binding if binding is None else binding
-        return self.holds(lambda: rule.refuses(asked) is None)
+        if binding is not None:
+            return self.holds(lambda: rule.refuses(binding) is None)
+        return self.once(("accepts", rule), lambda: self.accepts(rule, self.binding))
 
-    def maps(self, rule: Rule, binding: Binding | None = None) -> dict[int, Formula]:
+    def maps(self, rule: Rule) -> dict[int, Formula]:
         """By huge order: the rule alone lets the folio be mapped by a leaf of exactly this order."""
-        asked = self.binding if binding is None else binding
-        access: Any = self.access
-        folio: Any = self.folio
-        paths = list(self.explorer.paths(lambda: int(rule.fault_order(asked, access, folio))))
-        return {
-            order: z3.Or([path.condition for path in paths if path.result == order])
-            for order in self.huge
-        }
+        unknown: tuple[Any, Any] = (self.access, self.folio)
+
+        def explore() -> dict[int, Formula]:
+            paths = list(self.explorer.paths(lambda: int(rule.fault_order(self.binding, *unknown))))
+            return {
+                order: z3.Or([path.condition for path in paths if path.result == order])
+                for order in self.huge
+            }
+
+        return self.once(("maps", rule), explore)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made for this key before, or is made now: the same code on the same unknowns is the same formula."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
     def holds(self, code: Callable[[], object]) -> Formula:
         """The formula of a piece of code about a valid slot and a page of it."""

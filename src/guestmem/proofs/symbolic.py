@@ -19,7 +19,7 @@ import z3
 from guestmem.proofs.paths import decide, remark
 from guestmem.units import is_power_of_two
 
-__all__ = ("WIDTH", "Choice", "Formula", "SymBool", "SymInt", "Term", "constant", "u64")
+__all__ = ("WIDTH", "Choice", "Formula", "SymBool", "SymInt", "Term", "constant", "pages", "u64")
 
 Term: TypeAlias = Any  # z3.BitVecRef of WIDTH bits; z3 has no types of its own
 Formula: TypeAlias = Any  # z3.BoolRef
@@ -196,6 +196,13 @@ def constant(value: object) -> SymInt:
 def u64(name: str) -> SymInt:
     """Every value of a u64."""
     return SymInt(z3.ZeroExt(WIDTH - _U64_BITS, z3.BitVec(name, _U64_BITS)), 0, (1 << _U64_BITS) - 1)
+
+
+def pages(name: str, page_size: int) -> SymInt:
+    """Every multiple of the page size that fits a u64."""
+    shift = page_size.bit_length() - 1
+    term = z3.Concat(z3.BitVec(name, _U64_BITS - shift), z3.BitVecVal(0, shift))
+    return SymInt(z3.ZeroExt(WIDTH - _U64_BITS, term), 0, (1 << _U64_BITS) - page_size)
 
 
 def _plain(value: object) -> int:
