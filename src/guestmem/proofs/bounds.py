@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import z3
 
-from guestmem.model.levels import LIMITS
 from guestmem.proofs.example import Example
 from guestmem.proofs.limits import KVM_LIMITS, allowed, limits_named
 from guestmem.proofs.situation import Situation
@@ -47,13 +45,13 @@ def tell_bounded(example: Example, rule: Rule) -> str:
 def begins_inside(s: Situation, rule: Rule) -> Question:
     """What the discussion was about: rounding down."""
     before = {order: s.block(s.size_of(order))[0] < s.offset.term for order in s.huge}
-    return _about_mappings(s, rule, s.maps(rule), before, s.folio_size <= s.size.term)
+    return _about_mappings(s, rule, s.maps(rule), before, s.folio.term <= s.size.term)
 
 
 def tell_begins_inside(example: Example, rule: Rule) -> str:
     """The page that begins too early."""
     order = example.mapped_order(rule)
-    assert example.geometry.page_size(example.folio) <= example.size
+    assert example.folio_size <= example.size
     told = _leaving(example, rule, order)
     assert align_down(example.access, example.geometry.page_size(order)) < example.offset
     return told
@@ -94,13 +92,13 @@ def complete(s: Situation, rule: Rule) -> Question:
 
 def lossless(s: Situation, rule: Rule) -> Question:
     """Every frame that could be huge at this offset is."""
-    return _complete(s, rule, s.congruent(s.bytes_of(s.level)))
+    return _complete(s, rule, *(z3.Implies(s.level.term == size, s.congruent(size)) for size in map(s.size_of, s.huge)))
 
 
 def tell_complete(example: Example, rule: Rule) -> str:
     """The frame that is mapped by smaller pages, and what forbids the level."""
-    level = example.values["level"]
-    size = example.geometry.page_size(level)
+    size = example.values["level"]
+    level = example.geometry.order_of(size)
     frame = align_down(example.access - example.offset + example.gpa, size)
     assert example.accepted(rule)
     assert example.gpa <= frame
@@ -147,19 +145,24 @@ def _about_mappings(
 
 
 def _complete(s: Situation, rule: Rule, *more: Formula) -> Question:
-    size: Any = s.bytes_of(s.level)
-    frame = (s.gpa + s.into).term & -size
-    fits = [frame >= s.gpa.term, frame + size <= (s.gpa + s.size).term, size <= s.page.term]
-    maps = allowed(s, rule, LIMITS)
-    mapped = z3.Or([z3.And(s.level.term <= order, maps[order]) for order in maps])
+    """Whether the level itself is allowed; ``tell_complete`` sees to it that no larger one is instead."""
+    maps = allowed(s, rule)
     accepted = s.accepts(rule)
+    lost = [z3.And(s.level.term == s.size_of(order), z3.Not(maps[order])) for order in s.huge]
+    in_slot = [z3.Implies(s.level.term == size, _frame_in_slot(s, size)) for size in map(s.size_of, s.huge)]
+    whole = [s.folio.term == s.page.term, s.level.term <= s.page.term]
     names = ("page", "level", "backing", "folio", "size", "offset", "gpa", "access", "file_size")
     return Question(
-        [*s.slot_is_valid, *s.page_is_touched, *s.backing_is_fixed, s.folio_size == s.page.term, *fits, *more],
+        [*s.slot_is_valid, *s.page_is_touched, *s.backing_is_fixed, s.level.domain, *whole, *in_slot, *more],
         accepted,
-        z3.And(accepted, z3.Not(mapped)),
+        z3.And(accepted, z3.Or(lost)),
         {name: getattr(s, name).term for name in names},
     )
+
+
+def _frame_in_slot(s: Situation, size: int) -> Formula:
+    frame = (s.gpa + s.into).term & -size
+    return z3.And(frame >= s.gpa.term, frame + size <= (s.gpa + s.size).term)
 
 
 def _leaving(example: Example, rule: Rule, order: int) -> str:

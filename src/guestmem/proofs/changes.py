@@ -99,13 +99,13 @@ def stable(s: Situation, rule: Rule) -> Question:
 
 def stable_in_file(s: Situation, rule: Rule) -> Question:
     """The backing keeps to the size asked for."""
-    return _stable(s, rule, s.folio_size <= s.page.term)
+    return _stable(s, rule, s.folio.term <= s.page.term)
 
 
 def tell_stable(example: Example, rule: Rule) -> str:
     """The page that the changed backing takes."""
     order = example.mapped_order(rule)
-    later = example.geometry.page_size(example.folio)
+    later = example.folio_size
     assert example.accepted(rule)
     assert later <= example.size
     assert align_down(example.access, example.geometry.page_size(order)) < example.offset
@@ -171,7 +171,7 @@ def _stable(s: Situation, rule: Rule, *more: Formula) -> Question:
     maps = s.maps(rule)
     before = {order: s.block(s.size_of(order))[0] < s.offset.term for order in s.huge}
     return Question(
-        [*s.slot_is_valid, *s.page_is_touched, s.folio_size <= s.size.term, *more],
+        [*s.slot_is_valid, *s.page_is_touched, s.folio.term <= s.size.term, *more],
         z3.And(accepted, z3.Or(list(maps.values()))),
         z3.And(accepted, z3.Or([z3.And(maps[order], before[order]) for order in s.huge])),
         s.variables,

@@ -68,12 +68,12 @@ class Example:
     @property
     def folio(self) -> int:
         """Order of the folio the backing took."""
-        return self.values.get("folio", 0)
+        return self.geometry.order_of(self.folio_size)
 
     @property
     def folio_size(self) -> int:
         """Bytes of that folio."""
-        return self.geometry.page_size(self.folio)
+        return self.values.get("folio", self.geometry.base_page_size)
 
     @property
     def binding(self) -> Binding:

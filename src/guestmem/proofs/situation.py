@@ -1,6 +1,6 @@
 """The unknowns of every question: a slot, the file range it is bound to, the page touched, the folio the backing took.
 
-All bytes, unsigned 64 bits, except ``folio``, an order. They are multiples of the base page, as the checks demand of
+All bytes, unsigned 64 bits; orders count as the sizes they stand for. They are multiples of the base page, as the checks demand of
 every slot (``arithmetic`` asks about those checks for all values). What else a slot must satisfy before any rule is
 asked is not written down here again: it is the model's own checks (``request``), run on the unknowns.
 """
@@ -75,13 +75,13 @@ class Situation:
 
     @cached_property
     def folio(self) -> Choice:
-        """Order of the folio that the backing took for the page touched."""
-        return Choice(_small("folio"), self.geometry.orders)
+        """Order of the folio that the backing took for the page touched; its term is bytes."""
+        return self._order("folio", self.geometry.orders)
 
     @cached_property
     def level(self) -> Choice:
-        """Order of a huge leaf."""
-        return Choice(_small("level"), self.huge)
+        """Order of a huge leaf; its term is bytes."""
+        return self._order("level", self.huge)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -114,8 +114,13 @@ class Situation:
     @cached_property
     def page_is_touched(self) -> list[Formula]:
         """The access is to a base page of the bound range, and the folio the backing took for it is in the file."""
-        _, end = self.block(self.folio_size)
-        in_slot, in_file = self.into.term < self.size.term, z3.Or(self.folio.term == 0, end <= self.file_size.term)
+        in_slot = self.into.term < self.size.term
+        in_file = z3.And(
+            [
+                z3.Implies(self.folio.term == self.size_of(order), self.block(self.size_of(order))[1] <= self.file_size.term)
+                for order in self.huge
+            ]
+        )
         return [in_slot, in_file, *self.lemmas]
 
     @cached_property
@@ -137,12 +142,7 @@ class Situation:
     @cached_property
     def backing_is_fixed(self) -> list[Formula]:
         """The backing takes pages of the size that was asked for, or smaller ones, now and later."""
-        return [self.backing.term == self.page.term, self.folio_size <= self.page.term]
-
-    @cached_property
-    def folio_size(self) -> Any:
-        """Bytes of the folio."""
-        return self.bytes_of(self.folio)
+        return [self.backing.term == self.page.term, self.folio.term <= self.page.term]
 
     @property
     def huge(self) -> tuple[int, ...]:
@@ -153,21 +153,17 @@ class Situation:
         """Bytes of a leaf of this order."""
         return self.geometry.page_size(order)
 
-    def bytes_of(self, order: Choice) -> Any:
-        """The page size of an order, as a term."""
-        return z3.BitVecVal(self.geometry.base_page_size, WIDTH) << order.term
-
-    def block(self, size: Any) -> tuple[Any, Any]:
+    def block(self, size: int) -> tuple[Any, Any]:
         """Start and end of the aligned block of the file that contains the access."""
         first = self.access.term & -size
         return first, first + size
 
-    def inside(self, size: Any) -> Formula:
+    def inside(self, size: int) -> Formula:
         """The block lies in the bound range."""
         first, end = self.block(size)
         return z3.And(first >= self.offset.term, end <= (self.offset + self.size).term)
 
-    def congruent(self, size: Any) -> Formula:
+    def congruent(self, size: int) -> Formula:
         """GPA and offset agree modulo the size."""
         return (self.gpa - self.offset).term & (size - 1) == 0
 
@@ -208,8 +204,11 @@ class Situation:
 
     def leaf(self, name: str) -> Choice:
         """One more page size of the geometry, unknown."""
-        return Choice(z3.ZeroExt(WIDTH - 64, z3.BitVec(name, 64)), self.geometry.page_sizes)
+        return Choice(_size(name), self.geometry.page_sizes, self.geometry.page_sizes)
+
+    def _order(self, name: str, orders: tuple[int, ...]) -> Choice:
+        return Choice(_size(name), orders, tuple(map(self.size_of, orders)))
 
 
-def _small(name: str) -> Any:
-    return z3.ZeroExt(WIDTH - 8, z3.BitVec(name, 8))
+def _size(name: str) -> Any:
+    return z3.ZeroExt(WIDTH - 64, z3.BitVec(name, 64))

@@ -144,20 +144,24 @@ def _reflect(operation: Callable[[Any, Any], Any]) -> Callable[[Choice, Any], An
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """One of a few values. Whatever looks at it is told one, and is run again for the others."""
+    """One of a few values. Whatever looks at it is told one, and is run again for the others.
+
+    codes are what the term is for each value: an order is written as the page size it stands for.
+    """
 
     term: Term
     values: tuple[int, ...]
+    codes: tuple[int, ...]
 
     @property
     def domain(self) -> Formula:
         """It is one of the values."""
-        return z3.Or([self.term == value for value in self.values])
+        return z3.Or([self.term == code for code in self.codes])
 
     def concrete(self) -> int:
         """The value on this path."""
-        for value in self.values[:-1]:
-            if decide(self.term == value):
+        for value, code in zip(self.values[:-1], self.codes[:-1], strict=True):
+            if decide(self.term == code):
                 return value
         return self.values[-1]
 
