@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 from helpers import is_model
+from program import Guestmem, runner
 
 import guestmem
 from guestmem.objects import Kvm, Vcpu, Vm
@@ -19,12 +20,31 @@ BackendName = Literal["model"]
 BACKENDS: tuple[BackendName, ...] = ("model",)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The lab's kernel takes minutes to build, so its tests are run by those who ask for them."""
+    parser.addoption("--lab", action="store_true", help="run the tests that boot the lab's kernel (guestmem lab build)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --lab the lab's tests skip and say how they are run; with it, a lab that is not built is a failure."""
+    if not config.getoption("--lab"):
+        for item in items:
+            if item.get_closest_marker("lab"):
+                item.add_marker(pytest.mark.skip(reason="boots the lab's kernel: make test-lab"))
+
+
 def open_backend(name: BackendName, profile: str) -> Kvm:
     """A fresh process of the backend; skips with the backend's own reason where this machine cannot run it."""
     try:
         return guestmem.open(name, profile=profile)
     except guestmem.BackendUnavailable as reason:
         pytest.skip(f"backend {name}: {reason}")
+
+
+@pytest.fixture
+def guestmem_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Guestmem:
+    """Run the console script's function with some arguments."""
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -16,7 +16,7 @@ import pytest
 
 import guestmem
 from guestmem.backend import Boot, Exit, Touch
-from guestmem.errors import BackendUnavailable, HostSignal, KvmError
+from guestmem.errors import BackendUnavailable, HostSignal, KvmError, UnexpectedExit
 from guestmem.kvm import KvmBackend, files, vcpu
 from guestmem.transcript.compare import compare
 from guestmem.transcript.reader import Sequence, read_sequences
@@ -409,7 +409,7 @@ def test_a_boot_memory_that_no_slot_maps_is_told_as_misuse(backend: KvmBackend, 
     backend.set_user_memory_region(vm, 0, 0, GPA, P, hva)
     boot = Boot(0x1000_0000, backend.anonymous(64 * 1024, RW, P))
 
-    with pytest.raises(vcpu.UnexpectedExit):
+    with pytest.raises(UnexpectedExit):
         backend.run_touch(vcpu_fd, boot, [Touch(GPA, "r", 8)])
 
 

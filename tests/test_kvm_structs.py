@@ -107,6 +107,21 @@ LAYOUTS = {
     ),
     "kvm_cpuid2": (8, [("nent", 0, 4)]),
     "kvm_cpuid_entry2": (40, [("function", 0, 4), ("eax", 12, 4)]),
+    "kvm_stats_header": (
+        24,
+        [
+            ("flags", 0, 4),
+            ("name_size", 4, 4),
+            ("num_desc", 8, 4),
+            ("id_offset", 12, 4),
+            ("desc_offset", 16, 4),
+            ("data_offset", 20, 4),
+        ],
+    ),
+    "kvm_stats_desc": (
+        16,
+        [("flags", 0, 4), ("exponent", 4, 2), ("size", 6, 2), ("offset", 8, 4), ("bucket_size", 12, 4)],
+    ),
 }
 NUMBERS = {
     "KVM_CREATE_VM": 0xAE01,
@@ -122,6 +137,7 @@ NUMBERS = {
     "KVM_SET_SREGS": 0x4138AE84,
     "KVM_SET_SIGNAL_MASK": 0x4004AE8B,
     "KVM_SET_CPUID2": 0x4008AE90,
+    "KVM_GET_STATS_FD": 0xAECE,
     "KVM_SET_MEMORY_ATTRIBUTES": 0x4020AED2,
     "KVM_CREATE_GUEST_MEMFD": 0xC040AED4,
     "KVM_PRE_FAULT_MEMORY": 0xC040AED5,

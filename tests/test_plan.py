@@ -122,6 +122,13 @@ def test_offsets_that_serve_as_well_as_any_stay() -> None:
     assert plan.slots_now == plan.slots_planned
 
 
+def test_offsets_stay_where_others_would_only_shorten_the_last_page_of_the_file() -> None:
+    host = Host(files=FileLimits(2 * MIB, Congruent()))
+    plan = make_plan(layout("qemu72-q35-numa-odd.txt"), host, one_file=True)
+    assert plan.slots_now == plan.slots_planned
+    assert [file.size for file in plan.files] == [6146 * MIB]
+
+
 def test_regions_get_a_file_each_unless_one_is_asked_for() -> None:
     odd = layout("qemu72-q35-numa-odd.txt")
     host = Host(files=FileLimits(2 * MIB, Congruent()))

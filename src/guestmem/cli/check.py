@@ -106,8 +106,9 @@ def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, row
 
 def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
     from guestmem.report.as_html import to_html
+    from guestmem.report.write import write_text
 
-    path.write_text(to_html(checked, profile), encoding="utf-8")
+    write_text(path, to_html(checked, profile))
     typer.echo(f"wrote {path}", err=True)
 
 

@@ -87,7 +87,8 @@ def _summary(coverage: Coverage) -> Text:
     """Totals by level, with what is lost and what the same layout could reach."""
     sizes, size = coverage.host.sizes, coverage.size
     best = best_possible(coverage)
-    lines = [f"total {size_text(size)}, at least {leaves_text(sizes, coverage.leaves)} leaves"]
+    leaves = f"at least {leaves_text(sizes, coverage.leaves)} leaves" if any(coverage.leaves) else "nothing mapped"
+    lines = [f"total {size_text(size)}, {leaves}"]
     for level in range(1, len(sizes)):
         mapped = coverage.mapped[level]
         line = f"by {format_size(sizes[level])}: {size_text(mapped)} of {size_text(size)} ({percent(mapped, size)})"

@@ -75,13 +75,15 @@ class Runner:
         except _NotIssued as reason:
             return Outcome(observed={"not_issued": str(reason)}, reason=str(reason))
         except KvmError as refused:
-            outcome = Outcome(None, errno_name(refused.errno or 0), check=refused.check, reason=refused.reason)
-            out = getattr(operation, "out", None)
-            if isinstance(operation, v.Mmap):
-                self.mappings[operation.out] = None
-            elif out is not None:
-                self.fds[out] = -1
-            return outcome
+            self.not_made(operation)
+            return Outcome(None, errno_name(refused.errno or 0), check=refused.check, reason=refused.reason)
+
+    def not_made(self, operation: v.Operation) -> None:
+        """The operation is not run: what it would make stands for descriptor -1, or for a mapping that is not there."""
+        if isinstance(operation, v.Mmap):
+            self.mappings[operation.out] = None
+        elif (out := getattr(operation, "out", None)) is not None:
+            self.fds[out] = -1
 
     # -- what a recording names --------------------------------------------------------------------------------------
 

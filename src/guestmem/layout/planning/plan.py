@@ -105,14 +105,14 @@ def as_planned(bound: Layout, slots: Sequence[Slot], host: Host, files: Sequence
 
 
 def _plan_file(name: str, choices: list[Choice], host: Host) -> tuple[FilePlan, tuple[int, ...]]:
+    page_size = host.files.page_size
     packed = pack(choices)
     offsets, end = packed.offsets, packed.end
     own = _own_offsets(choices)
-    if own is not None and own[1] <= end:  # what is there is as good: nothing has to change
+    if own is not None and align_up(own[1], page_size) <= align_up(end, page_size):  # as good: nothing has to change
         offsets, end = own
     bound = sum(choice.slot.size for choice in choices)
-    size = max(align_up(end, host.files.page_size), host.files.page_size)
-    return FilePlan(name, size, bound, end - bound, packed.optimal), offsets
+    return FilePlan(name, max(align_up(end, page_size), page_size), bound, end - bound, packed.optimal), offsets
 
 
 def _own_offsets(choices: Sequence[Choice]) -> tuple[tuple[int, ...], int] | None:

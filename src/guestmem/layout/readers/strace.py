@@ -40,7 +40,6 @@ _NUMBERS = {"KVM_SET_USER_MEMORY_REGION": _SET, **{name: number for number, name
 _FLAGS = {
     "KVM_MEM_LOG_DIRTY_PAGES": 1, "KVM_MEM_READONLY": 2, "KVM_MEM_GUEST_MEMFD": 4, "MFD_HUGETLB": 4,
     "MAP_SHARED": 0x1, "MAP_PRIVATE": 0x2, "MAP_FIXED": 0x10, "MAP_ANONYMOUS": 0x20, "MAP_HUGETLB": 0x40000,
-    "MAP_HUGE_SHIFT": 26, "MFD_HUGE_SHIFT": 26,
 }  # fmt: skip
 _HUGE_SHIFT = 26
 _DEFAULT_HUGE = 2 << 20
@@ -204,7 +203,9 @@ def _flags(trace: _Trace, line: int, text: str) -> int:
     for part in text.split("|"):
         left, shifted, right = part.strip().partition("<<")
         if shifted:
-            value |= _number(trace, line, left, "flags") << _FLAGS.get(right.strip(), 0)
+            if right.strip() not in ("MAP_HUGE_SHIFT", "MFD_HUGE_SHIFT"):
+                raise LayoutError(trace.source, "needed a shift of strace", line=line, field="flags", value=part)
+            value |= (_number(trace, line, left, "flags") & 63) << _HUGE_SHIFT
         elif left[:1].isdigit():
             value |= _number(trace, line, left, "flags")
         else:
@@ -215,7 +216,7 @@ def _flags(trace: _Trace, line: int, text: str) -> int:
 def _descriptor(text: str) -> tuple[int, str | None]:
     """The number and, with -y, the path of a descriptor; -2 for what is none."""
     match = _FD.match(text)
-    return (int(match[1][:12], 0), match[2]) if match else (-2, None)
+    return (int(match[1][:12], 16 if match[1].startswith("0x") else 10), match[2]) if match else (-2, None)
 
 
 def _number(trace: _Trace, line: int, text: str, field: str) -> int:
