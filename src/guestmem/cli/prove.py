@@ -12,6 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from guestmem.proofs.answers import Answer, Asked
+    from guestmem.proofs.properties import Property
+    from guestmem.proofs.statement import Statement
     from guestmem.proofs.verdict import Verdict
 
 __all__ = ("EXAMPLES", "prove")
@@ -84,7 +86,7 @@ def _asked(names: list[str], rules: list[str], geometry: str, given: list[str], 
         if pins:
             raise ValueError("--given needs a PROPERTY or a --rule: its variables are those of the question")
         return whole_table(place, timeout)
-    known = {each.name for each in (*PROPERTIES, *STATEMENTS)} | {"lattice"}
+    known = {"lattice", *(each.name for each in PROPERTIES), *(each.name for each in STATEMENTS)}
     for name in names:
         if name not in known:
             raise ValueError(f"no property {name!r}; there are {', '.join(sorted(known))}")
@@ -173,7 +175,7 @@ def _mark(verdict: Verdict) -> str:
 
 def _print_each(asked: Asked, answers: list[Answer], *, brief: bool = False) -> None:
     """Answer by answer: what was asked, the verdict, the numbers, the story."""
-    texts = {each.name: each for each in (*asked.properties, *asked.statements)}
+    texts = _texts(asked)
     for each in answers:
         subject = texts[each.subject]
         typer.echo("")
@@ -190,6 +192,12 @@ def _print_each(asked: Asked, answers: list[Answer], *, brief: bool = False) -> 
         if each.layout and len(answers) == 1:
             typer.echo("")
             typer.echo(each.layout, nl=False)
+
+
+def _texts(asked: Asked) -> dict[str, Property | Statement]:
+    """What each subject states."""
+    texts: dict[str, Property | Statement] = {each.name: each for each in asked.properties}
+    return texts | {each.name: each for each in asked.statements}
 
 
 def _say(verdict: Verdict) -> str:
@@ -255,7 +263,7 @@ def _print_json(asked: Asked, answers: list[Answer]) -> None:
 
     from guestmem.proofs.verdict import Unknown
 
-    texts = {each.name: each for each in (*asked.properties, *asked.statements)}
+    texts = _texts(asked)
     rows = []
     for each in answers:
         row: dict[str, Any] = {"kind": each.kind, "subject": each.subject, "rule": each.rule or None}

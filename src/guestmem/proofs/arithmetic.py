@@ -85,9 +85,7 @@ def _checks(s: Situation) -> Iterator[tuple[str, list[Formula], Formula, tuple[R
     in_file = [check for check in CREATE_CHECKS if check.name == "size-positive"]
     explorer = Explorer([])
     before = [check.passes for check in walk(explorer, in_file, _File(w.file_size))]
-    for check in walk(
-        explorer, (*region.ARGUMENT_CHECKS, *region.CREATE_CHECKS, *bound, *region.MAP_CHECKS), request
-    ):
+    for check in walk(explorer, (*region.ARGUMENT_CHECKS, *region.CREATE_CHECKS, *bound, *region.MAP_CHECKS), request):
         yield check.name, list(before), check.passes, check.remarks, w
         before.append(check.passes)
 
@@ -102,13 +100,14 @@ class _File:
 def _no_wrap(s: Situation) -> Question:
     """All checks in one question: the first sum that exceeds 64 bits without a guard."""
     wraps, reached = [], []
-    for name, before, _, remarks, w in _checks(s):
+    checks = list(_checks(s))
+    for name, before, _, remarks, _ in checks:
         if name not in GUARDS:
             for remark in remarks:
                 passed = z3.And(*before, remark.condition)
                 reached.append(passed)
                 wraps.append(z3.And(passed, z3.Or(remark.value[2] >= U64, remark.value[2] < 0)))
-    return Question([], z3.Or(reached), z3.Or(wraps), w.variables)
+    return Question([], z3.Or(reached), z3.Or(wraps), checks[-1][4].variables)
 
 
 def _guard(name: str) -> Callable[[Situation], Question]:
@@ -153,8 +152,8 @@ def _tell_signed(example: Example) -> str:
     assert total <= file_size < offset + size
     return (
         f"offset {offset:#x} + size {size:#x} is {total:#x} as loff_t (-2^63 + {total + 2**63:#x}), which is not above "
-        f"the file's {format_size(file_size)}: the slot is accepted though it starts {offset - file_size:#x} bytes past "
-        f"the end"
+        f"the file's {format_size(file_size)}: the slot is accepted though it starts {offset - file_size:#x} bytes "
+        f"past the end"
     )
 
 

@@ -126,8 +126,8 @@ def tell_congruent(example: Example, rule: Rule) -> str:
     assert example.accepted(rule)
     assert not agree(example.gpa, example.offset, size)
     return (
-        f"gpa {example.gpa:#x} and offset {example.offset:#x} differ modulo {format_size(size)}, yet the rule would have "
-        f"the access at file offset {example.access:#x} mapped by a {format_size(size)} leaf"
+        f"gpa {example.gpa:#x} and offset {example.offset:#x} differ modulo {format_size(size)}, yet the rule would "
+        f"have the access at file offset {example.access:#x} mapped by a {format_size(size)} leaf"
     )
 
 

@@ -101,7 +101,9 @@ def _slot(example: Example) -> dict[str, Any]:
 
 def _flags(example: Example) -> int:
     page = GUEST_MEMFD_FLAG_HUGE_PAGES | (example.page.bit_length() - 1) << GUEST_MEMFD_HUGE_SHIFT
-    return page | (GUEST_MEMFD_FLAG_SHMEM if example.backing != example.page or example.folio_size != example.page else 0)
+    return page | (
+        GUEST_MEMFD_FLAG_SHMEM if example.backing != example.page or example.folio_size != example.page else 0
+    )
 
 
 def _geometry(example: Example) -> str:

@@ -12,13 +12,12 @@ from itertools import permutations
 
 import z3
 
-from guestmem.geometry import Geometry
 from guestmem.proofs.situation import Situation
 from guestmem.proofs.solver import DEFAULT_LIMIT_S, Question, answer
 from guestmem.proofs.verdict import Holds, Unknown, Verdict
 from guestmem.rules import Rule
 
-__all__ = ("Lattice", "implies", "lattice_of")
+__all__ = ("Lattice", "draw", "implies")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +37,6 @@ def implies(situation: Situation, stricter: Rule, looser: Rule, limit_s: float =
     return answer(Question(situation.slot_is_valid, first, z3.And(first, z3.Not(second)), variables), limit_s)
 
 
-def lattice_of(geometry: Geometry, rules: Sequence[Rule], limit_s: float = DEFAULT_LIMIT_S) -> Lattice:
-    """Ask every pair."""
-    situation = Situation(geometry)
-    verdicts = {(a.name, b.name): implies(situation, a, b, limit_s) for a, b in permutations(rules, 2)}
-    return draw([rule.name for rule in rules], verdicts)
-
-
 def draw(names: Sequence[str], verdicts: Mapping[tuple[str, str], Verdict]) -> Lattice:
     """Put the answers together."""
     holds = {pair for pair, verdict in verdicts.items() if isinstance(verdict, Holds)}
@@ -53,11 +45,7 @@ def draw(names: Sequence[str], verdicts: Mapping[tuple[str, str], Verdict]) -> L
         if not any(name in node for node in nodes):
             equal = [other for other in names if {(name, other), (other, name)} <= holds]
             nodes.append((name, *equal))
-    above = {
-        (i, j) for (i, first), (j, second) in permutations(enumerate(nodes), 2) if (first[0], second[0]) in holds
-    }
-    edges = {
-        (i, j) for i, j in above if not any((i, k) in above and (k, j) in above for k in range(len(nodes)))
-    }
+    above = {(i, j) for (i, first), (j, second) in permutations(enumerate(nodes), 2) if (first[0], second[0]) in holds}
+    edges = {(i, j) for i, j in above if not any((i, k) in above and (k, j) in above for k in range(len(nodes)))}
     unknown = tuple(sorted(pair for pair, verdict in verdicts.items() if isinstance(verdict, Unknown)))
     return Lattice(tuple(nodes), tuple(sorted(edges)), unknown)

@@ -1,7 +1,7 @@
 """What is asked of every rule: each property as a question to the solver, with its assumptions in words.
 
-``ask`` states the question for all values, ``tell`` plays a counterexample back on the plain Python code and says in one
-sentence what goes wrong. A mapping "by the rule alone" is one that nothing but ``Rule.fault_order`` limits.
+``ask`` states the question for all values, ``tell`` plays a counterexample back on the plain Python code and says in
+one sentence what goes wrong. A mapping "by the rule alone" is one that nothing but ``Rule.fault_order`` limits.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ PROPERTIES: tuple[Property, ...] = (
     ),
     Property(
         "monotone",
-        "a slot accepted with one page size is accepted with every larger one (a migration to a host with larger pages)",
+        "a slot accepted with one page size is accepted with every larger one (migration to a host of larger pages)",
         (_VALID, "the file's size is a multiple of both page sizes"),
         changes.monotone,
         changes.tell_monotone,
@@ -100,7 +100,12 @@ PROPERTIES: tuple[Property, ...] = (
     Property(
         "stable",
         "begins-inside still holds after the backing's page size was changed to any other",
-        (_VALID, _TOUCHED, "the backing had any page size when the slot was set", "the folio is no larger than the slot"),
+        (
+            _VALID,
+            _TOUCHED,
+            "the backing had any page size when the slot was set",
+            "the folio is no larger than the slot",
+        ),
         changes.stable,
         changes.tell_stable,
     ),

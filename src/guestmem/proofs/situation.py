@@ -1,8 +1,9 @@
 """The unknowns of every question: a slot, the file range it is bound to, the page touched, the folio the backing took.
 
-All bytes, unsigned 64 bits; orders count as the sizes they stand for. They are multiples of the base page, as the checks demand of
-every slot (``arithmetic`` asks about those checks for all values). What else a slot must satisfy before any rule is
-asked is not written down here again: it is the model's own checks (``request``), run on the unknowns.
+All bytes, unsigned 64 bits; orders count as the sizes they stand for. They are multiples of the base page, as the
+checks demand of every slot (``arithmetic`` asks about those checks for all values). What else a slot must satisfy
+before any rule is asked is not written down here again: it is the model's own checks (``request``), run on the
+unknowns.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import z3
 from guestmem.geometry import Geometry
 from guestmem.proofs import request
 from guestmem.proofs.paths import Explorer
-from guestmem.proofs.symbolic import WIDTH, Choice, Formula, SymInt, pages
 from guestmem.proofs.solver import proven
+from guestmem.proofs.symbolic import WIDTH, Choice, Formula, SymInt, pages
 from guestmem.rules import Binding, Rule
 
 __all__ = ("Situation",)
@@ -96,8 +97,8 @@ class Situation:
 
     def binding_with(self, page: Choice | int, backing: Choice | int) -> Binding:
         """The slot with another file page size or another backing."""
-        unknowns: tuple[Any, ...] = (self.gpa, self.size, self.offset, page, backing)
-        return Binding(*unknowns, geometry=self.geometry)
+        unknowns: tuple[Any, ...] = (self.gpa, self.size, self.offset, page, backing, self.geometry)
+        return Binding(*unknowns)
 
     @cached_property
     def domains(self) -> list[Formula]:
@@ -117,7 +118,9 @@ class Situation:
         in_slot = self.into.term < self.size.term
         in_file = z3.And(
             [
-                z3.Implies(self.folio.term == self.size_of(order), self.block(self.size_of(order))[1] <= self.file_size.term)
+                z3.Implies(
+                    self.folio.term == self.size_of(order), self.block(self.size_of(order))[1] <= self.file_size.term
+                )
                 for order in self.huge
             ]
         )
@@ -131,7 +134,9 @@ class Situation:
         than into the range; and likewise at the end.
         """
         found = []
-        for start, size in ((base.term, self.size_of(order)) for base in (self.gpa, self.offset) for order in self.huge):
+        for start, size in (
+            (base.term, self.size_of(order)) for base in (self.gpa, self.offset) for order in self.huge
+        ):
             into, at = self.into.term, start + self.into.term
             first, low = at & -size, at & (size - 1)
             found.append((first >= start) == (low <= into))
@@ -179,10 +184,7 @@ class Situation:
 
         def explore() -> dict[int, Formula]:
             paths = list(self.explorer.paths(lambda: int(rule.fault_order(self.binding, *unknown))))
-            return {
-                order: z3.Or([path.condition for path in paths if path.result == order])
-                for order in self.huge
-            }
+            return {order: z3.Or([path.condition for path in paths if path.result == order]) for order in self.huge}
 
         return self.once(("maps", rule), explore)
 

@@ -41,7 +41,8 @@ def _fits_not_tighter(s: Situation) -> Question:
 def _tell_general(example: Example) -> str:
     page = format_size(example.backing)
     verdicts = [
-        f"{'accepted' if example.accepted(rule) else 'refused'} by {rule.name}" for rule in (CurrentBacking(), FitsSize())
+        f"{'accepted' if example.accepted(rule) else 'refused'} by {rule.name}"
+        for rule in (CurrentBacking(), FitsSize())
     ]
     assert example.accepted(CurrentBacking()) != example.accepted(FitsSize())
     return (
@@ -84,8 +85,8 @@ def _tell_incongruent(example: Example) -> str:
         size = example.geometry.page_size(order)
         if example.forbidding(NoRule(), order, limits) is None and (example.gpa - example.offset) % size:
             return (
-                f"{example.taken(order)}, inside the bound range, and its frames lie in the slot at gpa {example.gpa:#x}, "
-                f"but the frame's block would start at another page than the folio does"
+                f"{example.taken(order)}, inside the bound range, and its frames lie in the slot at gpa "
+                f"{example.gpa:#x}, but the frame's block would start at another page than the folio does"
             )
     raise AssertionError(f"bug in guestmem: {example} does not play back")
 
@@ -93,7 +94,8 @@ def _tell_incongruent(example: Example) -> str:
 def _aligned_is_complete(rule: Rule) -> Callable[[Situation], Question]:
     def ask(s: Situation) -> Question:
         aligned = [
-            z3.Implies(z3.And(s.size.term >= s.size_of(order)), (s.gpa % s.size_of(order)).term == 0) for order in s.huge
+            z3.Implies(z3.And(s.size.term >= s.size_of(order)), (s.gpa % s.size_of(order)).term == 0)
+            for order in s.huge
         ]
         accepted = s.accepts(rule)
         wrong = z3.Or([z3.And(s.size.term >= size, z3.Not(s.congruent(size))) for size in map(s.size_of, s.huge)])
@@ -122,8 +124,8 @@ REDUCTIONS: tuple[Statement, ...] = (
     ),
     Statement(
         "fits-only-tighter",
-        "for every largest page of the backings: what is aligned to the largest page that fits the size is also aligned "
-        "to min(largest page of the backings, largest page that fits)",
+        "for every largest page of the backings: what is aligned to the largest page that fits the size is also "
+        "aligned to min(largest page of the backings, largest page that fits)",
         (_VALID, "backing: the largest page that any backing of this host has, any leaf size"),
         _fits_only_tighter,
         _tell_general,

@@ -186,7 +186,7 @@ class Choice:
     __rshift__, __rrshift__ = _apply(operator.rshift), _reflect(operator.rshift)
     __lt__, __le__, __gt__, __ge__ = (_apply(op) for op in (operator.lt, operator.le, operator.gt, operator.ge))
     __eq__, __ne__ = _apply(operator.eq), _apply(operator.ne)
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python itself has it for a class with __eq__
 
 
 def constant(value: object) -> SymInt:
