@@ -29,7 +29,7 @@ _OPERATORS: dict[int, str] = {
     z3.Z3_OP_TRUE: "True",
     z3.Z3_OP_FALSE: "False",
 }
-_MANY = {z3.Z3_OP_AND: " and ", z3.Z3_OP_OR: " or "}
+_MANY = {z3.Z3_OP_AND: (" and ", "True"), z3.Z3_OP_OR: (" or ", "False")}
 
 
 def compiled(formulas: Iterable[Any], variables: Iterable[str]) -> Callable[..., tuple[Any, ...]]:
@@ -65,7 +65,8 @@ def _emit(node: Any, names: dict[int, str], lines: list[str]) -> str:
 def _expression(node: Any, operands: list[str]) -> str:
     kind = node.decl().kind()
     if kind in _MANY:
-        return _MANY[kind].join(operands)
+        word, of_nothing = _MANY[kind]
+        return word.join(operands) or of_nothing
     if kind == z3.Z3_OP_CONCAT:
         widths = [child.size() for child in node.children()]
         shifts = [sum(widths[place + 1 :]) for place in range(len(widths))]
