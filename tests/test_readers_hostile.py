@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from guestmem.layout import LayoutError
 from guestmem.layout.readers import fleet_jsonl, fleet_parquet, strace
+from guestmem.layout.readers.text import number
 from guestmem.layout.recognise import load, read, recognise
 
 SET = (
@@ -112,3 +113,53 @@ def test_a_view_of_many_rows_is_one_slot_a_row() -> None:
     rows = "".join(f"  {at << 13:016x}-{(at << 13) + 0xFFF:016x} (prio 0, ram): pc.ram\n" for at in range(10_000))
     (found,) = read("x", (MTREE + rows).encode(), "qemu-mtree")
     assert len(found.slots) == 10_000
+
+
+DOMAIN = "<domain type='kvm'><memory unit='GiB'>4</memory>%s<os><type machine='q35'>hvm</type></os></domain>"
+PAGE = "<memoryBacking><hugepages><page size='%s'/></hugepages></memoryBacking>"
+DIMM = "<devices><memory model='dimm'>%s<target><size unit='GiB'>1</size>%s</target></memory></devices>"
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        PAGE % 5,
+        PAGE % 3072,
+        PAGE % (1 << 40),
+        DIMM % ("<source><pagesize>5</pagesize></source>", ""),
+        DIMM % ("", "<block unit='KiB'>3000</block>"),
+        DIMM % ("", f"<node>{'9' * 5000}</node>"),
+        "<devices>" + "<memory model='dimm'><target><size>1</size></target></memory>" * 2000 + "</devices>",
+    ],
+)
+def test_a_domain_that_libvirt_would_not_start_is_refused(inside: str) -> None:
+    with pytest.raises(LayoutError):
+        read("x", (DOMAIN % inside).encode())
+
+
+@pytest.mark.parametrize("text", ["٤", "1_0", "+1", "0x10"])
+def test_a_number_has_ascii_digits_only(text: str) -> None:
+    with pytest.raises(LayoutError, match="number"):
+        read("x", f"<domain><memory>{text}</memory></domain>".encode())
+    with pytest.raises(LayoutError, match="number"):
+        number("x", text, 10, line=1, field="f")
+
+
+def test_cloud_hypervisor_zones_of_one_name_are_refused_as_it_refuses_them() -> None:
+    zones = [{"id": "a", "size": 1 << 30}, {"id": "a", "size": 1 << 30}]
+    with pytest.raises(LayoutError, match=r"zones 'a'"):
+        read("x", json.dumps({"memory": {"size": 0, "zones": zones}}).encode())
+
+
+@pytest.mark.parametrize("page", [3, -4096, 1 << 80, 1 << 31])
+def test_a_page_size_that_no_host_has_is_refused_in_a_uffd_handshake(page: int) -> None:
+    mapping = {"base_host_virt_addr": 0x7F0000000000, "size": 128 << 20, "offset": 0, "page_size": page}
+    with pytest.raises(LayoutError, match="page_size"):
+        read("x", json.dumps([mapping]).encode())
+
+
+def test_an_hva_below_zero_wraps_as_an_address_does() -> None:
+    text = f"{MTREE}  0000000000100000-00000000001fffff (prio 0, ram): pc.ram @0000000000100000\n"
+    text += "Host virtual address for 0x1ff000 (pc.ram) is 0x1000\n"
+    (found,) = read("x", text.encode())
+    assert found.slots[0].hva == 0xFFFF_FFFF_FFF0_2000
