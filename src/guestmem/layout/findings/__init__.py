@@ -26,7 +26,7 @@ def find_findings(coverage: Coverage) -> tuple[Finding, ...]:
         *_refused(coverage),
         *find_file_findings(coverage),
         *addresses,
-        *find_memory_findings(coverage),
+        *find_memory_findings(coverage, regions),
         # A frame shared because a region starts at an odd place is that finding's business.
         *(finding for finding in shape if finding.id != "frame-shared" or not odd.intersection(finding.slots)),
         *(Finding(note.id, note.severity, note.message, note.remedy) for note in coverage.layout.remarks),
