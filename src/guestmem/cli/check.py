@@ -67,6 +67,10 @@ def check(
     overrides = layouts.overrides_of(hva, hva_align, backing, attributes)
     found, fleets = layouts.load_sources(sources, format, firecracker, overrides)
     checked = [judge(layout, host) for layout in found]
+    if fleets and (as_sarif or html is not None):
+        raise ValueError(
+            f"{fleets[0].source}: a fleet has no page and no SARIF log: use --json, or check its VMs singly"
+        )
     sums = _judge_fleets(fleets, host)
     if html is not None:
         _write_html(html, checked, profile)
