@@ -163,3 +163,9 @@ def test_an_hva_below_zero_wraps_as_an_address_does() -> None:
     text += "Host virtual address for 0x1ff000 (pc.ram) is 0x1000\n"
     (found,) = read("x", text.encode())
     assert found.slots[0].hva == 0xFFFF_FFFF_FFF0_2000
+
+
+def test_a_closed_standard_input_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(LayoutError, match="closed"):
+        load("-")

@@ -81,6 +81,8 @@ def load(source: str) -> bytes:
     """The bytes of a file ("-": standard input), unpacked if gzip, at most MAX_BYTES."""
     try:
         if source == "-":
+            if sys.stdin is None:  # the shell closed it: <&-
+                raise LayoutError(source, "standard input is closed")
             data = sys.stdin.buffer.read(MAX_BYTES + 1)
         else:
             with Path(source).open("rb") as file:
