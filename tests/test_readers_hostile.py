@@ -169,3 +169,11 @@ def test_a_closed_standard_input_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(LayoutError, match="closed"):
         load("-")
+
+
+@pytest.mark.parametrize(
+    "key", ["a." * 50_000 + "b = 1", "[" + "a." * 50_000 + "b]", "c = {" + "a." * 50_000 + "b = 1}"]
+)
+def test_a_toml_key_of_many_parts_is_refused_before_it_is_read(key: str) -> None:
+    with pytest.raises(LayoutError, match="dots"):
+        read("x", f"[[slots]]\ngpa = 0\nsize = 4096\n{key}\n".encode())
