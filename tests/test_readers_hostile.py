@@ -171,9 +171,7 @@ def test_a_closed_standard_input_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         load("-")
 
 
-@pytest.mark.parametrize(
-    "key", ["a." * 50_000 + "b = 1", "[" + "a." * 50_000 + "b]", "c = {" + "a." * 50_000 + "b = 1}"]
-)
-def test_a_toml_key_of_many_parts_is_refused_before_it_is_read(key: str) -> None:
+@pytest.mark.parametrize("line", ["%sb = 1", "[%sb]", "c = {%sb = 1}"])
+def test_a_toml_key_of_many_parts_is_refused_before_it_is_read(line: str) -> None:
     with pytest.raises(LayoutError, match="dots"):
-        read("x", f"[[slots]]\ngpa = 0\nsize = 4096\n{key}\n".encode())
+        read("x", f"[[slots]]\ngpa = 0\nsize = 4096\n{line % ('a.' * 50_000)}\n".encode())
