@@ -25,10 +25,16 @@ _RECORDED_WITH_SHADOW_PAGING = ("618", "v6.18")
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a difference comes after: the sequence's begin line and its operations so far."""
+    """What a difference comes after: the sequence's begin line and its first ``index`` operations (None: all)."""
 
     begin: v.Begin
-    operations: Sequence[v.Operation]
+    sequence: Sequence[v.Operation]
+    index: int | None = None
+
+    @property
+    def operations(self) -> Sequence[v.Operation]:
+        """The operations so far, cut out only when somebody asks: sequences are long, and differences rare."""
+        return self.sequence[: self.index]
 
 
 Recognise = Callable[[v.Operation, Exits, History | None], bool]
