@@ -84,9 +84,12 @@ def test_nothing_else_is(operation: v.Operation, exits: list[v.RecordedExit] | N
         (0x21, 0x200000, 25, None),  # shared
         (0x02, 0x200000, 25, None),  # of a file
         (0x22, 0x200000, 4, None),
+        (0x22, 0x1000, 3, "willneed"),
+        (0x21, 0x1000, 3, None),  # shared
+        (0x02, 0x1000, 3, None),  # of a file
     ],
 )
-def test_only_memory_that_can_be_collapsed_may_differ_under_that_advice(
+def test_only_private_anonymous_memory_may_differ_under_advice(
     flags: int, length: int, number: int, name: str | None
 ) -> None:
     mapped = v.Mmap(seq="s", i=0, fd=0, length=length, prot=3, flags=flags, offset=0, out="map0")

@@ -15,7 +15,7 @@ from guestmem.transcript import vocabulary as v
 from guestmem.transcript.play import play
 from guestmem.units import U64
 
-EVERYTHING = Scope(vm_types=(0, 1), attributes=True, two_dimensional_paging=True)
+EVERYTHING = Scope((0, 1), attributes=True, two_dimensional_paging=True, creation_flags=((1, 0),))  # as 6.12 has it
 SEEDS = range(400)
 DOORBELL = BOOT_GPA + BOOT_SIZE  # the page after the guest's code: a hole, which ends every touch
 

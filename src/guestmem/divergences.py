@@ -19,7 +19,7 @@ __all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
 Exits = Sequence[v.RecordedExit] | None
 
 
-MADV_COLLAPSE = 25
+MADV_WILLNEED, MADV_COLLAPSE = 3, 25
 _RECORDED_WITH_SHADOW_PAGING = ("618", "v6.18")
 
 
@@ -69,13 +69,23 @@ def _guard_region(operation: v.Operation, exits: Exits, before: History | None) 
 
 def _collapse(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     """The mapping is private and anonymous, and may hold an aligned 2 MiB."""
-    if before is None or not isinstance(operation, v.Madvise) or operation.advice != MADV_COLLAPSE:
+    return _of_private_anonymous(operation, MADV_COLLAPSE, before, 2 * MIB)
+
+
+def _willneed(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+    """The mapping is private and anonymous."""
+    return _of_private_anonymous(operation, MADV_WILLNEED, before, 0)
+
+
+def _of_private_anonymous(operation: v.Operation, advice: int, before: History | None, least: int) -> bool:
+    """Whether it is that advice on private anonymous memory of at least so many bytes."""
+    if before is None or not isinstance(operation, v.Madvise) or operation.advice != advice:
         return False
     return any(
         isinstance(each, v.Mmap)
         and each.out == operation.map
         and each.flags & (MAP_ANONYMOUS | MAP_PRIVATE) == MAP_ANONYMOUS | MAP_PRIVATE
-        and each.length >= 2 * MIB
+        and each.length >= least
         for each in before.operations
     )
 
@@ -149,6 +159,13 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "khugepaged's work: whether it can depends on the pages and their anon_vma, which the model does not have; it "
         "answers EINVAL, as for all other memory",
         _collapse,
+    ),
+    Divergence(
+        "willneed",
+        "MADV_WILLNEED of private anonymous memory",
+        "a kernel built without CONFIG_SWAP answers EBADF (the lab's is); the model is one with swap, and answers 0",
+        _willneed,
+        lasting=False,
     ),
     Divergence(
         "other-files",

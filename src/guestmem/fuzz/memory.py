@@ -103,7 +103,9 @@ def touch(s: State) -> None:
     machines = [vm for vm in s.vms if vm.vcpus]
     if not machines:
         return
-    vm = s.one(machines)
+    vm = s.one([vm for vm in machines if vm.slots] or machines)
+    if not vm.slots and s.chance(90):
+        return  # nothing but MMIO
     touches: list[v.RecordedTouch] = []
     for _ in range(s.one((1, 1, 2, 3, 4, 6))):
         gpa = _page_to_touch(s, vm) if not touches or s.chance(70) else touches[-1].gpa // PAGE * PAGE
@@ -126,7 +128,7 @@ def touch(s: State) -> None:
 def _page_to_touch(s: State, vm: Vm) -> int | None:
     """A guest-physical page that the guest's page tables can express and that is not its own code."""
     gpa = s.gpa()
-    if vm.slots and s.chance(75):
+    if vm.slots and s.chance(88):
         slot = s.one(list(vm.slots.values()))
         gpa = slot.gpa // PAGE * PAGE + s.page_of(min(slot.size, 4 * M2))
     own = BOOT_GPA - PAGE <= gpa <= BOOT_GPA + BOOT_SIZE
@@ -141,6 +143,8 @@ def pre_fault(s: State) -> None:
     if spins and any(vcpu in each.vcpus for each in s.vms):
         return
     gpa, size = s.gpa(), s.one((PAGE, PAGE, 2 * PAGE, 4 * PAGE, 8 * PAGE, M2, M2 + PAGE))
+    if vm.slots and s.chance(75):
+        gpa = s.one(list(vm.slots.values())).gpa
     if s.chance(8):
         gpa = s.one((1, PAGE - 1, U64 - PAGE, U64 - 2 * PAGE, 1 << 52, 1 << 40))
     if s.chance(8):
