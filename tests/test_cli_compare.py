@@ -233,3 +233,18 @@ def test_seeds_go_on_where_the_last_run_ended(
         return count
 
     assert operations(5, 6) == operations(5, 2) + operations(7, 4)
+
+
+def test_seeds_that_differ_are_named_while_the_others_run(
+    guestmem_command: Guestmem, beside: Callable[[type[Process]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside(Crashing)
+    monkeypatch.setattr("guestmem.cli.fuzz._EVERY_S", 0.0)
+
+    ended = guestmem_command("fuzz", "--on", "a", "--on", "b", "--sequences", "20", "--json", "--shrink", "0")
+
+    *_, last = ended.err.splitlines()
+    found = json.loads(ended.out)["differ"]
+    assert len(found) > 5
+    assert last.startswith("20 of 20 sequences, ")
+    assert f"{len(found)} differ: seed {', '.join(map(str, found[:5]))} and more" in last
