@@ -81,7 +81,7 @@ def test_nothing_else_is(operation: v.Operation, exits: list[v.RecordedExit] | N
         (0x22, 0x200000, 25, "collapse"),
         (0x22, 0x400000, 25, "collapse"),
         (0x22, 0x1FF000, 25, None),
-        (0x21, 0x200000, 25, None),  # shared
+        (0x21, 0x200000, 25, "collapse"),  # shared
         (0x02, 0x200000, 25, None),  # of a file
         (0x22, 0x200000, 4, None),
         (0x22, 0x1000, 3, "willneed"),
@@ -89,9 +89,7 @@ def test_nothing_else_is(operation: v.Operation, exits: list[v.RecordedExit] | N
         (0x02, 0x1000, 3, None),  # of a file
     ],
 )
-def test_only_private_anonymous_memory_may_differ_under_advice(
-    flags: int, length: int, number: int, name: str | None
-) -> None:
+def test_only_anonymous_memory_may_differ_under_advice(flags: int, length: int, number: int, name: str | None) -> None:
     mapped = v.Mmap(seq="s", i=0, fd=0, length=length, prot=3, flags=flags, offset=0, out="map0")
     other = v.Mmap(seq="s", i=1, fd=0, length=0x400000, prot=3, flags=0x22, offset=0, out="map1")
     before = History(v.Begin(seq="s", i=-1, profile="612"), [mapped, other])

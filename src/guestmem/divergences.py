@@ -68,26 +68,21 @@ def _guard_region(operation: v.Operation, exits: Exits, before: History | None) 
 
 
 def _collapse(operation: v.Operation, exits: Exits, before: History | None) -> bool:
-    """The mapping is private and anonymous, and may hold an aligned 2 MiB."""
-    return _of_private_anonymous(operation, MADV_COLLAPSE, before, 2 * MIB)
+    """The mapping is anonymous, and may hold an aligned 2 MiB."""
+    return _advised(operation, MADV_COLLAPSE, MAP_ANONYMOUS, 2 * MIB, before)
 
 
 def _willneed(operation: v.Operation, exits: Exits, before: History | None) -> bool:
-    """The mapping is private and anonymous."""
-    return _of_private_anonymous(operation, MADV_WILLNEED, before, 0)
+    """The mapping is private and anonymous: it has no file."""
+    return _advised(operation, MADV_WILLNEED, MAP_ANONYMOUS | MAP_PRIVATE, 0, before)
 
 
-def _of_private_anonymous(operation: v.Operation, advice: int, before: History | None, least: int) -> bool:
-    """Whether it is that advice on private anonymous memory of at least so many bytes."""
+def _advised(operation: v.Operation, advice: int, flags: int, least: int, before: History | None) -> bool:
+    """Whether it is that advice on a mapping made with all of the flags, of at least so many bytes."""
     if before is None or not isinstance(operation, v.Madvise) or operation.advice != advice:
         return False
-    return any(
-        isinstance(each, v.Mmap)
-        and each.out == operation.map
-        and each.flags & (MAP_ANONYMOUS | MAP_PRIVATE) == MAP_ANONYMOUS | MAP_PRIVATE
-        and each.length >= least
-        for each in before.operations
-    )
+    made = [each for each in before.operations if isinstance(each, v.Mmap) and each.out == operation.map]
+    return any(each.flags & flags == flags and each.length >= least for each in made)
 
 
 def _shadow_paging(begin: v.Begin) -> bool:
@@ -155,7 +150,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
     ),
     Divergence(
         "collapse",
-        "MADV_COLLAPSE of private anonymous memory that holds an aligned 2 MiB",
+        "MADV_COLLAPSE of anonymous memory that holds an aligned 2 MiB",
         "khugepaged's work: whether it can depends on the pages and their anon_vma, which the model does not have; it "
         "answers EINVAL, as for all other memory",
         _collapse,

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from guestmem.cli import check, diff, explain, fuzz, lab, plan, rules, run, schema
+from guestmem.cli import check, diff, doctor, explain, fuzz, lab, plan, prove, rules, run, schema
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -23,10 +23,12 @@ app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("diff", epilog=diff.EXAMPLES)(diff.diff)
 app.command("fuzz", epilog=fuzz.EXAMPLES)(fuzz.fuzz)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("prove", epilog=prove.EXAMPLES)(prove.prove)
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("rules", epilog=rules.EXAMPLES)(rules.rules)
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("schema")(schema.schema)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(lab.app, name="lab")
 
 
