@@ -44,6 +44,8 @@ def advice(number: int) -> v.Madvise:
         (capability(999), None, "other-capabilities"),
         (advice(102), None, "guard-regions"),
         (advice(103), None, "guard-regions"),
+        (advice(12), None, "unconfigured-advice"),
+        (advice(13), None, "unconfigured-advice"),
     ],
 )
 def test_a_marked_or_foreign_outcome_is_recognised(
@@ -84,7 +86,7 @@ def test_nothing_else_is(operation: v.Operation, exits: list[v.RecordedExit] | N
         (0x21, 0x200000, 25, "collapse"),  # shared
         (0x02, 0x200000, 25, None),  # of a file
         (0x22, 0x200000, 4, None),
-        (0x22, 0x1000, 3, "willneed"),
+        (0x22, 0x1000, 3, "unconfigured-advice"),
         (0x21, 0x1000, 3, None),  # shared
         (0x02, 0x1000, 3, None),  # of a file
     ],

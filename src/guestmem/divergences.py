@@ -19,7 +19,7 @@ __all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
 Exits = Sequence[v.RecordedExit] | None
 
 
-MADV_WILLNEED, MADV_COLLAPSE = 3, 25
+MADV_WILLNEED, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_COLLAPSE = 3, 12, 13, 25
 _RECORDED_WITH_SHADOW_PAGING = ("618", "v6.18")
 
 
@@ -72,8 +72,10 @@ def _collapse(operation: v.Operation, exits: Exits, before: History | None) -> b
     return _advised(operation, MADV_COLLAPSE, MAP_ANONYMOUS, 2 * MIB, before)
 
 
-def _willneed(operation: v.Operation, exits: Exits, before: History | None) -> bool:
-    """The mapping is private and anonymous: it has no file."""
+def _unconfigured(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+    """Merging of any memory; reading ahead of private anonymous memory, which has no file."""
+    if isinstance(operation, v.Madvise) and operation.advice in (MADV_MERGEABLE, MADV_UNMERGEABLE):
+        return True
     return _advised(operation, MADV_WILLNEED, MAP_ANONYMOUS | MAP_PRIVATE, 0, before)
 
 
@@ -156,10 +158,11 @@ DIVERGENCES: tuple[Divergence, ...] = (
         _collapse,
     ),
     Divergence(
-        "willneed",
-        "MADV_WILLNEED of private anonymous memory",
-        "a kernel built without CONFIG_SWAP answers EBADF (the lab's is); the model is one with swap, and answers 0",
-        _willneed,
+        "unconfigured-advice",
+        "MADV_MERGEABLE and MADV_UNMERGEABLE; MADV_WILLNEED of private anonymous memory",
+        "a kernel built without CONFIG_KSM does not know the former (EINVAL), one without CONFIG_SWAP answers EBADF to "
+        "the latter; the lab's is built without both, the model is one with both",
+        _unconfigured,
         lasting=False,
     ),
     Divergence(

@@ -13,6 +13,7 @@ from guestmem.units import GIB, U64
 
 __all__ = ("advise", "host_access", "map_file", "pre_fault", "protect", "touch", "unmap")
 
+_HUGEPAGE, _COLLAPSE = 14, 25  # MADV_*
 _IN_PAGE = (0, 0, 0, 8, 0x7F8, 0xFF8)  # where an access lies in its page
 _WIDTHS: tuple[Literal[1, 4, 8], ...] = (1, 4, 8, 8)
 _LOAD_STORE: tuple[Literal["r", "w"], ...] = ("r", "w")
@@ -123,6 +124,13 @@ def touch(s: State) -> None:
             return  # a vCPU of another VM has another boot memory
     if touches:
         s.add(v.RunTouch, vm=vm.handle, vcpu=vcpu, boot_gpa=BOOT_GPA, touches=touches)
+        if s.scope.two_dimensional_paging and vcpu in vm.vcpus and not _huge_pages_were_asked_for(s):
+            s.add(v.MappedPages, vm=vm.handle)
+
+
+def _huge_pages_were_asked_for(s: State) -> bool:
+    """Whether some of the host's memory may be of pages that the model does not know of."""
+    return any(isinstance(each, v.Madvise) and each.advice in (_HUGEPAGE, _COLLAPSE) for each in s.operations)
 
 
 def _page_to_touch(s: State, vm: Vm) -> int | None:

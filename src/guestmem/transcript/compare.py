@@ -22,6 +22,7 @@ _EXTRA = {
     v.Fstat: ("st_size", "st_blocks", "st_blksize", "st_mode", "st_nlink"),
     v.HostRead: ("signal",),
     v.HostWrite: ("signal",),
+    v.MappedPages: ("pages",),
     v.PreFault: ("gpa_out", "size_out"),
 }
 _EXIT_FIELDS = ("errno", "value", "gpa", "len", "is_write", "data", "flags", "size")

@@ -21,7 +21,7 @@ from guestmem.transcript.record import Write, recorded
 
 __all__ = ("Difference", "FileReport", "arguments_of", "run_recording")
 
-_OBSERVED = frozenset(("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock"))
+_OBSERVED = frozenset(("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock", "pages"))
 _NO_ARGUMENTS = _OBSERVED | {"seq", "i", "op", "touches"}
 
 
