@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 
@@ -86,3 +87,16 @@ def test_a_theme_names_only_steps_that_there_are() -> None:
     for weights in THEMES.values():
         assert weights
         assert all(weight > 0 for weight in weights.values())
+
+
+def test_what_is_mapped_is_asked_after_accesses_where_a_kernel_can_tell() -> None:
+    shadow = Scope(creation_flags=((0, 3),))
+    assert not any(isinstance(each, v.MappedPages) for each in operations(shadow))
+    for seed in SEEDS:
+        made = sequence(seed, EVERYTHING)
+        for before, each in pairwise(made):
+            if isinstance(each, v.MappedPages):
+                assert isinstance(before, v.RunTouch)
+                assert before.vm == each.vm
+    asked, accesses = (sum(isinstance(each, kind) for each in operations()) for kind in (v.MappedPages, v.RunTouch))
+    assert accesses / 2 < asked < accesses

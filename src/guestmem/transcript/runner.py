@@ -65,17 +65,18 @@ class Runner:
         self.fds: dict[str, int] = {"kvm": backend.open_kvm()}
         self.mappings: dict[str, _Mapping | None] = {}
         self.buffers: dict[str, int] = {}
-        self._ran: v.Handle | None = None  # the VM whose guest ran in the operation before
+        # The VM whose guest ran in this operation, and in the one before.
+        self._ran: v.Handle | None = None
+        self._ran_before: v.Handle | None = None
 
     def run(self, operation: v.Operation) -> Outcome:
         """Run one operation; UnknownHandle if it names what no operation made.
 
         What was done to a mapping where it was recorded cannot be done where the mmap failed: that is an outcome.
         """
+        self._ran_before, self._ran = self._ran, None
         try:
-            outcome = _ACTIONS[type(operation)](self, operation)
-            self._ran = operation.vm if isinstance(operation, v.RunTouch) else None
-            return outcome
+            return _ACTIONS[type(operation)](self, operation)
         except _NotIssued as reason:
             return Outcome(observed={"not_issued": str(reason)}, reason=str(reason))
         except KvmError as refused:
@@ -146,12 +147,15 @@ class Runner:
         """
         if not isinstance(self.backend, Statistics):
             raise NotVisible(f"backend {self.backend.name!r} cannot tell what is mapped")
-        ran, self._ran = self._ran, None
         pages = self.backend.mapped_pages(self.fd(vm))
-        if ran != vm:
+        if self._ran_before != vm:
             raise NotVisible("what is mapped is known only right after a guest of the VM ran")
         pages[_PAGE] = pages.get(_PAGE, 0) - self.backend.boot_pages
         return {str(size): count for size, count in sorted(pages.items()) if count}
+
+    def ran(self, vm: v.Handle) -> None:
+        """A guest of the VM has just run."""
+        self._ran = vm
 
     def made(self, out: str, fd: int) -> Outcome:
         """Remember a new handle."""
@@ -248,7 +252,9 @@ def _pre_fault(runner: Runner, op: v.PreFault) -> Outcome:
 def _run_touch(runner: Runner, op: v.RunTouch) -> Outcome:
     boot = Boot(op.boot_gpa, runner.buffer(f"boot:{op.vm}"))
     touches = [Touch(touch.gpa, touch.rw, touch.size, touch.value) for touch in op.touches]
-    return Outcome(0, exits=runner.backend.run_touch(runner.fd(op.vcpu), boot, touches))
+    exits = runner.backend.run_touch(runner.fd(op.vcpu), boot, touches)
+    runner.ran(op.vm)
+    return Outcome(0, exits=exits)
 
 
 _ACTIONS: dict[type[v.Operation], Callable[[Runner, Any], Outcome]] = {
