@@ -9,7 +9,7 @@ import tracemalloc
 from pathlib import Path
 
 import guestmem
-from benchmarks import layouts
+from benchmarks import layouts, sequences
 from benchmarks.kernel import Unavailable, kernel_slot
 from benchmarks.measure import median_us, say
 from guestmem.transcript.places import place_named
@@ -27,6 +27,7 @@ def main() -> None:
     faults()
     memory()
     recordings()
+    sequences.random_sequences()
     layouts.large_layout()
     layouts.fleets()
     start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 
@@ -15,7 +16,7 @@ from guestmem.transcript import vocabulary as v
 from guestmem.transcript.play import play
 from guestmem.units import U64
 
-EVERYTHING = Scope(vm_types=(0, 1), attributes=True, two_dimensional_paging=True)
+EVERYTHING = Scope((0, 1), attributes=True, two_dimensional_paging=True, creation_flags=((1, 0),))  # as 6.12 has it
 SEEDS = range(400)
 DOORBELL = BOOT_GPA + BOOT_SIZE  # the page after the guest's code: a hole, which ends every touch
 
@@ -86,3 +87,16 @@ def test_a_theme_names_only_steps_that_there_are() -> None:
     for weights in THEMES.values():
         assert weights
         assert all(weight > 0 for weight in weights.values())
+
+
+def test_what_is_mapped_is_asked_after_accesses_where_a_kernel_can_tell() -> None:
+    shadow = Scope(creation_flags=((0, 3),))
+    assert not any(isinstance(each, v.MappedPages) for each in operations(shadow))
+    for seed in SEEDS:
+        made = sequence(seed, EVERYTHING)
+        for before, each in pairwise(made):
+            if isinstance(each, v.MappedPages):
+                assert isinstance(before, v.RunTouch)
+                assert before.vm == each.vm
+    asked, accesses = (sum(isinstance(each, kind) for each in operations()) for kind in (v.MappedPages, v.RunTouch))
+    assert accesses / 2 < asked < accesses

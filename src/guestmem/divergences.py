@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from guestmem.model.capabilities import CAPABILITIES
 from guestmem.transcript import vocabulary as v
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS, MAP_PRIVATE
 from guestmem.units import MIB
 
 __all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
@@ -19,16 +19,22 @@ __all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
 Exits = Sequence[v.RecordedExit] | None
 
 
-MADV_COLLAPSE = 25
+MADV_WILLNEED, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_COLLAPSE = 3, 12, 13, 25
 _RECORDED_WITH_SHADOW_PAGING = ("618", "v6.18")
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a difference comes after: the sequence's begin line and its operations so far."""
+    """What a difference comes after: the sequence's begin line and its first ``index`` operations (None: all)."""
 
     begin: v.Begin
-    operations: Sequence[v.Operation]
+    sequence: Sequence[v.Operation]
+    index: int | None = None
+
+    @property
+    def operations(self) -> Sequence[v.Operation]:
+        """The operations so far, cut out only when somebody asks: sequences are long, and differences rare."""
+        return self.sequence[: self.index]
 
 
 Recognise = Callable[[v.Operation, Exits, History | None], bool]
@@ -63,12 +69,22 @@ def _guard_region(operation: v.Operation, exits: Exits, before: History | None) 
 
 def _collapse(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     """The mapping is anonymous, and may hold an aligned 2 MiB."""
-    if before is None or not isinstance(operation, v.Madvise) or operation.advice != MADV_COLLAPSE:
+    return _advised(operation, MADV_COLLAPSE, MAP_ANONYMOUS, 2 * MIB, before)
+
+
+def _unconfigured(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+    """Merging of any memory; reading ahead of private anonymous memory, which has no file."""
+    if isinstance(operation, v.Madvise) and operation.advice in (MADV_MERGEABLE, MADV_UNMERGEABLE):
+        return True
+    return _advised(operation, MADV_WILLNEED, MAP_ANONYMOUS | MAP_PRIVATE, 0, before)
+
+
+def _advised(operation: v.Operation, advice: int, flags: int, least: int, before: History | None) -> bool:
+    """Whether it is that advice on a mapping made with all of the flags, of at least so many bytes."""
+    if before is None or not isinstance(operation, v.Madvise) or operation.advice != advice:
         return False
-    return any(
-        isinstance(each, v.Mmap) and each.out == operation.map and each.flags & MAP_ANONYMOUS and each.length >= 2 * MIB
-        for each in before.operations
-    )
+    made = [each for each in before.operations if isinstance(each, v.Mmap) and each.out == operation.map]
+    return any(each.flags & flags == flags and each.length >= least for each in made)
 
 
 def _shadow_paging(begin: v.Begin) -> bool:
@@ -140,6 +156,14 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "khugepaged's work: whether it can depends on the pages and their anon_vma, which the model does not have; it "
         "answers EINVAL, as for all other memory",
         _collapse,
+    ),
+    Divergence(
+        "unconfigured-advice",
+        "MADV_MERGEABLE and MADV_UNMERGEABLE; MADV_WILLNEED of private anonymous memory",
+        "a kernel built without CONFIG_KSM does not know the former (EINVAL), one without CONFIG_SWAP answers EBADF to "
+        "the latter; the lab's is built without both, the model is one with both",
+        _unconfigured,
+        lasting=False,
     ),
     Divergence(
         "other-files",

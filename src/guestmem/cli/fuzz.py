@@ -78,9 +78,15 @@ def _count(seeds: Iterable[Seed], figures: Figures, wanted: int) -> None:
         if now - last >= _EVERY_S:
             last = now
             rate = figures.operations / (now - started)
-            differ = f", {len(figures.differ)} differ" if figures.differ else ""
+            differ = f", {_differing(figures)}" if figures.differ else ""
             line = f"{figures.sequences} of {wanted} sequences, {figures.operations} operations, {rate:.0f}/s{differ}"
             print(line, file=sys.stderr, flush=True)
+
+
+def _differing(figures: Figures) -> str:
+    """The first seeds that differ, so that one can look at them while the others run."""
+    seeds, more = figures.differ[:5], len(figures.differ) > 5
+    return f"{len(figures.differ)} differ: seed {', '.join(map(str, seeds))}{' and more' if more else ''}"
 
 
 def _write(directory: Path, groups: list[Group]) -> list[Path]:
@@ -120,6 +126,8 @@ def _print(campaign: Campaign, figures: Figures, groups: list[Group], written: l
         typer.echo("")
     for path in written:
         typer.echo(f"written: {path}")
+    if figures.differ and not groups:
+        typer.echo(_differing(figures))
     for seed, how in figures.ended.items():
         typer.echo(f"seed {seed}: the process: {how}")
     for name, count in sorted(figures.known.items()):

@@ -13,6 +13,7 @@ from functools import partial
 
 import msgspec
 
+from guestmem.backend import Backend
 from guestmem.fuzz.generator import sequence
 from guestmem.fuzz.shrink import smallest
 from guestmem.fuzz.state import Scope
@@ -23,7 +24,7 @@ from guestmem.transcript.difference import Difference, Group, Pair, grouped
 from guestmem.transcript.play import Place
 from guestmem.transcript.probe import machine_behind
 from guestmem.transcript.vocabulary import Begin, Operation
-from guestmem.uapi import KVM_X86_SW_PROTECTED_VM
+from guestmem.uapi import KVM_CAP_GUEST_MEMFD, KVM_CAP_GUEST_MEMFD_FLAGS, KVM_X86_SW_PROTECTED_VM
 
 __all__ = ("Campaign", "Figures", "Seed", "causes", "compare_seed", "open_campaign", "run_seeds")
 
@@ -87,18 +88,39 @@ def open_campaign(a: Place, b: Place) -> Campaign:
             attributes=any(scope.attributes for scope in scopes),
             two_dimensional_paging=any(scope.two_dimensional_paging for scope in scopes),
             gpa_bits=min(scope.gpa_bits for scope in scopes),
+            creation_flags=_united(scopes),
         ),
     )
+
+
+def _united(scopes: Iterable[Scope]) -> tuple[tuple[int, int], ...]:
+    """Creation flags by VM type: those that at least one of the kernels takes."""
+    flags: dict[int, int] = {}
+    for type, taken in (pair for scope in scopes for pair in scope.creation_flags):
+        flags[type] = flags.get(type, 0) | taken
+    return tuple(sorted(flags.items()))
 
 
 def _scope_of(place: Place) -> Scope:
     backend = place.open(Begin(seq=""))
     try:
         machine = machine_behind(backend, V7_2)
+        flags = _creation_flags(backend, machine.vm_types)
     finally:
         backend.shutdown()
     private = KVM_X86_SW_PROTECTED_VM in machine.vm_types
-    return Scope(machine.vm_types, private, machine.two_dimensional_paging, machine.gpa_bits)
+    return Scope(machine.vm_types, private, machine.two_dimensional_paging, machine.gpa_bits, flags)
+
+
+def _creation_flags(backend: Backend, types: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """The VM types that can bind a guest_memfd, each with the creation flags that it takes."""
+    kvm = backend.open_kvm()
+    vms = {type: backend.create_vm(kvm, type) for type in types}
+    return tuple(
+        (type, backend.check_extension(vm, KVM_CAP_GUEST_MEMFD_FLAGS))
+        for type, vm in vms.items()
+        if backend.check_extension(vm, KVM_CAP_GUEST_MEMFD)
+    )
 
 
 def _begin_of(campaign: Campaign, seed: int) -> Begin:

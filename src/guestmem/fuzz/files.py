@@ -24,8 +24,9 @@ _S63 = 1 << 63
 def create_file(s: State) -> None:
     """KVM_CREATE_GUEST_MEMFD; sizes and flags that most kernels take, seldom others."""
     odd = s.chance(12)
-    vm = s.one(s.vms)
-    flags = s.one(FILE_FLAGS) if odd else s.one((0, 3, 3, 1) if vm.type == 0 else (0, 0, 1))
+    vm = s.one([vm for vm in s.vms if s.scope.flags_of(vm.type) is not None and not s.chance(10)] or s.vms)
+    taken = s.scope.flags_of(vm.type) or 0
+    flags = s.one(FILE_FLAGS) if odd else s.one([each for each in (0, 3, 3, 1) if not each & ~taken])
     size = s.one(ODD_FILE_SIZES) if odd and s.chance(60) else s.one(FILE_SIZES)
     handle = s.vm_handle(30) if odd else vm.handle
     name = s.name("gm")
@@ -61,6 +62,8 @@ def close(s: State) -> None:
         s.add(v.Close, fd=handle)
         if isinstance(handle, str):
             s.closed.append(handle)
+            if s.chance(70):
+                s.files = [file for file in s.files if file.handle != handle] or s.files
 
 
 def duplicate(s: State) -> None:

@@ -1,9 +1,9 @@
 """One random sequence of operations from one seed: pure, and the same on every machine.
 
 A sequence has a theme, which says how often each kind of operation comes; themes exist because a mixture of everything
-never gets deep into anything. It starts with one or two VMs and files. Left out on purpose: what a kernel must not be
-asked (``transcript.limits``), what is a known divergence with every use (guard regions, other files), and fetches,
-which run whatever bytes a guest wrote.
+never gets deep into anything. It starts with one or two VMs and files, and a few slots. Left out on purpose: what a
+kernel must not be asked (``transcript.limits``), what is a known divergence with every use (guard regions, other
+files), and fetches, which run whatever bytes a guest wrote.
 """
 
 from __future__ import annotations
@@ -113,3 +113,5 @@ def _begin(s: State) -> None:
             vm.vcpus.append(vcpu)
     for _ in range(s.one((1, 1, 2))):
         files.create_file(s)
+    for _ in range(s.one((0, 1, 2, 3))):
+        s.one((slots.set_slot, slots.bind))(s)

@@ -13,6 +13,7 @@ from guestmem.units import GIB, U64
 
 __all__ = ("advise", "host_access", "map_file", "pre_fault", "protect", "touch", "unmap")
 
+_HUGEPAGE, _COLLAPSE = 14, 25  # MADV_*
 _IN_PAGE = (0, 0, 0, 8, 0x7F8, 0xFF8)  # where an access lies in its page
 _WIDTHS: tuple[Literal[1, 4, 8], ...] = (1, 4, 8, 8)
 _LOAD_STORE: tuple[Literal["r", "w"], ...] = ("r", "w")
@@ -103,7 +104,9 @@ def touch(s: State) -> None:
     machines = [vm for vm in s.vms if vm.vcpus]
     if not machines:
         return
-    vm = s.one(machines)
+    vm = s.one([vm for vm in machines if vm.slots] or machines)
+    if not vm.slots and s.chance(90):
+        return  # nothing but MMIO
     touches: list[v.RecordedTouch] = []
     for _ in range(s.one((1, 1, 2, 3, 4, 6))):
         gpa = _page_to_touch(s, vm) if not touches or s.chance(70) else touches[-1].gpa // PAGE * PAGE
@@ -121,12 +124,19 @@ def touch(s: State) -> None:
             return  # a vCPU of another VM has another boot memory
     if touches:
         s.add(v.RunTouch, vm=vm.handle, vcpu=vcpu, boot_gpa=BOOT_GPA, touches=touches)
+        if s.scope.two_dimensional_paging and vcpu in vm.vcpus and not _huge_pages_were_asked_for(s):
+            s.add(v.MappedPages, vm=vm.handle)
+
+
+def _huge_pages_were_asked_for(s: State) -> bool:
+    """Whether some of the host's memory may be of pages that the model does not know of."""
+    return any(isinstance(each, v.Madvise) and each.advice in (_HUGEPAGE, _COLLAPSE) for each in s.operations)
 
 
 def _page_to_touch(s: State, vm: Vm) -> int | None:
     """A guest-physical page that the guest's page tables can express and that is not its own code."""
     gpa = s.gpa()
-    if vm.slots and s.chance(75):
+    if vm.slots and s.chance(88):
         slot = s.one(list(vm.slots.values()))
         gpa = slot.gpa // PAGE * PAGE + s.page_of(min(slot.size, 4 * M2))
     own = BOOT_GPA - PAGE <= gpa <= BOOT_GPA + BOOT_SIZE
@@ -141,6 +151,8 @@ def pre_fault(s: State) -> None:
     if spins and any(vcpu in each.vcpus for each in s.vms):
         return
     gpa, size = s.gpa(), s.one((PAGE, PAGE, 2 * PAGE, 4 * PAGE, 8 * PAGE, M2, M2 + PAGE))
+    if vm.slots and s.chance(75):
+        gpa = s.one(list(vm.slots.values())).gpa
     if s.chance(8):
         gpa = s.one((1, PAGE - 1, U64 - PAGE, U64 - 2 * PAGE, 1 << 52, 1 << 40))
     if s.chance(8):

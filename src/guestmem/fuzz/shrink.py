@@ -1,4 +1,4 @@
-"""Make a differing sequence small: hypothesis decides what to leave out and which numbers to make simple.
+"""Make a differing sequence small: leave out what it can do without, then let hypothesis make numbers simple.
 
 A candidate is the sequence with some operations left out and some arguments replaced, and every such choice is one draw
 whose simplest value is the simplest sequence. So whatever hypothesis shrinks to is smaller, and since most choices of
@@ -52,6 +52,8 @@ def smallest(operations: Sequence[v.Operation], differs: Callable[[Operations], 
             best = candidate
         return True
 
+    _leave_out(best, interesting)
+
     @st.composite
     def candidates(draw: DrawFn) -> Operations:
         kept = (each for each in best_at_start if draw(st.integers(0, _KEEP)) > 0)
@@ -74,6 +76,18 @@ def smallest(operations: Sequence[v.Operation], differs: Callable[[Operations], 
         if _size(best) >= before:
             break
     return best
+
+
+def _leave_out(operations: Operations, interesting: Callable[[Operations], bool]) -> None:
+    """Try without longer and then shorter stretches, from the end on: what hypothesis would take hours to find out."""
+    stretch = len(operations)
+    while stretch := stretch // 2:
+        start = len(operations) - stretch
+        while start >= 0:
+            candidate = tuple(_closed(operations[:start] + operations[start + stretch :]))
+            if interesting(candidate):
+                operations = candidate
+            start = min(start - stretch, len(operations) - stretch)
 
 
 def _drawn(draw: DrawFn, st: Any, values: Sequence[Any]) -> Any:

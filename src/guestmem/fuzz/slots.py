@@ -35,8 +35,8 @@ def boot(s: State, vm: Vm) -> None:
 def set_slot(s: State) -> None:
     """Any slot: good, odd in one way, or in several."""
     vm = s.one(s.vms)
-    slot = Slot(s.gpa(), s.one(SIZES), s.one((0, 0, 1, 2, 3)), some_buffer(s))
-    number = s.one(_IDS)
+    size, number = s.one(SIZES), s.new_slot(vm, _IDS)
+    slot = Slot(s.free_gpa(vm, size), size, s.one((0, 0, 1, 2, 3)), some_buffer(s))
     if s.chance(7):
         slot.gpa = s.one(ODD_GPAS)
     if s.chance(7):
@@ -63,32 +63,37 @@ def set_slot(s: State) -> None:
         )
     else:
         _region(s, handle, number, slot, s.file_handle(20), 0)
-    vm.slots.setdefault(number, slot)
+    _believe(vm, number, slot)
 
 
 def bind(s: State) -> None:
     """A slot of a guest_memfd: ranges of the file that meet, odd offsets, files of other VMs."""
     if not s.files:
         return
-    vm, file = s.one(s.vms), s.one(s.files[-4:])
+    file = s.one(s.files[-4:])
+    vm = s.one([vm for vm in s.vms if vm.handle == file.vm and not s.chance(5)] or s.vms)
+    if s.scope.flags_of(vm.type) is None and s.chance(80):
+        return  # refused because of the VM's type, whatever the rest is
     size = min(s.one(SIZES), max(file.size, PAGE)) if s.chance(85) else s.one(SIZES)
     offset = s.page_of(min(file.size, 4 * M2)) if s.chance(60) else 0
+    if s.chance(80):
+        offset = max(0, min(offset, file.size - size)) // PAGE * PAGE
     if s.chance(8):
         offset = s.one(
             (*HUGE_OFFSETS, file.size, max(file.size - size, 0), (U64 - size) % U64, ((1 << 63) - size) % U64)
         )
-    slot = Slot(s.gpa(), size, KVM_MEM_GUEST_MEMFD, _over_file(s, file, offset))
+    slot = Slot(s.free_gpa(vm, size), size, KVM_MEM_GUEST_MEMFD, _over_file(s, file, offset))
     if s.chance(4):
         slot.flags |= s.one((KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES, 8, 1 << 16))
     if s.chance(3):
         slot.gpa = s.one(ODD_GPAS)
     if _hits_boot(slot):
         return
-    number = s.one(_IDS)
+    number = s.new_slot(vm, _IDS)
     handle = s.any_handle() if s.chance(6) else file.handle
     pads = {"pad1": 1, "pad2": s.one((0, 1, U64 - 1))} if s.chance(3) else {}
     _region(s, vm.handle, number, slot, handle, offset, **pads)
-    vm.slots.setdefault(number, slot)
+    _believe(vm, number, slot)
 
 
 def change(s: State) -> None:
@@ -133,7 +138,7 @@ def set_attributes(s: State) -> None:
     vm = s.one(s.vms)
     address, size = s.gpa(), s.one((PAGE, PAGE, 2 * PAGE, 4 * PAGE, 8 * PAGE, M2, M2 + PAGE, 3 * M2))
     attributes, flags = s.one((KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MEMORY_ATTRIBUTE_PRIVATE, 0)), 0
-    if vm.slots and s.chance(30):
+    if vm.slots and s.chance(50):
         slot = s.one(list(vm.slots.values()))
         address, size = slot.gpa, min(slot.size, 4 * M2)
     if s.chance(8):
@@ -148,6 +153,12 @@ def set_attributes(s: State) -> None:
         return  # the guest's own code and its doorbell, which ends every touch, stay shared
     handle = s.any_handle() if s.chance(3) else vm.handle
     s.add(v.SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
+
+
+def _believe(vm: Vm, number: int, slot: Slot) -> None:
+    """It is a slot from now on, if it can be; else mostly something else is there, which is just as well."""
+    if slot.size and vm.is_free(slot.gpa, slot.size):
+        vm.slots.setdefault(number, slot)
 
 
 def some_buffer(s: State) -> v.HostAddress:

@@ -30,6 +30,11 @@ class Scope:
     attributes: bool = False  # VMs of type 1 have private memory
     two_dimensional_paging: bool = False  # else KVM_PRE_FAULT_MEMORY does nothing, and leaves may be prefetched
     gpa_bits: int = 40
+    creation_flags: tuple[tuple[int, int], ...] = ()  # VM types that can bind a guest_memfd, and the flags it may have
+
+    def flags_of(self, type: int) -> int | None:
+        """The creation flags that a VM of this type takes; None where it can bind no guest_memfd."""
+        return dict(self.creation_flags).get(type)
 
 
 @dataclass(slots=True)
@@ -51,6 +56,10 @@ class Vm:
     vcpus: list[str] = field(default_factory=list)
     slots: dict[int, Slot] = field(default_factory=dict)
     outdated: bool = False
+
+    def is_free(self, gpa: int, size: int) -> bool:
+        """Whether no slot lies there."""
+        return all(gpa + size <= slot.gpa or slot.gpa + slot.size <= gpa for slot in self.slots.values())
 
 
 @dataclass(slots=True)
@@ -114,6 +123,19 @@ class State:
     def gpa(self) -> int:
         """A guest-physical address near the others."""
         return self.base + self.one(GPA_STEPS)
+
+    def free_gpa(self, vm: Vm, size: int) -> int:
+        """A guest-physical address near the others, mostly where no slot lies yet."""
+        for _ in range(6):
+            gpa = self.gpa()
+            if vm.is_free(gpa, size) or self.chance(5):
+                return gpa
+        return self.gpa()
+
+    def new_slot(self, vm: Vm, ids: Sequence[int]) -> int:
+        """A slot number, mostly one without a slot."""
+        unused = [id for id in ids if id not in vm.slots]
+        return self.one(unused) if unused and self.chance(85) else self.one(ids)
 
     def any_handle(self) -> v.Handle:
         """A descriptor of any kind, open, closed or never open."""

@@ -22,6 +22,7 @@ _EXTRA = {
     v.Fstat: ("st_size", "st_blocks", "st_blksize", "st_mode", "st_nlink"),
     v.HostRead: ("signal",),
     v.HostWrite: ("signal",),
+    v.MappedPages: ("pages",),
     v.PreFault: ("gpa_out", "size_out"),
 }
 _EXIT_FIELDS = ("errno", "value", "gpa", "len", "is_write", "data", "flags", "size")
@@ -45,12 +46,12 @@ class Verdict:
     skipped: str = ""
 
 
-def compare(operation: v.Operation, outcome: Outcome) -> Iterator[Verdict]:
-    """The verdicts of one operation against what was recorded: one, or one per guest touch."""
+def compare(operation: v.Operation, outcome: Outcome, before: History | None = None) -> Iterator[Verdict]:
+    """The verdicts of one operation against what was recorded: one, or one per guest touch; before: what ran before."""
     for touch, got in seen(operation, outcome):
         recorded = _recorded(operation, touch, got)
         exits = _recorded_exits(operation, touch)
-        yield verdict(operation, touch, recorded, got, outcome, exits)
+        yield verdict(operation, touch, recorded, got, outcome, exits, before)
 
 
 def verdict(

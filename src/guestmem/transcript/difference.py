@@ -69,7 +69,7 @@ def first_difference(
         if "skipped" in on_a.observed or "skipped" in on_b.observed:
             pair.skipped += 1
             continue
-        for compared in _verdicts(operation, on_a, on_b, History(begin, operations[:index])):
+        for compared in _verdicts(operation, on_a, on_b, History(begin, operations, index)):
             pair.operations += 1
             if compared.agreed:
                 continue

@@ -40,7 +40,7 @@ def recorded(operation: AnyOperation, outcome: Outcome) -> AnyOperation:
 
 def unrun(operation: AnyOperation) -> AnyOperation:
     """The operation without any outcome."""
-    names = ("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock")
+    names = ("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock", "pages")
     there = {name for name in operation.__struct_fields__ if name in names or name.startswith("st_")}
     values = {field.name: field.default for field in msgspec.structs.fields(operation) if field.name in there}
     return msgspec.structs.replace(operation, **values)

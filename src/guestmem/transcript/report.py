@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from guestmem.divergences import History
 from guestmem.transcript import vocabulary as v
 from guestmem.transcript.compare import Verdict, compare
 from guestmem.transcript.difference import ended
@@ -20,7 +21,7 @@ from guestmem.transcript.record import Write, recorded
 
 __all__ = ("Difference", "FileReport", "arguments_of", "run_recording")
 
-_OBSERVED = frozenset(("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock"))
+_OBSERVED = frozenset(("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock", "pages"))
 _NO_ARGUMENTS = _OBSERVED | {"seq", "i", "op", "touches"}
 
 
@@ -83,10 +84,11 @@ def run_recording(
 
 def _run_sequence(path: Path, sequence: Sequence, place: Place, report: FileReport) -> Iterator[v.Operation]:
     with closing(place.run(sequence.begin, sequence.operations)) as outcomes:
-        for line, operation, outcome in zip(sequence.lines, sequence.operations, outcomes, strict=True):
+        for index, (line, outcome) in enumerate(zip(sequence.lines, outcomes, strict=True)):
+            operation = sequence.operations[index]
             if "unknown" in outcome.observed:
                 raise RecordingError(str(path), line, outcome.reason)
-            for verdict in compare(operation, outcome):
+            for verdict in compare(operation, outcome, History(sequence.begin, sequence.operations, index)):
                 _count(report, verdict, path, line)
             yield recorded(operation, outcome)
 
