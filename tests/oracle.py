@@ -414,9 +414,18 @@ class Oracle:
 
     def _map(self, vm: Vm, slot: Slot, gfn: int, order: int, source: object, to_page: int) -> None:
         first = gfn - gfn % (1 << order)
+        self._split(vm, first, order)
         for page in range(first, first + (1 << order)):
             vm.leaves[page] = first, order, source, page + to_page
             vm.mmio.pop(page, None)
+
+    def _split(self, vm: Vm, gfn: int, order: int) -> None:
+        while gfn in vm.leaves and vm.leaves[gfn][1] > order:
+            old = vm.leaves[gfn][1]
+            lower = max(smaller for smaller in self.geometry.orders if smaller < old)
+            for page in range(gfn - gfn % (1 << old), gfn - gfn % (1 << old) + (1 << old)):
+                _, _, source, shown = vm.leaves[page]
+                vm.leaves[page] = page - page % (1 << lower), lower, source, shown
 
     def _slot_of(self, vm: Vm, gfn: int) -> Slot | None:
         for slot in vm.slots.values():

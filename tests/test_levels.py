@@ -312,6 +312,45 @@ def test_ending_dirty_logging_leaves_alone_what_could_not_be_huge_anyway(profile
     assert world.now() == before
 
 
+@pytest.mark.parametrize("half", [0, MIB])
+def test_a_host_mapping_that_has_lost_a_part_of_the_huge_page_is_mapped_page_by_page(half: int) -> None:
+    world = World(2 * MIB)
+    world.kvm.backend.munmap(world.hva + half, MIB)
+
+    assert world.leaves() == {"4K": 256}
+
+
+@pytest.mark.parametrize("profile", ["v6.12", "v7.2"])
+def test_the_guest_reads_the_same_memory_through_every_change_of_level(profile: str) -> None:
+    world = World(4 * MIB, profile=profile)
+    region = {"gpa": GPA, "size": 4 * MIB, "userspace_addr": world.hva}
+    pages = (0, 1, 511, 512, 1023)
+    for page in pages:
+        world.kvm.write(world.hva + page * P, page + 1)
+
+    for flags in (0, LOG_DIRTY, 0, LOG_DIRTY):
+        world.vm.set_user_memory_region(0, flags=flags, **region)
+        world.kvm.check_invariants()
+        assert [world.vcpu.read(GPA + page * P) for page in pages] == [page + 1 for page in pages]
+        world.kvm.check_invariants()
+
+
+@pytest.mark.parametrize("flags", [LOG_DIRTY, 0])
+def test_dirty_logging_in_the_second_address_space_leaves_the_first_alone(flags: int) -> None:
+    with guestmem.open("model") as kvm:
+        vm = kvm.create_vm(0)
+        hva = kvm.model.anonymous(2 * MIB, PROT_READ | PROT_WRITE, 2 * MIB, 9)
+        first = {"gpa": GPA, "size": 2 * MIB, "userspace_addr": hva}
+        vm.set_user_memory_region(0, flags=LOG_DIRTY - flags, **first)
+        vm.set_user_memory_region(1 << 16, flags=LOG_DIRTY - flags, **first)
+        vm.create_vcpu().read(GPA)
+        before = vm.model.stage2.count()
+
+        vm.set_user_memory_region(1 << 16, flags=flags, **first)
+
+        assert vm.model.stage2.count() == before
+
+
 def test_the_reason_against_each_level_is_told_to_an_observer() -> None:
     world = World(2 * MIB + P, gpa_shift=P, hva_shift=P, host_pages="1G")
     with observing() as walked:

@@ -129,6 +129,28 @@ def test_populating_fills_the_holes_and_rounds_outward_to_whole_folios() -> None
     assert pages.allocations == {HUGE: 3}
 
 
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (0, [(0, 4, 0), (4, 16, LARGE), (16, 64, HUGE)]),
+        (5, [(0, 4, LARGE), (4, 8, 0), (8, 16, LARGE), (16, 64, HUGE)]),
+        (63, [(0, 48, HUGE), (48, 60, LARGE), (60, 64, 0)]),
+    ],
+)
+def test_populating_asks_again_for_the_largest_folio_at_every_block(
+    there: int, expected: list[tuple[int, int, int]]
+) -> None:
+    pages = cache()
+    pages.get_folio(there)
+    pages.punch(0, there)
+    pages.punch(there + 1, 64)
+    assert list(pages.folios) == [(there, there + 1, 0)]
+
+    pages.populate(0, 64)
+
+    assert list(pages.folios) == expected
+
+
 def test_populating_stops_at_enomem_and_keeps_what_it_got() -> None:
     pages = cache(backing="hugetlb", capacity={HUGE: 2})
 

@@ -190,6 +190,30 @@ def test_unmapping_a_part_leaves_the_rest_usable(runner: Runner) -> None:
     assert run(runner, line("host_read", map="map0", off=P, size=8)).result == 0
 
 
+def test_calls_on_a_mapping_are_made_at_their_offset_and_on_the_whole_without_a_length(runner: Runner) -> None:
+    run(
+        runner,
+        vm(type=0),
+        gmem(flags=3),
+        line("mmap", fd="gm0", length=4 * P, prot=3, flags=1, offset=0, out="map0"),
+    )
+
+    def pages() -> list[Any]:
+        reads = [run(runner, line("host_read", map="map0", off=page * P, size=8)) for page in range(4)]
+        return [outcome.observed["signal"] or outcome.result for outcome in reads]
+
+    for page in range(4):
+        run(runner, line("host_write", map="map0", off=page * P, size=8, value=page + 1))
+    run(runner, line("madvise", map="map0", off=P, length=P, advice=9))
+    assert pages() == [1, 0, 3, 4]
+    run(runner, line("mprotect", map="map0", off=2 * P, length=P, prot=0))
+    assert pages() == [1, 0, "SIGSEGV", 4]
+    run(runner, line("munmap", map="map0", off=3 * P, length=P))
+    assert pages() == [1, 0, "SIGSEGV", "SIGSEGV"]
+    run(runner, line("munmap", map="map0", off=P))
+    assert ended(run(runner, line("madvise", map="map0", advice=0))) == "ENOMEM"
+
+
 # -- outcomes ----------------------------------------------------------------------------------------------------------
 
 

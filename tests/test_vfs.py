@@ -53,6 +53,8 @@ def answer(call: Callable[[], object]) -> object:
         (lambda b, fd: b.read(fd, 0), ("EINVAL", "EINVAL", "EINVAL", "EINVAL", 0, 0, 0)),
         (lambda b, fd: b.read(fd, 8), ("EINVAL", "EINVAL", "EINVAL", "EAGAIN", "EAGAIN", 0, 0)),
         (lambda b, fd: b.write(fd, 1), ("EINVAL", "EINVAL", "EINVAL", "EINVAL", "EBADF", 1, 1)),
+        (lambda b, fd: b.read(fd, 16), ("EINVAL", "EINVAL", "EINVAL", "EAGAIN", "EAGAIN", 0, 0)),
+        (lambda b, fd: b.write(fd, 16), ("EINVAL", "EINVAL", "EINVAL", "EINVAL", "EBADF", 16, 16)),
         (lambda b, fd: b.write(fd, 8), ("EINVAL", "EINVAL", "EINVAL", 8, "EBADF", 8, 8)),
         (lambda b, fd: b.pread(fd, 8, 0), ("EINVAL", "ESPIPE", "ESPIPE", "ESPIPE", "ESPIPE", 0, 0)),
         (lambda b, fd: b.pwrite(fd, 8, 0), ("EINVAL", "ESPIPE", "ESPIPE", "ESPIPE", "ESPIPE", 8, 8)),

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from guestmem.cli import explain, run
+from guestmem.cli import check, explain, plan, rules, run, schema
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -21,6 +21,10 @@ app = typer.Typer(
 )
 app.command("run", epilog=run.EXAMPLES)(run.run)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("check", epilog=check.EXAMPLES)(check.check)
+app.command("rules", epilog=rules.EXAMPLES)(rules.rules)
+app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
+app.command("schema")(schema.schema)
 
 
 def _version(value: bool) -> None:

@@ -75,6 +75,8 @@ def _check_leaf(vm: Vm, start: int, end: int, leaf: Leaf) -> None:
             vma = vm.host.vmas.get(owner.userspace_addr + (part_start - owner.base_gfn) * vm.page_size)
             assert vma is not None, f"{where} shows host memory that is not mapped"
             assert vma.source is leaf.source, f"{where} shows other host memory than {owner!r}"
+            offset = owner.userspace_addr + (part_start - owner.base_gfn) * vm.page_size - vma.delta
+            assert offset == (part_start - leaf.delta) * vm.page_size, f"{where} shows another offset than {owner!r}"
     assert sum(stop - begin for begin, stop, _ in vm.spaces[0].by_gfn.runs(start, end)) == end - start, where
 
 

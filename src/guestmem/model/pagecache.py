@@ -135,6 +135,7 @@ class PageCache:
             first = align_down(start, size)
             # A base page past the end is possible: 6.18 binds ranges there (Profile.signed_binding_offset).
             if order and (first + size > self.npages or self.folios.overlaps(first, first + size)):
+                end = min(end, first + size)  # after this block a folio of this order may fit again
                 continue
             count = self._pools.take(order, max(1, (align_down(end, size) - first) >> order))
             if count:

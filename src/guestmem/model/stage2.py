@@ -7,8 +7,9 @@ Invariant: a run of order n starts and ends at multiples of 2**n frames.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from guestmem.geometry import Geometry
 from guestmem.model.hostmem import Source
 from guestmem.runmap import RunMap
 from guestmem.units import align_down, align_up
@@ -33,7 +34,7 @@ class Statistics:
 
     maps: Counter[int]
     zaps: Counter[int]
-    splits: Counter[int]  # a leaf of this order removed because only part of it changed
+    splits: Counter[int]  # a leaf of this order made smaller, or removed because only part of it changed
     merges: Counter[int]  # a leaf of this order that replaced smaller ones
     exits: Counter[str]
 
@@ -41,7 +42,8 @@ class Statistics:
 class Stage2:
     """The second-level page tables of one VM."""
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
+        self._orders = geometry.orders
         self.leaves: RunMap[Leaf] = RunMap()
         self.statistics = Statistics(Counter(), Counter(), Counter(), Counter(), Counter())
 
@@ -50,7 +52,10 @@ class Stage2:
         return self.leaves.get(gfn)
 
     def map(self, gfn: int, leaf: Leaf, count: int = 1) -> None:
-        """Install count leaves from the block that contains gfn on; smaller ones under them are replaced."""
+        """Install count leaves from the block that contains gfn on.
+
+        Smaller ones under them are replaced; a larger one above is split, a level at a time (kvm_tdp_mmu_map).
+        """
         size = 1 << leaf.order
         start = align_down(gfn, size)
         end = start + count * size
@@ -59,7 +64,8 @@ class Stage2:
             if self.leaves.covers(start, end, leaf):
                 return  # a spurious fault: the mapping is there
             if max(replaced) > leaf.order:
-                self.zap(start, end)
+                self._split_above(start, leaf.order)
+                self._split_above(end - 1, leaf.order)
             elif min(replaced) < leaf.order:
                 self.statistics.merges[leaf.order] += 1
         self.leaves.set(start, end, leaf)
@@ -88,6 +94,14 @@ class Stage2:
                 small = Leaf(0, leaf.source, leaf.delta, leaf.private, leaf.writable)
                 self.leaves.set(run_start, run_end, small)
                 self.statistics.splits[leaf.order] += (run_end - run_start) >> leaf.order
+
+    def _split_above(self, gfn: int, order: int) -> None:
+        """Make the leaf at gfn one of at most this order; the rest of it stays mapped by leaves as large as can be."""
+        while (leaf := self.leaves.get(gfn)) is not None and leaf.order > order:
+            lower = max(smaller for smaller in self._orders if smaller < leaf.order)
+            first = align_down(gfn, 1 << leaf.order)
+            self.leaves.set(first, first + (1 << leaf.order), replace(leaf, order=lower))
+            self.statistics.splits[leaf.order] += 1
 
     def count(self) -> dict[int, int]:
         """Leaves by order, as KVM's pages_4k, pages_2m, pages_1g statistics count them."""

@@ -45,7 +45,7 @@ class Vm:
         self.slot_pages = 0
         self.had_slots = False
         self.attributes: RunMap[int] = RunMap()
-        self.stage2 = Stage2()
+        self.stage2 = Stage2(self.geometry)
         self.mmio = MmioCache()
         self.gmems: list[GuestMemfd] = []
         self.vcpu_ids: set[int] = set()
@@ -66,7 +66,7 @@ class Vm:
         self.references -= 1
         if self.references == 0:
             self.host.on_invalidate.remove(self._host_invalidate)
-            self.stage2 = Stage2()
+            self.stage2 = Stage2(self.geometry)
 
     # -- invalidation ------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import msgspec
 from guestmem.transcript.vocabulary import Begin, HostAddress, HostWrite, Line, Operation, RecordedTouch, RunTouch
 from guestmem.units import U64
 
-__all__ = ("RecordingError", "Sequence", "read_sequences")
+__all__ = ("RecordingError", "Sequence", "read_sequences", "sequences_in")
 
 MAX_LINE_BYTES = 1 << 20
 _MAX_SHOWN = 160
@@ -49,24 +49,28 @@ class Sequence:
 
 def read_sequences(path: Path) -> Iterator[Sequence]:
     """Yield the sequences of a recording, in order; RecordingError, OSError."""
-    name = str(path)
+    with path.open("rb") as file:
+        yield from sequences_in(file, str(path))
+
+
+def sequences_in(file: BinaryIO, name: str) -> Iterator[Sequence]:
+    """Yield the sequences of an open recording that errors call ``name``; it must be seekable."""
     sequence: Sequence | None = None
     decoder = msgspec.json.Decoder(Line)
-    with path.open("rb") as file:
-        for number, raw in _lines(file, name):
-            operation = _decode(decoder, raw, name, number)
-            if isinstance(operation, Begin):
-                if sequence is not None:
-                    yield sequence
-                sequence = Sequence(operation, number, name)
-                continue
-            if sequence is None:
-                raise RecordingError(name, number, 'the first line must be an operation "begin"')
-            if operation.seq != sequence.begin.seq:
-                problem = f"operation of sequence {operation.seq!r} inside sequence {sequence.begin.seq!r}"
-                raise RecordingError(name, number, problem)
-            sequence.operations.append(operation)
-            sequence.lines.append(number)
+    for number, raw in _lines(file, name):
+        operation = _decode(decoder, raw, name, number)
+        if isinstance(operation, Begin):
+            if sequence is not None:
+                yield sequence
+            sequence = Sequence(operation, number, name)
+            continue
+        if sequence is None:
+            raise RecordingError(name, number, 'the first line must be an operation "begin"')
+        if operation.seq != sequence.begin.seq:
+            problem = f"operation of sequence {operation.seq!r} inside sequence {sequence.begin.seq!r}"
+            raise RecordingError(name, number, problem)
+        sequence.operations.append(operation)
+        sequence.lines.append(number)
     if sequence is None:
         raise RecordingError(name, 1, "the recording is empty")
     yield sequence

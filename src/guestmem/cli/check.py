@@ -1,0 +1,124 @@
+"""``guestmem check``: which pages will this VM get, what is lost, why, and what to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from guestmem.cli import layouts
+
+if TYPE_CHECKING:
+    from guestmem.layout.coverage import Host
+    from guestmem.layout.fleet import Fleet, FleetSums
+    from guestmem.report.checked import Checked
+
+__all__ = ("EXAMPLES", "check")
+
+EXAMPLES = """
+Examples:
+
+    guestmem check examples/layouts/qemu100-q35-10G-memfd.txt
+
+    guestmem check --html report.html domain.xml vmm.json
+
+    guestmem check "qemu:-machine q35 -m 10G"
+
+    guestmem check --profile next --page-size 1G examples/layouts/discussion.toml
+
+Exit status: 0 nothing at or above --fail-on, 1 findings, 2 bad usage or input, 4 an optional part is missing.
+"""
+_ROWS = 40
+_FAIL_ON = ("note", "warning", "error", "never")
+
+
+def check(
+    sources: list[str] = layouts.SOURCES,
+    format: str = layouts.FORMAT,
+    fail_on: str = typer.Option("warning", "--fail-on", metavar="LEVEL", help="note, warning, error or never."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout ('guestmem schema check')."),
+    as_sarif: bool = typer.Option(False, "--sarif", help="A SARIF 2.1.0 log on stdout."),
+    html: Path = typer.Option(None, "--html", metavar="FILE", help="Write one self-contained HTML page."),
+    show_all: bool = typer.Option(False, "--all", help=f"Every slot in the table, not the first {_ROWS}."),
+    profile: str = typer.Option("v7.2", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2 or next."),
+    page_size: str = typer.Option(None, "--page-size", metavar="SIZE", help="Of guest_memfds, with --profile next."),
+    rule: str = typer.Option(None, "--rule", metavar="NAME", help="The alignment rule, with --profile next."),
+    geometry: str = typer.Option("x86-64", "--geometry", metavar="NAME", help="The stage-2 page sizes."),
+    thp: str = typer.Option("possible", "--thp", metavar="possible|never", help="How to count transparent huge pages."),
+    hva: list[str] = layouts.HVA,
+    hva_align: str = layouts.HVA_ALIGN,
+    backing: list[str] = layouts.BACKING,
+    attributes: str = layouts.ATTRIBUTES,
+    firecracker: str = layouts.FIRECRACKER,
+) -> None:
+    """Say which pages VMs will get, what is lost and why, and what to change.
+
+    Sources: QEMU monitor text and traces, libvirt XML, Cloud Hypervisor and Firecracker configs, strace logs, debugger
+    dumps, guestmem layouts and recordings; recognised by content.
+    """
+    from guestmem.report.checked import check as judge
+
+    if fail_on not in _FAIL_ON:
+        raise ValueError(f"--fail-on {fail_on}: needed one of {', '.join(_FAIL_ON)}")
+    if as_json and as_sarif:
+        raise ValueError("--json and --sarif both write to stdout: choose one")
+    host = layouts.host_of(profile, page_size, rule, geometry, thp)
+    overrides = layouts.overrides_of(hva, hva_align, backing, attributes)
+    found, fleets = layouts.load_sources(sources, format, firecracker, overrides)
+    checked = [judge(layout, host) for layout in found]
+    sums = _judge_fleets(fleets, host)
+    if html is not None:
+        _write_html(html, checked, profile)
+    if as_json:
+        from guestmem.report.as_json import to_json
+        from guestmem.report.fleet import entry_of
+
+        typer.echo(to_json(checked, host, profile, [entry_of(one) for one in sums]))
+    elif as_sarif:
+        from guestmem.report.sarif import to_sarif
+
+        typer.echo(to_sarif(checked))
+    else:
+        _print(checked, sums, profile, rows=0 if show_all else _ROWS)
+    raise typer.Exit(_status(checked, sums, fail_on))
+
+
+def _judge_fleets(fleets: list[Fleet], host: Host) -> list[FleetSums]:
+    if not fleets:
+        return []
+    from guestmem.layout.fleet import check_fleet
+
+    return [check_fleet(fleet, host) for fleet in fleets]
+
+
+def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, rows: int) -> None:
+    from guestmem.report.as_text import console, print_checked
+
+    out = console()
+    print_checked(out, checked, rows=rows, title=f"as kernel {profile} would map them")
+    if fleets:
+        from guestmem.report.fleet import entry_of, print_fleet
+
+        for one in fleets:
+            print_fleet(out, entry_of(one))
+
+
+def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
+    from guestmem.report.as_html import to_html
+
+    path.write_text(to_html(checked, profile), encoding="utf-8")
+    typer.echo(f"wrote {path}", err=True)
+
+
+def _status(checked: list[Checked], fleets: list[FleetSums], fail_on: str) -> int:
+    from guestmem.layout.findings import SEVERITIES
+    from guestmem.report.checked import worst
+
+    found = {worst(checked)}
+    if fleets:
+        from guestmem.report.fleet import severity_of
+
+        found |= {severity_of(one) for one in fleets}
+    failing = {severity for index, severity in enumerate(SEVERITIES) if fail_on in SEVERITIES[: index + 1]}
+    return int(bool(found & failing))

@@ -1,0 +1,123 @@
+"""What ``check``, ``rules`` and ``plan`` share: their sources, and the options that say what a source cannot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from guestmem.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from guestmem.layout.assume import Overrides
+    from guestmem.layout.coverage import Host
+    from guestmem.layout.fleet import Fleet
+    from guestmem.layout.value import Layout
+
+__all__ = (
+    "ATTRIBUTES",
+    "BACKING",
+    "FIRECRACKER",
+    "FORMAT",
+    "HVA",
+    "HVA_ALIGN",
+    "SOURCES",
+    "host_of",
+    "load_layouts",
+    "load_sources",
+    "overrides_of",
+)
+
+SOURCES = typer.Argument(
+    ...,
+    metavar="SOURCE...",
+    help="A file ('-': standard input), qmp:SOCKET of a running QEMU, or 'qemu:ARGUMENTS' to start one paused.",
+)
+FORMAT = typer.Option(None, "--format", metavar="NAME", help="The file's format, where it is not recognised.")
+HVA = typer.Option([], "--hva", metavar="REGION=ADDRESS", help="The host address of a region's start.")
+HVA_ALIGN = typer.Option(None, "--hva-align", metavar="SIZE", help="How unknown host addresses are aligned, no more.")
+BACKING = typer.Option(
+    [], "--backing", metavar="[REGION=]KIND[:SIZE]", help="anonymous, shmem, file, hugetlb:2M, hugetlb:1G, device."
+)
+ATTRIBUTES = typer.Option(None, "--attributes", metavar="shared|private", help="Pages of guest_memfd slots.")
+FIRECRACKER = typer.Option("1.13", "--firecracker-version", metavar="X.Y", help="Its layout changed with 1.13.")
+
+
+def load_layouts(sources: list[str], format: str | None, firecracker: str, overrides: Overrides) -> list[Layout]:
+    """Every layout of every source, with what the user knows better. A missing extra ends the command with 4."""
+    return load_sources(sources, format, firecracker, overrides, fleets=False)[0]
+
+
+def load_sources(
+    sources: list[str], format: str | None, firecracker: str, overrides: Overrides, *, fleets: bool = True
+) -> tuple[list[Layout], list[Fleet]]:
+    """Every layout, and unless they are read as layouts too, every fleet."""
+    from guestmem.layout.assume import apply
+    from guestmem.layout.live import read_live
+    from guestmem.layout.recognise import Options, load, read, read_fleet
+
+    options = Options(firecracker=_version(firecracker))
+    found: list[Layout] = []
+    found_fleets: list[Fleet] = []
+    try:
+        for source in sources:
+            if source.startswith(("qmp:", "qemu:")):
+                found += read_live(source)
+                continue
+            data = load(source)
+            fleet = read_fleet(source, data, format) if fleets else None
+            if fleet is None:
+                found += read(source, data, format, options)
+            else:
+                found_fleets.append(fleet)
+    except BackendUnavailable as missing:
+        typer.echo(f"guestmem: {missing}", err=True)
+        raise typer.Exit(4) from None
+    return [apply(layout, overrides) for layout in found], found_fleets
+
+
+def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attributes: str | None) -> Overrides:
+    """The options as values; ValueError says what was wrong."""
+    from guestmem.layout.assume import Overrides, parse_backing, parse_hva
+    from guestmem.units import is_power_of_two, parse_size
+
+    align = None if hva_align is None else parse_size(hva_align)
+    if align is not None and not is_power_of_two(align):
+        raise ValueError(f"--hva-align {hva_align}: needed a power of two")
+    if attributes not in (None, "shared", "private"):
+        raise ValueError(f"--attributes {attributes}: needed shared or private")
+    return Overrides(
+        dict(map(parse_hva, hva)),
+        align,
+        dict(map(parse_backing, backing)),
+        "shared" if attributes == "shared" else "private" if attributes == "private" else None,
+    )
+
+
+def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> Host:
+    """The kernel and host that the options describe; ValueError lists what there is."""
+    from guestmem.geometry import geometry_named
+    from guestmem.layout.binding import FileLimits
+    from guestmem.layout.coverage import Host
+    from guestmem.model.profiles import profile_named
+    from guestmem.rules import DEFAULT, rule_named
+    from guestmem.units import parse_size
+
+    shape, kernel = geometry_named(geometry), profile_named(profile)
+    if thp not in ("possible", "never"):
+        raise ValueError(f"--thp {thp}: needed possible or never")
+    if not kernel.huge and (page_size or rule):
+        raise ValueError(f"--page-size and --rule need --profile next: {kernel.name} hands out base pages only")
+    size = 0
+    if kernel.huge:
+        size = parse_size(page_size) if page_size else shape.page_sizes[-1]
+        shape.order_of(size)
+    files = FileLimits(size, rule_named(rule) if rule else DEFAULT, serve_shared=bool(kernel.gmem_flags))
+    return Host(shape, thp == "possible", files)
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.removeprefix("v").partition(".")
+    if not (major.isdecimal() and minor.partition(".")[0].isdecimal()) or len(text) > 12:
+        raise ValueError(f"--firecracker-version {text}: needed X.Y, as in 1.12")
+    return int(major), int(minor.partition(".")[0])

@@ -1,0 +1,108 @@
+"""A layout as if its RAM were private: every slot of it bound to a guest_memfd, and judged under every alignment rule.
+
+Packing "one-file" puts all RAM into one file the way the VMM packs it: regions end to end in the order of their lowest
+GPA, each slot at its offset in its region. Packing "per-slot" gives every slot a file of its own, offset 0. Read-only
+slots (firmware, flash) and video memory stay as they are, since a guest_memfd slot can be neither read-only nor logged;
+a slot that shows bytes which another slot shows already cannot be bound a second time and stays too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from guestmem.geometry import Geometry
+from guestmem.layout.binding import FileLimits
+from guestmem.layout.coverage import Coverage, Host, best_possible, cover
+from guestmem.layout.regions import name_of
+from guestmem.layout.value import File, Layout, Range, Slot
+from guestmem.rules import RULES, Rule
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
+
+__all__ = ("PACKINGS", "Packing", "RuleVerdict", "Verdicts", "as_bound", "judge")
+
+Packing = Literal["one-file", "per-slot"]
+PACKINGS: tuple[Packing, ...] = ("one-file", "per-slot")
+_DISPLAY = "vga.vram"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleVerdict:
+    """What one rule makes of the bound slots: why it refuses each (None: accepted), and the coverage under it."""
+
+    rule: Rule
+    refusals: tuple[str | None, ...]
+    coverage: Coverage
+
+    @property
+    def refused(self) -> int:
+        """How many slots the rule refuses."""
+        return sum(why is not None for why in self.refusals)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Every rule against one layout: the layout holds only the bound slots; best is bytes by size at the very best."""
+
+    layout: Layout
+    packing: Packing
+    page_size: int
+    geometry: Geometry
+    best: tuple[int, ...]
+    rules: tuple[RuleVerdict, ...]
+
+
+def as_bound(layout: Layout, packing: Packing) -> Layout:
+    """The RAM slots of the layout, bound to guest_memfds and all private."""
+    chosen = list(_bindable(layout))
+    bound = _packed(chosen) if packing == "one-file" else [_in_file(slot, f"slot {slot.gpa:#x}", 0) for slot in chosen]
+    files = tuple(File(name) for name in dict.fromkeys(slot.file for slot in bound) if name is not None)
+    private = tuple(Range(slot.gpa, slot.end) for slot in bound)
+    return replace(layout, slots=tuple(bound), files=files, private=private, remarks=())
+
+
+def judge(
+    layout: Layout, packing: Packing, page_size: int, geometry: Geometry, rules: Sequence[Rule] = RULES
+) -> Verdicts:
+    """Judge the layout's RAM, bound to files made of page_size pages, under every rule."""
+    bound = as_bound(layout, packing)
+    found = []
+    for rule in rules:
+        files = FileLimits(page_size, rule)
+        coverage = cover(bound, Host(geometry, files=files))
+        limits = (files.limit(slot, File(slot.file or ""), geometry) for slot in bound.slots)
+        found.append(RuleVerdict(rule, tuple(limit.refusal for limit in limits), coverage))
+    best = best_possible(cover(bound, Host(geometry, files=FileLimits())))
+    capped = tuple(bytes_ if size <= page_size else 0 for size, bytes_ in zip(geometry.page_sizes, best, strict=True))
+    return Verdicts(bound, packing, page_size, geometry, capped, tuple(found))
+
+
+def _bindable(layout: Layout) -> Iterator[Slot]:
+    """RAM slots, without those that show the same bytes of a region again."""
+    shown: dict[str, list[tuple[int, int]]] = {}
+    for slot in layout.slots:
+        if slot.readonly or slot.region == _DISPLAY or slot.address_space:
+            continue
+        start = slot.offset or 0
+        ranges = shown.setdefault(name_of(slot), [])
+        if all(start + slot.size <= first or last <= start for first, last in ranges):
+            ranges.append((start, start + slot.size))
+            yield slot
+
+
+def _packed(slots: list[Slot]) -> list[Slot]:
+    """Regions end to end in one file, in the order in which they first appear in guest-physical space."""
+    sizes: dict[str, int] = {}
+    for slot in slots:
+        sizes[name_of(slot)] = max(sizes.get(name_of(slot), 0), (slot.offset or 0) + slot.size)
+    bases, at = {}, 0
+    for name, size in sizes.items():
+        bases[name] = at
+        at += size
+    return [_in_file(slot, "ram", bases[name_of(slot)] + (slot.offset or 0)) for slot in slots]
+
+
+def _in_file(slot: Slot, file: str, offset: int) -> Slot:
+    flags = (slot.flags & ~KVM_MEM_LOG_DIRTY_PAGES) | KVM_MEM_GUEST_MEMFD
+    return replace(slot, file=file, offset=offset, flags=flags, region=name_of(slot))

@@ -1,0 +1,45 @@
+"""What to change in a layout: findings with concrete remedies and their computed gain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from guestmem.layout.coverage import Coverage
+from guestmem.layout.findings.addresses import find_address_findings
+from guestmem.layout.findings.files import find_file_findings
+from guestmem.layout.findings.memory import find_memory_findings
+from guestmem.layout.findings.shape import find_shape_findings
+from guestmem.layout.findings.value import IDS, SEVERITIES, Finding
+from guestmem.layout.refusal import refusals
+from guestmem.layout.regions import Regions, name_of
+
+__all__ = ("IDS", "SEVERITIES", "Finding", "find_findings")
+
+
+def find_findings(coverage: Coverage) -> tuple[Finding, ...]:
+    """Every finding of a layout, the most severe first, then by bytes lost."""
+    regions = Regions(coverage.layout)
+    addresses = list(find_address_findings(coverage, regions))
+    odd = {index for finding in addresses if finding.id == "odd-start" for index in finding.slots}
+    shape = find_shape_findings(coverage, regions)
+    found = [
+        *_refused(coverage),
+        *find_file_findings(coverage),
+        *addresses,
+        *find_memory_findings(coverage),
+        # A frame shared because a region starts at an odd place is that finding's business.
+        *(finding for finding in shape if finding.id != "frame-shared" or not odd.intersection(finding.slots)),
+        *(Finding(note.id, note.severity, note.message, note.remedy) for note in coverage.layout.remarks),
+    ]
+    found.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), -max((n for _, n in finding.lost), default=0)))
+    return tuple(found)
+
+
+def _refused(coverage: Coverage) -> Iterator[Finding]:
+    layout, geometry = coverage.layout, coverage.host.geometry
+    for index, why in refusals(layout, geometry.base_page_size).items():
+        slot = layout.slots[index]
+        message = f"{name_of(slot)} at GPA {slot.gpa:#x}: KVM refuses the slot with {why}"
+        remedy = "set the slot as the check wants it: nothing of it is mapped now"
+        lost = tuple((size, slot.size) for size in geometry.page_sizes)
+        yield Finding("refused", "error", message, remedy, (index,), lost)

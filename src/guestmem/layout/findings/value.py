@@ -1,0 +1,79 @@
+"""A finding: something in a layout that loses huge mappings or that KVM refuses, with what to change.
+
+``lost`` is what the layout loses for it now; ``gain`` is what the remedy brings back, found by computing the coverage
+of the changed slots, never by estimate. Both are (page size, bytes) pairs, ascending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from guestmem.layout.coverage import Coverage, cover
+from guestmem.layout.reasons import Reason
+from guestmem.layout.value import Severity, Slot
+
+__all__ = ("IDS", "SEVERITIES", "Bytes", "Finding", "gained", "lost_to", "usable")
+
+Bytes = tuple[tuple[int, int], ...]
+SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
+
+# id -> what it is about, for reports that list their rules (SARIF).
+IDS = {
+    "refused": "KVM refuses the slot",
+    "no-guest-memfd": "Private pages without a guest_memfd cannot be mapped",
+    "rule-refuses": "The alignment rule refuses the binding",
+    "offset-not-congruent": "GPA and guest_memfd offset differ modulo the page size",
+    "rule-lowers-level": "The alignment rule allows smaller mappings only",
+    "hva-not-congruent": "GPA and host address differ modulo the page size",
+    "odd-start": "A region starts at an odd place because the one before it has an odd size",
+    "odd-end": "A region ends inside a huge frame",
+    "split": "Memory is cut where the two parts cannot both be congruent",
+    "frame-shared": "Two neighbouring slots share a huge frame",
+    "low-memory": "The first frames of guest-physical space are cut in pieces",
+    "backing-too-small": "The host memory has too small pages",
+    "dirty-logging": "Dirty logging maps page by page",
+    "mixed-attributes": "Private and shared pages in one huge frame",
+    "order-0": "guest_memfd hands out single pages in this kernel",
+    "slots-missing": "The source does not show every slot",
+    "unused-gap": "Memory is left unused",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding; ``slots`` are indexes into the layout's slots, ``id`` a key of IDS."""
+
+    id: str
+    severity: Severity
+    message: str
+    remedy: str
+    slots: tuple[int, ...] = ()
+    lost: Bytes = ()
+    gain: Bytes = ()
+
+
+def lost_to(coverage: Coverage, indexes: Iterable[int], *reasons: Reason) -> Bytes:
+    """Bytes that these slots lose to any of the reasons, by page size."""
+    sums: dict[int, int] = {}
+    for index in indexes:
+        for lost in coverage.slots[index].lost:
+            if lost.reason in reasons:
+                sums[lost.page_size] = sums.get(lost.page_size, 0) + lost.size
+    return tuple(sorted(sums.items()))
+
+
+def gained(coverage: Coverage, changes: Mapping[int, Slot]) -> Bytes:
+    """What slots map more once changed, by page size above the base page; the other slots do not matter for that."""
+    after = cover(coverage.layout.only(changes.values()), coverage.host).mapped
+    found = []
+    for level, size in enumerate(coverage.host.sizes):
+        before = sum(coverage.slots[index].mapped[level] for index in changes)
+        if level and after[level] > before:
+            found.append((size, after[level] - before))
+    return tuple(found)
+
+
+def usable(coverage: Coverage, slot: Slot, page_size: int) -> bool:
+    """Whether the host memory behind the slot could be mapped with such pages at all."""
+    return coverage.host.largest(slot.backing) >= page_size

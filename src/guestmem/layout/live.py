@@ -1,0 +1,143 @@
+"""Layouts of live things: a running QEMU asked over its QMP socket, or one started paused for the question.
+
+``qmp:SOCKET`` asks a QEMU that is there; ``qemu:ARGUMENTS`` starts one with ``-S``, so that not one guest instruction
+runs, asks, and ends it whatever happens: by QMP, then by signals, and by the kernel if this process dies first. The
+answers are monitor text, read by the reader of such text. QMP is spoken by the library qemu.qmp (extra ``qemu``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guestmem.errors import BackendUnavailable
+from guestmem.layout.error import LayoutError, printable
+from guestmem.layout.readers import qemu_mtree
+from guestmem.layout.value import Layout
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
+
+__all__ = ("paused_qemu", "read_live")
+
+_BINARY = "qemu-system-x86_64"
+_START_S = 20.0
+_ANSWER_S = 20.0
+_END_S = 5.0
+_COMMANDS = ("info version", "info mtree -f", "info ramblock", "info memdev")
+_ROW = re.compile(r"^ +([0-9a-f]{16})-[0-9a-f]{16} \(prio -?\d+, (?:nv-)?(?:ram|rom|romd)\)", re.MULTILINE)
+_HVA_COLUMN = re.compile(r"\bHVA\b")
+
+
+def read_live(source: str) -> list[Layout]:
+    """The layout behind ``qmp:SOCKET`` or ``qemu:ARGUMENTS``; BackendUnavailable where a part is missing."""
+    kind, _, what = source.partition(":")
+    if kind == "qmp":
+        return qemu_mtree.read(source, _ask(source, Path(what)))
+    with paused_qemu(source, what) as socket:
+        return qemu_mtree.read(source, _ask(source, socket))
+
+
+@contextmanager
+def paused_qemu(source: str, arguments: str) -> Iterator[Path]:
+    """Start QEMU before its first instruction; the path of its QMP socket. It is gone when the block is left."""
+    command = _command(source, arguments)
+    with tempfile.TemporaryDirectory(prefix="guestmem-") as directory:
+        socket = Path(directory) / "qmp"
+        errors = Path(directory) / "stderr"
+        command += ["-S", "-display", "none", "-qmp", f"unix:{socket},server=on,wait=off"]
+        with errors.open("wb") as stderr:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+            )
+        try:
+            _wait_for(source, process, socket, errors)
+            yield socket
+        finally:
+            _end(process)
+
+
+def _command(source: str, arguments: str) -> list[str]:
+    try:
+        words = shlex.split(arguments)
+    except ValueError as error:
+        raise LayoutError(source, f"needed QEMU's arguments ({error})") from None
+    binary = _BINARY
+    if words and Path(words[0]).name.startswith("qemu-system-"):
+        binary = words.pop(0)
+    if shutil.which(binary) is None:
+        raise BackendUnavailable(f"{source}: {binary} is not installed; install QEMU (Debian: qemu-system-x86)")
+    if "-daemonize" in words:
+        raise LayoutError(source, "a QEMU that leaves its parent cannot be ended for certain", field="-daemonize")
+    if not any(word == "-accel" or "accel=" in word or word == "-enable-kvm" for word in words):
+        words += ["-accel", "kvm", "-accel", "tcg"]  # the first that works here
+    guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+    return [*guard, binary, *words]
+
+
+def _wait_for(source: str, process: subprocess.Popen[bytes], socket: Path, errors: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    while not socket.exists():
+        if process.poll() is not None:
+            said = errors.read_bytes().decode("utf-8", "replace").strip().splitlines()
+            reason = printable(said[0], 300) if said else f"status {process.returncode}"
+            raise LayoutError(source, f"QEMU ended: {reason}")
+        if time.monotonic() > deadline:
+            raise LayoutError(source, f"QEMU did not open its QMP socket in {_START_S:.0f} s")
+        time.sleep(0.01)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and reap it: politely first."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
+
+
+def _ask(source: str, socket: Path) -> bytes:
+    """The monitor's answers as one text, as a capture has them."""
+    try:
+        from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+    except ImportError:
+        raise BackendUnavailable(f"{source}: needs the library qemu.qmp: pip install 'guestmem[qemu]'") from None
+    try:
+        return asyncio.run(asyncio.wait_for(_conversation(QMPClient("guestmem"), socket), _ANSWER_S))
+    except ConnectError as error:
+        cause = printable(error.exc or error, 200)
+        raise LayoutError(source, f"no QMP at this socket ({cause})", remedy="use -qmp unix:SOCKET,server=on") from None
+    except TimeoutError:
+        remedy = "another client may hold the monitor"
+        raise LayoutError(source, f"no answer in {_ANSWER_S:.0f} s", remedy=remedy) from None
+    except (ExecuteError, QMPError, OSError) as error:
+        raise LayoutError(source, f"QMP failed ({printable(error, 200)})") from None
+
+
+async def _conversation(client: QMPClient, socket: Path) -> bytes:
+    await client.connect(str(socket))
+    try:
+        texts = [await _monitor(client, command) for command in _COMMANDS]
+        if not _HVA_COLUMN.search(texts[2]):  # before 10.0 only gpa2hva tells
+            starts = dict.fromkeys(_ROW.findall(texts[1]))
+            texts += [await _monitor(client, f"gpa2hva 0x{start}") for start in starts]
+        return "\n".join(texts).encode()
+    finally:
+        await client.disconnect()
+
+
+async def _monitor(client: QMPClient, command: str) -> str:
+    answer = await client.execute("human-monitor-command", {"command-line": command})
+    return f"(qemu) {command}\n{answer}" if isinstance(answer, str) else ""

@@ -1,0 +1,1 @@
+"""Better layouts: file offsets, GPA moves, and what a migration to larger pages must move."""

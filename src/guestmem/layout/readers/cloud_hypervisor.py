@@ -1,0 +1,205 @@
+"""Cloud Hypervisor's VM config (``vm.create``, ``vm.info``, a snapshot's config.json), x86-64, v36 to v53.
+
+RAM lies in [0, 3G) and from 4G on. Zones are laid end to end over the two ranges in list order, a zone cut at 3G; the
+room left in a range is rounded down to the zone's unit but the start is not rounded up, so an odd zone ruins the huge
+pages of the next one. Every piece is its own mapping and its own slot. Left out: slots of devices, slot numbers (a
+hash map's order), ACPI hotplug that has not happened, and aarch64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from guestmem.layout.error import LayoutError
+from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
+from guestmem.layout.readers.text import convert, decode_json
+from guestmem.layout.value import Assumption, Backing, Layout, Remark, Slot
+from guestmem.units import GIB, KIB, MIB, U64, align_down, align_up, format_size, is_power_of_two
+
+__all__ = ("read",)
+
+_RANGES = ((0, 3 * GIB), (4 * GIB, U64))
+_HOTPLUG_ALIGN = 128 * MIB
+_DEFAULT_HUGE = 2 * MIB
+_MAX_ZONES = 4096
+
+
+class _Zone(msgspec.Struct):
+    id: str = "mem0"
+    size: int = 0
+    file: str | None = None
+    shared: bool | None = None
+    hugepages: bool | None = None
+    hugepage_size: int | None = None
+    hotplug_size: int | None = None
+    hotplugged_size: int | None = None
+
+
+class _Memory(msgspec.Struct):
+    size: int = 0
+    shared: bool | None = None
+    hugepages: bool | None = None
+    hugepage_size: int | None = None
+    hotplug_method: str | None = None
+    hotplug_size: int | None = None
+    hotplugged_size: int | None = None
+    thp: bool | None = None
+    zones: list[_Zone] | None = None
+
+
+class _Config(msgspec.Struct):
+    memory: _Memory = msgspec.field(default_factory=lambda: _Memory(size=512 * MIB))
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    zone: _Zone
+    gpa: int
+    size: int
+    region: str
+
+
+def read(source: str, data: bytes) -> list[Layout]:
+    """The memslots of the config's RAM and virtio-mem regions."""
+    value: Any = decode_json(source, data)
+    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+        value = value["config"]  # the answer of vm.info
+    memory = convert(source, value, _Config).memory
+    zones = _zones(source, memory)
+    pieces, remarks = _lay_out(source, zones)
+    if memory.hotplug_method == "VirtioMem":
+        pieces.extend(_virtio_mem(source, zones, pieces))
+    slots = [_slot(piece) for piece in pieces]
+    return [
+        Layout(
+            source,
+            "cloud-hypervisor",
+            tuple(slots),
+            assumptions=tuple(_assumptions(memory, zones, slots)),
+            remarks=tuple(remarks),
+            vmm="cloud-hypervisor",
+            machine="x86-64",
+        )
+    ]
+
+
+def _zones(source: str, memory: _Memory) -> list[_Zone]:
+    zones = memory.zones or []
+    if zones and memory.size:
+        needed = "must be 0 beside zones"
+        raise LayoutError(source, needed, field="memory.size", value=memory.size, remedy="give sizes to the zones")
+    if len(zones) > _MAX_ZONES:
+        raise LayoutError(source, f"at most {_MAX_ZONES} zones", field="memory.zones", value=len(zones))
+    zones = zones or [
+        _Zone(
+            "mem0",
+            memory.size,
+            shared=memory.shared,
+            hugepages=memory.hugepages,
+            hugepage_size=memory.hugepage_size,
+            hotplug_size=memory.hotplug_size,
+            hotplugged_size=memory.hotplugged_size,
+        )
+    ]
+    for index, zone in enumerate(zones):
+        _check(source, zone, f"memory.zones[{index}]" if memory.zones else "memory")
+    return zones
+
+
+def _check(source: str, zone: _Zone, field: str) -> None:
+    """Refuse what Cloud Hypervisor refuses, and numbers that are no sizes."""
+    page = zone.hugepage_size
+    if page is not None and not (is_power_of_two(page) and 4 * KIB <= page <= GIB):
+        remedy = "use 2097152 or 1073741824"
+        raise LayoutError(source, "needed a page size", field=f"{field}.hugepage_size", value=page, remedy=remedy)
+    if not 0 < zone.size < U64 // 4 or zone.size % _unit(zone):
+        unit = format_size(_unit(zone))
+        raise LayoutError(source, f"needed a positive multiple of {unit}", field=f"{field}.size", value=zone.size)
+    hotplug = zone.hotplug_size or 0
+    if not 0 <= hotplug < U64 // 4 or hotplug % _HOTPLUG_ALIGN:
+        raise LayoutError(source, "needed a multiple of 128M", field=f"{field}.hotplug_size", value=hotplug)
+
+
+def _unit(zone: _Zone) -> int:
+    """What the zone's pieces are multiples of: its huge page, else 4K."""
+    return (zone.hugepage_size or _DEFAULT_HUGE) if zone.hugepages else 4 * KIB
+
+
+def _lay_out(source: str, zones: list[_Zone]) -> tuple[list[_Piece], list[Remark]]:
+    """Fill the ranges with the zones in order, as the memory manager does."""
+    pieces: list[_Piece] = []
+    remarks: list[Remark] = []
+    range_index, at = 0, 0
+    for zone in zones:
+        left, count = zone.size, 0
+        while left:
+            end = _RANGES[range_index][1]
+            size = min(left, align_down(end - at, _unit(zone)))
+            if size:
+                pieces.append(_Piece(zone, at, size, f"{zone.id}/{count}"))
+                at, left, count = at + size, left - size, count + 1
+            if left:
+                if at < end:
+                    remarks.append(_gap(zone, at, end))
+                range_index += 1
+                if range_index == len(_RANGES):
+                    raise LayoutError(source, "needed to fit below 2**64", field=f"zone {zone.id}", value=zone.size)
+                at = _RANGES[range_index][0]
+    return [_named(piece, pieces) for piece in pieces], remarks
+
+
+def _named(piece: _Piece, pieces: list[_Piece]) -> _Piece:
+    """A zone in one piece bears the zone's name."""
+    alone = sum(other.zone is piece.zone for other in pieces) == 1
+    return replace(piece, region=piece.zone.id) if alone else piece
+
+
+def _gap(zone: _Zone, start: int, end: int) -> Remark:
+    size = format_size(end - start)
+    unit = format_size(_unit(zone))
+    message = f"{size} below {end:#x} stay unused: the room left is no multiple of zone {zone.id}'s {unit} pages"
+    return Remark("unused-gap", "note", message, f"make the zones before {zone.id} a multiple of {unit} in sum")
+
+
+def _virtio_mem(source: str, zones: list[_Zone], pieces: list[_Piece]) -> list[_Piece]:
+    """One region per zone with hotplug_size, a slot as a whole from boot, 128M-aligned after all RAM."""
+    at = max(4 * GIB, *(piece.gpa + piece.size for piece in pieces))
+    placed = []
+    for zone in zones:
+        if zone.hotplug_size:
+            at = align_up(at, _HOTPLUG_ALIGN)
+            placed.append(_Piece(zone, at, zone.hotplug_size, f"{zone.id} virtio-mem"))
+            at += zone.hotplug_size
+    return placed
+
+
+def _slot(piece: _Piece) -> Slot:
+    zone = piece.zone
+    if zone.hugepages:
+        backing = Backing("hugetlb", zone.hugepage_size or _DEFAULT_HUGE)
+    elif zone.file is not None:
+        backing = Backing("file")
+    else:
+        backing = Backing("shmem" if zone.shared else "anonymous")
+    # Each piece is its own mapping: the huge page's alignment with hugetlb, 2M by recent kernels for THP-sized ones.
+    off = 0 if zone.hugepages or (backing.kind == "anonymous" and piece.size % (2 * MIB) == 0) else 4 * KIB
+    return Slot(piece.gpa, piece.size, region=piece.region, offset=0, backing=backing, assumed_hva=ALIGNED_BASE + off)
+
+
+def _assumptions(memory: _Memory, zones: list[_Zone], slots: list[Slot]) -> list[Assumption]:
+    aligned = [slot.region for slot in slots if slot.assumed_hva == ALIGNED_BASE]
+    other = [slot.region for slot in slots if slot.assumed_hva != ALIGNED_BASE]
+    found = [Assumption("gpa", "addresses are computed by Cloud Hypervisor's x86-64 layout (v36 to v53)")]
+    if aligned:
+        how = "aligned to the huge page, or to 2M where the size allows it (mmap on Linux 6.7 and later)"
+        found.append(hva_assumption(aligned, how))
+    if other:
+        found.append(hva_assumption(other, "4K-aligned only, all that mmap promises here"))
+    if any(zone.hugepages and not zone.hugepage_size for zone in zones):
+        found.append(Assumption("backing", "the host's default huge page size taken as 2M", "--backing hugetlb:SIZE"))
+    if memory.thp is False:
+        found.append(Assumption("thp", "thp is off in the config: no transparent huge pages", "--thp never"))
+    return found

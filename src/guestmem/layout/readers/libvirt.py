@@ -1,0 +1,307 @@
+"""libvirt domain XML: what QEMU will be told, and the slots that follow from it.
+
+Sizes are rounded and backends chosen as libvirt 11 and 12 do (domxml-to-native); addresses come from the machine type
+through ``qemu_machine``. Parsed with defusedxml: a document with a DTD or entities is refused. Left out: what does
+not change slots, pflash and PCI BARs, machines other than pc, q35 and microvm, and other architectures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from xml.etree.ElementTree import Element, ParseError
+
+from guestmem.layout.error import LayoutError, printable
+from guestmem.layout.readers.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva_assumption, private_assumption
+from guestmem.layout.readers.qemu_machine import Device, Machine, Ram, machine_slots, parse_machine, place_devices
+from guestmem.layout.value import Assumption, Backing, File, Layout, Slot
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD
+from guestmem.units import GIB, KIB, MIB, TIB, U64, align_up
+
+__all__ = ("read",)
+
+_UNITS = {
+    "b": 1, "bytes": 1, "KB": 10**3, "k": KIB, "KiB": KIB, "MB": 10**6, "M": MIB, "MiB": MIB,
+    "GB": 10**9, "G": GIB, "GiB": GIB, "TB": 10**12, "T": TIB, "TiB": TIB,
+}  # fmt: skip
+_MAX_NODES = 1024
+_DEFAULT_HUGE = 2 * MIB
+_GUEST_MEMFD_TYPES = ("sev-snp", "tdx")
+
+
+@dataclass(frozen=True, slots=True)
+class _HugePage:
+    """One <page> of <hugepages>: size in bytes (0: the host's default) and the guest nodes it is for."""
+
+    size: int
+    nodes: frozenset[int] | None
+
+
+@dataclass(slots=True)
+class _Domain:
+    """What <domain> says about memory, in bytes."""
+
+    source: str
+    root: Element
+    machine: Machine
+    pages: list[_HugePage]
+    source_type: str
+    guest_memfd: bool
+    default_huge: bool = False  # a host default page size was assumed
+
+    def backing(self, node: int, access: str | None, page_size: int | None = None) -> Backing:
+        """The backend of a guest node or device: memfd, file or anonymous, with or without huge pages."""
+        size = self._page_size(node) if page_size is None else page_size
+        if size is not None and size > 4 * KIB:
+            return Backing("hugetlb", size)
+        if self.source_type == "memfd":
+            return Backing("shmem")
+        return Backing("file") if self.source_type == "file" or access else Backing("anonymous")
+
+    def _page_size(self, node: int) -> int | None:
+        chosen = [page for page in self.pages if page.nodes is not None and node in page.nodes]
+        chosen = chosen or [page for page in self.pages if page.nodes is None]
+        if not chosen:
+            return None
+        if chosen[0].size == 0:
+            self.default_huge = True
+            return _DEFAULT_HUGE
+        return chosen[0].size
+
+
+def read(source: str, data: bytes) -> list[Layout]:
+    """The memslots QEMU would set for the domain before its firmware runs."""
+    domain = _domain(source, _parse(source, data))
+    nodes = _nodes(domain)
+    slots = machine_slots(domain.machine, nodes, vga=_has_vga(domain.root))
+    ram_end = max(slot.end for slot in slots)
+    placed, notes = _devices(domain, len(nodes), ram_end)
+    slots = [_bind(slot, domain) for slot in (*slots, *placed)]
+    slots, hva_notes = _place(slots)
+    private, private_notes = private_assumption(slots)
+    files = tuple(File(name) for name in sorted({slot.file for slot in slots if slot.file}))
+    if domain.default_huge:
+        notes.append(Assumption("backing", "the host's default huge page size taken as 2M", "--backing hugetlb:SIZE"))
+    text = f"addresses are computed for the machine {domain.machine.family} as before its firmware runs"
+    return [
+        Layout(
+            source,
+            "libvirt",
+            tuple(slots),
+            files=files,
+            private=private,
+            assumptions=(Assumption("gpa", text), *notes, *hva_notes, *private_notes),
+            vmm="libvirt",
+            machine=domain.machine.family,
+        )
+    ]
+
+
+def _parse(source: str, data: bytes) -> Element:
+    import defusedxml.ElementTree
+    from defusedxml.common import DefusedXmlException
+
+    try:
+        root: Element = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
+    except ParseError as error:
+        raise LayoutError(source, f"needed XML ({printable(error, 80)})", line=error.position[0]) from None
+    except DefusedXmlException:
+        remedy = "remove the DOCTYPE: libvirt writes none"
+        raise LayoutError(source, "no DTD or entity may be declared", field="XML", remedy=remedy) from None
+    except (ValueError, RecursionError, LookupError) as error:
+        raise LayoutError(source, f"needed XML ({printable(error, 80)})") from None
+    domain = root if root.tag == "domain" else root.find("domain")
+    if domain is None:
+        raise LayoutError(source, "needed <domain>", field="root element", value=root.tag, remedy="use virsh dumpxml")
+    return domain
+
+
+def _domain(source: str, root: Element) -> _Domain:
+    type_ = root.find("os/type")
+    name = type_.get("machine", "") if type_ is not None else ""
+    machine = parse_machine(name or "pc")
+    arch = type_.get("arch", "x86_64") if type_ is not None else "x86_64"
+    if machine is None or arch not in ("x86_64", "i686"):
+        needed = "only x86 machines pc, q35 and microvm are laid out"
+        raise LayoutError(source, needed, field="os/type machine", value=f"{arch} {name}", remedy="use qmp: instead")
+    source_type = root.find("memoryBacking/source")
+    security = root.find("launchSecurity")
+    domain = _Domain(
+        source,
+        root,
+        machine,
+        [],
+        source_type.get("type", "anonymous") if source_type is not None else "anonymous",
+        security is not None and security.get("type") in _GUEST_MEMFD_TYPES,
+    )
+    hugepages = root.find("memoryBacking/hugepages")
+    if hugepages is not None:
+        domain.pages = [_page(domain, page) for page in hugepages.findall("page")] or [_HugePage(0, None)]
+    return domain
+
+
+def _page(domain: _Domain, page: Element) -> _HugePage:
+    size = _scaled(domain, page.get("size", ""), page.get("unit", "KiB"), "hugepages/page size")
+    nodes = page.get("nodeset")
+    return _HugePage(size, None if nodes is None else _nodeset(domain, nodes))
+
+
+def _nodeset(domain: _Domain, text: str) -> frozenset[int]:
+    """Parse "0-2,4,^1"; at most _MAX_NODES nodes."""
+    nodes: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().lstrip("^").partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()) or len(first) > 4 or len(last) > 4:
+            raise LayoutError(domain.source, 'needed nodes as "0-2,4,^1"', field="nodeset", value=text)
+        span = range(int(first), int(last or first) + 1)
+        if part.strip().startswith("^"):
+            nodes.difference_update(span)
+        else:
+            nodes.update(span)
+    return frozenset(nodes)
+
+
+def _nodes(domain: _Domain) -> list[Ram]:
+    """Boot memory: the NUMA cells, or <memory> less the memory devices, each rounded up to 1 MiB."""
+    cells = domain.root.findall("cpu/numa/cell")
+    if len(cells) > _MAX_NODES:
+        raise LayoutError(domain.source, f"at most {_MAX_NODES} cells", field="cpu/numa", value=len(cells))
+    if cells:
+        return [_cell(domain, index, cell) for index, cell in enumerate(cells)]
+    memory = domain.root.find("memory")
+    if memory is None:
+        raise LayoutError(domain.source, "needed <memory> or <numa> cells", field="memory", remedy="use virsh dumpxml")
+    devices = sum(_size_of(domain, device, "target/size") for device in _device_elements(domain))
+    size = _size(domain, memory, "memory") - devices
+    if size <= 0:
+        raise LayoutError(domain.source, "needed more than its memory devices", field="memory", value=memory.text)
+    access = domain.root.find("memoryBacking/access")
+    backing = domain.backing(0, access.get("mode") if access is not None else None)
+    name = "microvm.ram" if domain.machine.family == "microvm" else "pc.ram"
+    return [Ram(name, align_up(size, MIB), backing)]
+
+
+def _cell(domain: _Domain, index: int, cell: Element) -> Ram:
+    size = _scaled(domain, cell.get("memory", ""), cell.get("unit", "KiB"), "numa/cell memory")
+    if size == 0:
+        raise LayoutError(domain.source, "needed memory above 0", field="numa/cell memory", value=cell.get("memory"))
+    access = domain.root.find("memoryBacking/access")
+    mode = cell.get("memAccess") or (access.get("mode") if access is not None else None)
+    return Ram(f"ram-node{index}", align_up(size, MIB), domain.backing(index, mode))
+
+
+def _device_elements(domain: _Domain) -> list[Element]:
+    return [device for device in domain.root.findall("devices/memory") if device.get("model") != "sgx-epc"]
+
+
+def _devices(domain: _Domain, nodes: int, ram_end: int) -> tuple[list[Slot], list[Assumption]]:
+    """Memory devices as slots: a whole DIMM; of virtio-mem all of it, or what is plugged with dynamic memslots."""
+    devices: list[Device] = []
+    plugged: list[int] = []
+    notes: list[Assumption] = []
+    counts: dict[str, int] = {}
+    for element in _device_elements(domain):
+        model = element.get("model", "")
+        name = f"mem{model.replace('-', '')}{counts.setdefault(model, 0)}"
+        counts[model] += 1
+        device = _device(domain, element, name)
+        devices.append(device)
+        plugged.append(_plugged(domain, element, device, notes))
+    slots = []
+    for device, gpa in place_devices(ram_end, devices):
+        size = plugged[devices.index(device)]
+        if size:
+            slots.append(Slot(gpa, size, region=device.ram.name, offset=0, backing=device.ram.backing))
+    return slots, notes
+
+
+def _device(domain: _Domain, element: Element, name: str) -> Device:
+    size = align_up(_size_of(domain, element, "target/size"), 2 * MIB)
+    node = element.find("target/node")
+    number = int(node.text) if node is not None and node.text and node.text.strip().isdecimal() else 0
+    page = element.find("source/pagesize")
+    page_size = None if page is None else _size(domain, page, "source/pagesize")
+    backing = domain.backing(number, element.get("access"), page_size)
+    if element.find("source/path") is not None:
+        backing = Backing("file")
+    align = max(backing.page_size, 2 * MIB if backing.kind == "anonymous" else 4 * KIB)
+    if element.find("target/block") is not None:
+        align = max(align, _size_of(domain, element, "target/block"))
+    return Device(Ram(name, size, backing), align, _address(domain, element))
+
+
+def _plugged(domain: _Domain, element: Element, device: Device, notes: list[Assumption]) -> int:
+    """Bytes of the device that are a memslot."""
+    target = element.find("target")
+    if target is None or target.get("dynamicMemslots") != "yes":
+        return device.ram.size
+    known = "target/current" if element.find("target/current") is not None else "target/requested"
+    size = min(device.ram.size, _size_of(domain, element, known)) if element.find(known) is not None else 0
+    text = f"{device.ram.name}: dynamic memslots hold what is plugged, taken as {known} rounded up to 1G"
+    notes.append(Assumption("slots", text, "dump the XML of the running domain"))
+    return min(device.ram.size, align_up(size, GIB))
+
+
+def _address(domain: _Domain, element: Element) -> int | None:
+    for path in ("target/address", "address"):
+        found = element.find(path)
+        if found is not None and found.get("base"):
+            return _number(domain, found.get("base", ""), 0, f"{path} base")
+    return None
+
+
+def _bind(slot: Slot, domain: _Domain) -> Slot:
+    """A confidential guest has one guest_memfd per RAMBlock, bound at the offset in the block."""
+    if not domain.guest_memfd or slot.readonly:
+        return slot
+    return replace(slot, flags=slot.flags | KVM_MEM_GUEST_MEMFD, file=f"guest_memfd of {slot.region}")
+
+
+def _place(slots: list[Slot]) -> tuple[list[Slot], list[Assumption]]:
+    low = [slot.region for slot in slots if slot.backing.kind in ("shmem", "file")]
+    placed = [
+        replace(slot, assumed_hva=(PAGE_BELOW_BASE if slot.region in low else ALIGNED_BASE) + (slot.offset or 0))
+        for slot in slots
+    ]
+    rest = list(dict.fromkeys(slot.region for slot in slots if slot.region not in low))
+    ask = "qmp: or the monitor of the running domain tells"
+    notes = [hva_assumption(rest, "as aligned to 2M or the hugetlb page, as QEMU maps RAM", ask)] if rest else []
+    if low:
+        how = "one page below a 2M boundary, where QEMU's memfd and file backends usually land"
+        notes.append(hva_assumption(list(dict.fromkeys(low)), how, ask))
+    return placed, notes
+
+
+def _has_vga(root: Element) -> bool:
+    models = [model.get("type") for model in root.findall("devices/video/model")]
+    return any(model not in ("none", "ramfb", "bochs") for model in models)
+
+
+def _size_of(domain: _Domain, element: Element, path: str) -> int:
+    found = element.find(path)
+    if found is None:
+        raise LayoutError(domain.source, "missing", field=f"{element.tag}/{path}", remedy="use virsh dumpxml")
+    return _size(domain, found, path)
+
+
+def _size(domain: _Domain, element: Element, field: str) -> int:
+    return _scaled(domain, element.text or "", element.get("unit", "KiB"), field)
+
+
+def _scaled(domain: _Domain, text: str, unit: str, field: str) -> int:
+    if unit not in _UNITS:
+        known = ", ".join(_UNITS)
+        raise LayoutError(domain.source, f"needed one of {known}", field=f"{field} unit", value=unit)
+    size = _number(domain, text, 10, field) * _UNITS[unit]
+    if size >= U64:
+        raise LayoutError(domain.source, "needed a size below 2**64 bytes", field=field, value=f"{text} {unit}")
+    return size
+
+
+def _number(domain: _Domain, text: str, base: int, field: str) -> int:
+    try:
+        value = int(text.strip(), base) if len(text) <= 32 else -1
+    except ValueError:
+        value = -1
+    if not 0 <= value < U64:
+        raise LayoutError(domain.source, "needed a number from 0 to 2**64 - 1", field=field, value=text)
+    return value

@@ -1,0 +1,136 @@
+"""guestmem recordings (JSON Lines): the slots that stand when a sequence ends.
+
+Operations that failed change nothing; one without an outcome counts as done unless it collides with a standing slot.
+Host buffers are 2 MiB aligned by the recording's convention, so their HVAs are known modulo 2M only. Left out: what
+faults, host accesses and other operations did, and VMs that have no slot left at the end.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field, replace
+
+from guestmem.layout.error import LayoutError
+from guestmem.layout.readers.attributes import with_attribute
+from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
+from guestmem.layout.readers.slot_table import SlotTable
+from guestmem.layout.value import Backing, File, Layout, Range, Slot
+from guestmem.transcript import vocabulary as v
+from guestmem.transcript.reader import RecordingError, Sequence, sequences_in
+from guestmem.uapi import (
+    GUEST_MEMFD_FLAG_HUGE_PAGES,
+    GUEST_MEMFD_HUGE_MASK,
+    GUEST_MEMFD_HUGE_SHIFT,
+    KVM_MEM_GUEST_MEMFD,
+    KVM_MEMORY_ATTRIBUTE_PRIVATE,
+)
+from guestmem.units import U64
+
+__all__ = ("read",)
+
+
+@dataclass(slots=True)
+class _State:
+    """What stands while the operations of one sequence are read."""
+
+    table: SlotTable = field(default_factory=SlotTable)
+    files: dict[v.Handle, File] = field(default_factory=dict)  # by handle; a dup is another handle of the same file
+    maps: dict[str, File] = field(default_factory=dict)  # mappings of guest_memfds, which hold the file
+    private: dict[str, list[Range]] = field(default_factory=dict)
+
+
+def read(source: str, data: bytes) -> list[Layout]:
+    """One layout per VM that has slots at the end of its sequence."""
+    try:
+        found = [layout for sequence in sequences_in(io.BytesIO(data), source) for layout in _layouts(source, sequence)]
+    except RecordingError as error:
+        problem = str(error).removeprefix(f"{source}:{error.line}: ")
+        raise LayoutError(source, problem, line=error.line) from None
+    if not found:
+        raise LayoutError(source, "no VM of this recording has a slot at its end")
+    return found
+
+
+def _layouts(source: str, sequence: Sequence) -> list[Layout]:
+    state = _State()
+    for operation in sequence.operations:
+        if not isinstance(operation.errno, str):
+            _apply(state, operation)
+    return [
+        _layout(f"{source}#{sequence.begin.seq}/{vm}", state, vm) for vm in state.table.vms() if state.table.slots(vm)
+    ]
+
+
+def _apply(state: _State, operation: v.Operation) -> None:
+    match operation:
+        case v.SetUserMemoryRegion() | v.SetUserMemoryRegion2():
+            _set(state, operation)
+        case v.SetMemoryAttributes(vm=str(vm), address=start, size=size, attributes=attributes):
+            if start + size < U64:
+                private = bool(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE)
+                state.private[vm] = with_attribute(state.private.get(vm, ()), Range(start, start + size), private)
+        case v.CreateGuestMemfd(out=out):
+            state.files[out] = File(out, operation.size, operation.flags, _page_size(operation.flags))
+        case v.Dup(fd=fd, out=out) if fd in state.files:
+            state.files[out] = state.files[fd]
+        case v.Mmap(fd=fd, out=out) if fd in state.files:
+            state.maps[out] = state.files[fd]
+        case v.Munmap(map=name):
+            state.maps.pop(name, None)
+        case v.Close(fd=fd):
+            state.files.pop(fd, None)
+
+
+def _page_size(flags: int) -> int:
+    """The page size that creation flags ask for (profile next), or 0."""
+    if not flags & GUEST_MEMFD_FLAG_HUGE_PAGES:
+        return 0
+    return 1 << (flags >> GUEST_MEMFD_HUGE_SHIFT & GUEST_MEMFD_HUGE_MASK)
+
+
+def _set(state: _State, operation: v.SetUserMemoryRegion | v.SetUserMemoryRegion2) -> None:
+    slot = _placed(
+        Slot(
+            gpa=operation.gpa,
+            size=operation.size,
+            flags=operation.flags,
+            backing=Backing("anonymous"),
+            number=operation.slot & 0xFFFF,
+            address_space=operation.slot >> 16,
+        ),
+        operation.userspace_addr,
+    )
+    if isinstance(operation, v.SetUserMemoryRegion2) and operation.flags & KVM_MEM_GUEST_MEMFD:
+        file = state.files.get(operation.guest_memfd)
+        if file is not None:
+            slot = replace(slot, region=file.name, file=file.name, offset=operation.guest_memfd_offset)
+    vm = str(operation.vm)
+    if slot.size == 0 or not state.table.collides(vm, slot):
+        state.table.set(vm, slot)
+
+
+def _placed(slot: Slot, where: v.HostAddress) -> Slot:
+    """The slot with its userspace_addr: a number, or an offset into a buffer or mapping at an unknown place."""
+    if where.abs is not None:
+        return replace(slot, hva=where.abs)
+    name = f"buf {where.buf}" if where.buf else f"map {where.map}"
+    return replace(slot, assumed_hva=ALIGNED_BASE + where.off, region=name, offset=where.off)
+
+
+def _layout(source: str, state: _State, vm: str) -> Layout:
+    alive = {file.name for file in (*state.files.values(), *state.maps.values())}
+    slots = [
+        slot if slot.file is None or slot.file in alive else replace(slot, file=None, region=f"{slot.file} (closed)")
+        for slot in state.table.slots(vm)
+    ]
+    buffers = list(dict.fromkeys(slot.region for slot in slots if slot.hva is None and slot.file is None))
+    notes = [hva_assumption(buffers, "as 2M-aligned plus the offset, the recording's convention")] if buffers else []
+    files = {file.name: file for file in (*state.files.values(), *state.maps.values())}
+    return Layout(
+        source,
+        "recording",
+        tuple(slots),
+        files=tuple(files.values()),
+        private=tuple(state.private.get(vm, ())),
+        assumptions=tuple(notes),
+    )

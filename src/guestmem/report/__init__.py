@@ -1,0 +1,1 @@
+"""One writer for each form of an answer: text for people, JSON, SARIF, HTML. Writers decide nothing."""

@@ -1,0 +1,71 @@
+"""How numbers of a report are written for people."""
+
+from __future__ import annotations
+
+from guestmem.layout.coverage import Lost
+from guestmem.layout.findings.value import Bytes
+from guestmem.units import format_size
+
+_UNITS = ((60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K"), (0, ""))
+__all__ = ("gain_text", "leaves_text", "lost_text", "percent", "safe", "size_text")
+
+
+def safe(text: str) -> str:
+    """Text from strangers for a terminal: control characters, which could be escape sequences, become question marks.
+
+    >>> safe("a\\x1b[31mb")
+    'a?[31mb'
+    """
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def percent(part: int, whole: int) -> str:
+    """A share without false precision: 0 % and 100 % are exact.
+
+    >>> percent(0, 10), percent(10, 10), percent(9999, 10000), percent(1, 2)
+    ('0 %', '100 %', '>99 %', '50 %')
+    """
+    if whole == 0 or part in (0, whole):
+        return "100 %" if whole and part == whole else "0 %"
+    share = 100 * part / whole
+    if share > 99:
+        return ">99 %"
+    return "<1 %" if share < 1 else f"{share:.0f} %"
+
+
+def size_text(size: int) -> str:
+    """A size with at most four digits: exact where that is possible, else with two decimals.
+
+    >>> size_text(0), size_text(2047 << 20), size_text(10_486_016 << 10)
+    ('0', '2047M', '10.00G')
+    """
+    exact = format_size(size)
+    if len(exact) <= 5:
+        return exact
+    unit, suffix = next((1 << shift, name) for shift, name in _UNITS if size >> shift)
+    return f"{size / unit:.2f}{suffix}"
+
+
+def leaves_text(sizes: tuple[int, ...], leaves: tuple[int, ...]) -> str:
+    """Leaves of each size, the largest first, without the sizes that have none.
+
+    >>> leaves_text((4096, 2 << 20), (3, 4))
+    '4 x 2M + 3 x 4K'
+    """
+    parts = [f"{count:,} x {format_size(size)}" for size, count in zip(sizes, leaves, strict=True) if count]
+    return " + ".join(reversed(parts)) or "none"
+
+
+def lost_text(lost: tuple[Lost, ...], page_size: int) -> str:
+    """What is lost at one level: reasons with sizes, the largest first."""
+    here = sorted((entry for entry in lost if entry.page_size == page_size), key=lambda entry: -entry.size)
+    return ", ".join(f"{entry.reason.value.replace('_', ' ')} {size_text(entry.size)}" for entry in here)
+
+
+def gain_text(gain: Bytes) -> str:
+    """What a remedy brings back.
+
+    >>> gain_text(((2 << 20, 8 << 30),))
+    '8G with 2M pages'
+    """
+    return ", ".join(f"{format_size(size)} with {format_size(page)} pages" for page, size in gain)

@@ -1,0 +1,177 @@
+"""Live QEMUs: asked over QMP, started paused for the question, and gone afterwards whatever happened."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from guestmem.cli import app
+from guestmem.errors import BackendUnavailable
+from guestmem.layout import LayoutError, live
+from guestmem.layout.live import paused_qemu, read_live
+
+needs_qemu = pytest.mark.skipif(
+    shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed"
+)
+SMALL = "-machine microvm -m 64M -nodefaults"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Every process that the code under test starts."""
+    seen: list[subprocess.Popen[bytes]] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            seen.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    return seen
+
+
+@needs_qemu
+def test_a_paused_qemu_tells_its_slots_and_is_gone(started: list[subprocess.Popen[bytes]]) -> None:
+    (found,) = read_live(f"qemu:{SMALL}")
+    ram = [(slot.gpa, slot.size) for slot in found.slots if slot.region == "microvm.ram"]
+    assert ram == [(0, 0xF0000), (0x100000, 63 << 20)]
+    assert all(slot.hva is not None for slot in found.slots if slot.region == "microvm.ram")
+    assert [process.returncode is not None for process in started] == [True]
+
+
+@needs_qemu
+def test_a_running_qemu_is_asked_by_its_socket_and_goes_on_running(started: list[subprocess.Popen[bytes]]) -> None:
+    with paused_qemu("test", SMALL) as path:
+        assert read_live(f"qmp:{path}")[0].slots == read_live(f"qmp:{path}")[0].slots
+        assert started[0].poll() is None
+    assert started[0].returncode is not None
+    assert not path.parent.exists()
+
+
+@needs_qemu
+def test_a_qemu_is_ended_when_the_question_fails(started: list[subprocess.Popen[bytes]]) -> None:
+    with pytest.raises(KeyboardInterrupt), paused_qemu("test", SMALL):
+        raise KeyboardInterrupt
+    assert started[0].returncode is not None
+
+
+STUBBORN = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(where,) = [word for word in sys.argv if word.startswith("unix:")]
+open(where[5:].partition(",")[0], "w").close()
+time.sleep(60)
+"""
+
+
+def test_a_qemu_that_ignores_polite_signals_is_killed(
+    started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_END_S", 0.3)
+    monkeypatch.setattr(live, "_command", lambda source, arguments: [sys.executable, "-c", STUBBORN])
+    with paused_qemu("test", SMALL):
+        assert started[0].poll() is None
+    assert started[0].returncode == -signal.SIGKILL
+
+
+@needs_qemu
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
+def test_a_qemu_does_not_outlive_a_killed_guestmem(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "from guestmem.layout.live import paused_qemu\n"
+        f"with paused_qemu('t', {SMALL!r}) as path:\n"
+        "    print(path, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    path = Path(parent.stdout.readline().strip())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while _answers(path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _answers(path)
+    shutil.rmtree(path.parent)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+@needs_qemu
+def test_what_qemu_refuses_is_one_line() -> None:
+    with pytest.raises(LayoutError, match=r"QEMU ended: .*unsupported machine type") as refused:
+        read_live("qemu:-machine nonsense")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"), [("qemu:-m 'half", "needed QEMU's arguments"), ("qmp:/nonexistent/socket", "no QMP at this")]
+)
+def test_a_live_source_that_cannot_be_asked_is_one_line(source: str, wanted: str) -> None:
+    with pytest.raises(LayoutError, match=wanted):
+        read_live(source)
+
+
+@needs_qemu
+def test_a_qemu_that_would_leave_is_not_started(started: list[subprocess.Popen[bytes]]) -> None:
+    with pytest.raises(LayoutError, match="cannot be ended for certain"):
+        read_live("qemu:-daemonize")
+    assert started == []
+
+
+def test_a_missing_qemu_and_a_missing_library_end_with_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(app, ["check", "qemu:qemu-system-nowhere -m 1G"])
+    assert (result.exit_code, "is not installed" in result.stderr) == (4, True)
+    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
+    with pytest.raises(BackendUnavailable, match=r"pip install 'guestmem\[qemu\]'"):
+        read_live("qmp:/nonexistent")
+
+
+@contextmanager
+def server(path: Path, answer: bytes) -> Iterator[None]:
+    """Something on a socket that is no QEMU: says ``answer`` and then nothing."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.sendall(answer)
+                while client.recv(1 << 16):
+                    pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        thread.join(5)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"hello\n", b'{"QMP": {}}\n', b'{"QMP": 3}\r\n{"return": {}}\r\n', b"\xff" * 5000]
+)
+def test_what_is_no_qemu_is_given_up_on_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr(live, "_ANSWER_S", 0.5)
+    path = tmp_path / "s"
+    with server(path, answer), pytest.raises(LayoutError) as refused:
+        read_live(f"qmp:{path}")
+    assert "\n" not in str(refused.value)

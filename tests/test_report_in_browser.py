@@ -1,0 +1,79 @@
+"""The HTML page in a real browser: Debian's chromium, headless, without a network."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from examples import layout
+
+from guestmem.layout import Host
+from guestmem.report.as_html import to_html
+from guestmem.report.checked import check
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+# Clicks "zoom in" twice, then "all", on the first map and writes what the axis says after each into the document.
+PROBE = """
+<script>
+const said = [], axis = document.querySelector(".axis").children, map = document.querySelector("svg.map");
+const note = () => said.push(axis[0].textContent + ".." + axis[1].textContent);
+note();
+for (const how of ["in", "in", "all"]) { document.querySelector(`[data-zoom=${how}]`).click(); note(); }
+const left = map.getBoundingClientRect().left;
+map.dispatchEvent(new WheelEvent("wheel", { deltaY: -100, clientX: left + 10, cancelable: true }));
+note();
+document.body.dataset.said = said.join(" ");
+const wide = (rect) => rect.getBoundingClientRect().width > 50;
+document.body.dataset.rects = [...map.querySelectorAll("rect")].filter(wide).length;
+document.body.dataset.bars = [...document.querySelectorAll(".bar")].filter((b) => b.offsetWidth >= 160).length;
+</script></body>
+"""
+
+
+def dom(page: Path) -> str:
+    """The document after scripts ran. Scripts that throw, or that a policy blocks, leave it unmarked."""
+    assert CHROMIUM is not None
+    profile = page.parent / "profile"
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}", "--window-size=1200,900"]
+    command += ["--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page for two layouts, with the probe at its end."""
+    page = tmp_path_factory.mktemp("html") / "report.html"
+    names = ("qemu72-pc-8G-booted.txt", "ch-zones-odd-virtio-mem.json")
+    html = to_html([check(layout(name), Host()) for name in names], "v7.2")
+    page.write_text(html.replace("</body>", PROBE), encoding="utf-8")
+    return dom(page)
+
+
+def test_the_page_runs_its_script(rendered: str) -> None:
+    assert 'data-ready="yes"' in rendered
+
+
+def test_zooming_changes_what_the_axis_says(rendered: str) -> None:
+    found = re.search(r'data-said="([^"]*)"', rendered)
+    assert found is not None
+    full, once, twice, back, wheel = found[1].split()
+    # 9G of guest-physical space, zoomed in by four from its start.
+    assert (full, once, twice, back) == ("0x0..0x240000000", "0x0..0x90000000", "0x0..0x24000000", "0x0..0x240000000")
+    assert wheel != full
+
+
+def test_map_and_bars_are_drawn(rendered: str) -> None:
+    drawn = {name: int(count) for name, count in re.findall(r'data-(rects|bars)="(\d+)"', rendered)}
+    assert drawn["rects"] >= 2  # the RAM below and above the hole
+    assert drawn["bars"] == 14  # every slot of both layouts
+
+
+def test_reasons_are_there_on_hover(rendered: str) -> None:
+    assert "not by 2M: dirty logging" in rendered
+    assert "GPA and HVA not congruent" in rendered
