@@ -40,10 +40,10 @@ class Convert:
         stores = [self._store(frame) for frame in range(self.start, self.stop)]
         return program(
             step("lock-slots", _lock_slots, "compare", "", "slots_lock"),
-            step("compare", self._compare, "begin end", "attributes", "slots_lock"),
+            step("compare", self._compare, "invalidate-begin end", "attributes", "slots_lock"),
             *begin_zap_flush("slots mixed", to_begin, to_zap, stores[0].name),
             *stores,
-            step("end", self._end(setting), "unlock-slots", "slots attributes mmu_lock", "seq invalidation mixed"),
+            step("invalidate-end", self._end(setting), "unlock-slots", "slots attributes mmu_lock", "seq invalidation mixed"),
             step("unlock-slots", _unlock_slots, "end", "", "slots_lock"),
         )
 
@@ -64,10 +64,10 @@ class Convert:
     def _compare(self, world: World, me: int) -> World:
         if all(world.is_private(frame) == self.private for frame in range(self.start, self.stop)):
             return end(world._replace(slots_lock=NOTHING), me, "done")
-        return go(world, me, "begin")
+        return go(world, me, "invalidate-begin")
 
     def _store(self, frame: int) -> Step:
-        then = f"store-gfn-{frame + 1}" if frame + 1 < self.stop else "end"
+        then = f"store-gfn-{frame + 1}" if frame + 1 < self.stop else "invalidate-end"
         bit = 1 << frame
 
         def run(world: World, me: int) -> World:

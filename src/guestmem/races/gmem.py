@@ -32,10 +32,11 @@ class PunchHole:
     def program(self, setting: Setting) -> Program:
         """Lock, begin, zap, flush, truncate, end, unlock."""
         late = not setting.protocol.flush_before_free
+        after_truncate = "late-flush" if late else "invalidate-end"
 
         def to_begin(world: World) -> list[tuple[int, int]]:
-            huge = any(entry is not None and entry[1] for entry in world.cache[self.start : self.stop])
-            if huge and setting.protocol.widen_punch:
+            # Whatever the file holds now: a fault may put a huge folio there before the truncation.
+            if setting.huge_folios and setting.protocol.widen_punch:
                 return bound_frames(world, *whole(setting, self.start, self.stop))
             return bound_frames(world, self.start, self.stop)
 
@@ -43,25 +44,25 @@ class PunchHole:
             return bound_frames(world, self.start, self.stop)
 
         def late_flush(world: World, me: int) -> World:
-            return go(flush(world), me, "end")
+            return go(flush(world), me, "invalidate-end")
 
         return program(
             step("open-file", _open_file, "lock-file end", "", "file"),
-            step("lock-file", _lock_file("begin"), "begin", "", "filemap"),
+            step("lock-file", _lock_file("invalidate-begin"), "begin", "", "filemap"),
             *begin_zap_flush("bindings slots cache", to_begin, to_zap, "truncate", flush_later=late),
-            step("truncate", self._truncate(setting, late), "late-flush end", "folio_locks", "cache"),
-            *([step("late-flush", late_flush, "end", "", "tlbs")] if late else []),
+            step("truncate", self._truncate(setting, after_truncate), after_truncate, "folio_locks leaves tlbs", "cache freed_mapped"),
+            *([step("late-flush", late_flush, "invalidate-end", "", "tlbs")] if late else []),
             end_invalidation("unlock-file", "bindings slots", lambda w, me: bool(to_zap(w))),
             step("unlock-file", _unlock_and_close, "end", "", "filemap file"),
         )
 
-    def _truncate(self, setting: Setting, late: bool) -> Run:
+    def _truncate(self, setting: Setting, then: str) -> Run:
         def run(world: World, me: int) -> World | None:
             for entry in world.cache[self.start : self.stop]:
                 if entry is not None and world.folio_locks >> entry[0] & 1:
                     return None
             world = truncate(setting, world, self.start, self.stop)
-            return go(world, me, "late-flush" if late else "end")
+            return go(world, me, then)
 
         return run
 
@@ -84,7 +85,7 @@ class Poison:
         if setting.protocol.poison_locks_file_first:
             locks.reverse()
             names.reverse()
-        following = [names[1], "begin"]
+        following = [names[1], "invalidate-begin"]
         fields = {"lock-folio": "folio_locks", "lock-file-shared": "filemap"}
         also = {"lock-folio": "cache filemap", "lock-file-shared": ""}
 
@@ -99,20 +100,21 @@ class Poison:
             for name, lock, then in zip(names, locks, following, strict=True)
         ]
         return program(
-            step("mark", self._mark, f"{names[0]} end", "cache", "poisoned"),
+            step("mark", self._mark(names[0]), f"{names[0]} end", "cache", "poisoned"),
             *locking,
-            *begin_zap_flush("bindings slots cache", ranges, ranges, "end"),
+            *begin_zap_flush("bindings slots cache", ranges, ranges, "invalidate-end"),
             end_invalidation("unlock", "bindings slots cache", lambda w, me: bool(ranges(w))),
             step("unlock", _unlock_poison, "end", "", "filemap folio_locks"),
         )
 
-    def _mark(self, world: World, me: int) -> World:
-        entry = world.cache[self.index]
-        if entry is None:
-            return end(world, me, "hole")
-        at = "lock-folio"
-        world = world._replace(poisoned=world.poisoned | 1 << entry[0])
-        return go(world, me, at, folio=entry[0])
+    def _mark(self, then: str) -> Run:
+        def run(world: World, me: int) -> World:
+            entry = world.cache[self.index]
+            if entry is None:
+                return end(world, me, "hole")
+            return go(world._replace(poisoned=world.poisoned | 1 << entry[0]), me, then, folio=entry[0])
+
+        return run
 
     def _lock_folio(self, then: str) -> Run:
         def run(world: World, me: int) -> World | None:
@@ -153,14 +155,14 @@ class Close:
             return bound_frames(world, 0, setting.npages)
 
         return program(
-            step("close", _close, "lock-slots", "", "file"),
+            step("close", _close, "lock-slots end", "", "file"),
             step("lock-slots", _lock_slots_for_release, "lock-file", "file", "slots_lock"),
             step("lock-file", _lock_file("forget-file"), "forget-file", "", "filemap"),
-            step("forget-file", _forget_file, "begin", "bindings", "slots"),
-            *begin_zap_flush("bindings slots", ranges, ranges, "end"),
+            step("forget-file", _forget_file, "invalidate-begin", "bindings", "slots"),
+            *begin_zap_flush("bindings slots", ranges, ranges, "invalidate-end"),
             end_invalidation("unlock-file", "bindings slots", lambda w, me: bool(ranges(w))),
             step("unlock-file", _unlock_release, "evict", "", "filemap slots_lock bindings"),
-            step("evict", self._evict(setting), "end", "filemap folio_locks", "cache file"),
+            step("evict", self._evict(setting), "end", "filemap folio_locks leaves tlbs", "cache file freed_mapped"),
         )
 
     def _evict(self, setting: Setting) -> Run:
@@ -199,7 +201,9 @@ def _unlock_poison(world: World, me: int) -> World:
 
 
 def _close(world: World, me: int) -> World:
-    _, references, inode = world.file
+    opened, references, inode = world.file
+    if not opened:
+        return end(world, me, "EBADF")
     return go(world._replace(file=(False, references - 1, inode)), me, "lock-slots")
 
 

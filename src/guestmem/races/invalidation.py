@@ -38,7 +38,7 @@ def begin_zap_flush(reads: str, to_begin: Ranges, to_zap: Ranges, then: str, *, 
         return go(unlock_mmu(flush(world)), me, then)
 
     steps = [
-        step("begin", run_begin, f"zap {then}", reads, "mmu_lock invalidation"),
+        step("invalidate-begin", run_begin, f"zap {then}", reads, "mmu_lock invalidation"),
         step("zap", run_zap, then if flush_later else "flush", reads, "leaves mmu_lock"),
     ]
     return steps if flush_later else [*steps, step("flush", run_flush, then, "", "tlbs mmu_lock")]
@@ -53,7 +53,7 @@ def end_invalidation(then: str, reads: str, still_found: Callable[[World, int], 
             return go(world, me, then)
         return go(finish(world), me, then) if world.mmu_lock.idle else None
 
-    return step("end", run, then, f"{reads} mmu_lock", "invalidation seq")
+    return step("invalidate-end", run, then, f"{reads} mmu_lock", "invalidation seq")
 
 
 def whole(setting: Setting, start: int, stop: int) -> tuple[int, int]:

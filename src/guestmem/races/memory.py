@@ -108,10 +108,12 @@ def _in_use(world: World, page: int) -> bool:
 def truncate(setting: Setting, world: World, start: int, stop: int) -> World:
     """Free file indexes [start, stop); a folio partly inside is split and the rest of it stays (backing thp)."""
     cache = list(world.cache)
+    freed_mapped = world.freed_mapped
     for index in range(start, stop):
         entry = cache[index]
         if entry is None:
             continue
+        freed_mapped = freed_mapped or _shown(world, entry[0])
         if entry[1]:
             block = setting.block_of(index)
             for other in range(block, block + setting.block):
@@ -119,7 +121,12 @@ def truncate(setting: Setting, world: World, start: int, stop: int) -> World:
                 if part is not None:
                     cache[other] = (part[0], 0)
         cache[index] = None
-    return world._replace(cache=tuple(cache))
+    return world._replace(cache=tuple(cache), freed_mapped=freed_mapped)
+
+
+def _shown(world: World, page: int) -> bool:
+    known = (*world.leaves, *(leaf for leaf in world.tlbs if leaf is not None))
+    return any(leaf.page <= page < leaf.page + (1 << leaf.order) for leaf in known)
 
 
 def pin(world: World, page: int) -> World:

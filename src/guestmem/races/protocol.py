@@ -18,6 +18,8 @@ __all__ = ("MUTATIONS", "NEXT", "V6_12", "Mutation", "Protocol")
 class Protocol:
     """The rules that keep a fault and an invalidation apart."""
 
+    huge_folios: bool = True
+    """A file takes huge folios (profile next). Not a rule: released kernels know single pages only."""
     recheck: bool = True
     """With mmu_lock held, a fault looks again whether its frame was invalidated (is_page_fault_stale)."""
     sample_first: bool = True
@@ -50,6 +52,7 @@ class Protocol:
 NEXT = Protocol()
 V6_12 = replace(
     NEXT,
+    huge_folios=False,
     widen_punch=False,
     unbind_dying_locked=False,
     poison_locks_file_first=False,
@@ -73,81 +76,81 @@ def _mutations() -> dict[str, Mutation]:
         Mutation(
             "recheck",
             replace(NEXT, recheck=False),
-            "fault-private/punch-hole",
+            "fresh/touch+punch",
             "The fault takes a page from the file, the hole frees it, and the fault maps what is no longer the file's.",
         ),
         Mutation(
             "sample-first",
             replace(NEXT, sample_first=False),
-            "fault-shared/to-private",
+            "shared/touch+to-private",
             "The fault compares the attribute while the page is still shared, the conversion runs from begin to end, "
             "and the count that the fault then samples already includes it.",
         ),
         Mutation(
             "widen-attributes",
             replace(NEXT, widen_attributes=False),
-            "fault-shared/to-private-neighbour",
+            "shared/touch+tail-to-private",
             "Only the neighbour is invalidated, so nothing stops the fault from mapping the whole huge range while "
             "half of it is becoming private.",
         ),
         Mutation(
             "widen-punch",
             replace(NEXT, widen_punch=False),
-            "fault-private/punch-neighbour",
+            "fresh/touch+punch-tail",
             "Only the neighbour is invalidated, so nothing stops the fault from mapping the whole huge folio while "
             "half of it is being freed.",
         ),
         Mutation(
             "flush-before-free",
             replace(NEXT, flush_before_free=False),
-            "mapped-private/punch-hole",
+            "mapped/touch+punch",
             "Stage 2 no longer has the page, but the vCPU's TLB does, and the page is already free.",
         ),
         Mutation(
             "wait-for-readers",
             replace(NEXT, wait_for_readers=False),
-            "fault-private/delete-slot",
+            "fresh/touch+delete",
             "The fault saw the slot while it was there; deleting a slot moves no invalidation count, so only waiting "
             "for such faults keeps them from using it after it is gone.",
         ),
         Mutation(
             "contained",
             replace(NEXT, contained=False),
-            "fault-offset/punch-hole",
+            "offset/touch+punch-tail",
             "The folio begins before the bound range, and so does a leaf of its size.",
         ),
         Mutation(
             "unbind-dying",
             replace(NEXT, unbind_dying=False),
-            "delete-slot/close",
+            "fresh/close+delete",
             "The file has no reference left, so the deletion cannot take one and leaves the binding behind; the slot "
             "is freed while the file still points at it.",
         ),
         Mutation(
             "unbind-dying-locked",
             replace(NEXT, unbind_dying_locked=False),
-            "poison/delete-slot/close",
+            "mapped/poison-tail+close+delete",
             "Memory failure begins an invalidation for the binding it found; the binding goes; the end finds none and "
             "does not count down, so faults on the range retry for ever.",
         ),
         Mutation(
             "poison-locks-file-first",
             replace(NEXT, poison_locks_file_first=False),
-            "punch-hole/poison",
+            "mapped/punch+poison-tail",
             "Memory failure holds the folio and wants the file's invalidate lock; the hole holds that lock and wants "
             "the folio.",
         ),
         Mutation(
             "pre-fault-gives-up",
             replace(NEXT, pre_fault_gives_up=False),
-            "pre-fault/delete-slot",
+            "fresh/pre-fault+delete",
             "The deletion waits for the pre-fault to leave its read-side section; the pre-fault waits, inside it, for "
             "the slot to be gone.",
         ),
         Mutation(
             "pre-fault-renews-root",
             replace(NEXT, pre_fault_renews_root=False),
-            "default-vm-pre-fault/delete-slot",
+            "plain/pre-fault+delete",
             "Deleting a slot of a default VM outdates every root; the pre-fault finds its root outdated and tries "
             "again with the same one.",
         ),

@@ -7,7 +7,7 @@ SRCU sections, TLBs and page references are part of the state, because schedules
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from guestmem.races.protocol import NEXT, Protocol
@@ -24,11 +24,9 @@ class Setting:
 
     protocol: Protocol = NEXT
     order: int = 1  # order of the one huge leaf size
-    npages: int = 4  # pages of the file; guest frames are below frames
-    frames: int = 8
+    npages: int = 4  # pages of the file
     huge_folios: bool = True  # the file takes huge folios (profile next)
     private_mem: bool = True  # a software-protected VM; else a default VM, whose slot deletions drop every root
-    initial: tuple[str, ...] = field(default=())
 
     @property
     def block(self) -> int:
@@ -129,6 +127,7 @@ class World(NamedTuple):
     poisoned: int  # bits of pages
     file: tuple[bool, int, bool]  # the descriptor is open, references, the inode is there
     signals: int  # bits of actors with a signal pending
+    freed_mapped: bool  # a page left the file while a leaf or a TLB showed it: seen when it happens, kept to the end
 
     def slot_at(self, frame: int) -> Slot | None:
         """The slot that a look-up finds, an invalid one included."""
