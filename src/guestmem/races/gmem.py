@@ -48,7 +48,7 @@ class PunchHole:
 
         return program(
             step("open-file", _open_file, "lock-file end", "", "file"),
-            step("lock-file", _lock_file("invalidate-begin"), "begin", "", "filemap"),
+            step("lock-file", _lock_file("invalidate-begin"), "invalidate-begin", "", "filemap"),
             *begin_zap_flush("bindings slots cache", to_begin, to_zap, "truncate", flush_later=late),
             step("truncate", self._truncate(setting, after_truncate), after_truncate, "folio_locks leaves tlbs", "cache freed_mapped"),
             *([step("late-flush", late_flush, "invalidate-end", "", "tlbs")] if late else []),
@@ -215,7 +215,7 @@ def _lock_slots_for_release(world: World, me: int) -> World | None:
 
 def _forget_file(world: World, me: int) -> World:
     slots = tuple(slot._replace(file=False) if slot.id in world.bindings else slot for slot in world.slots)
-    return go(world._replace(slots=slots), me, "begin")
+    return go(world._replace(slots=slots), me, "invalidate-begin")
 
 
 def _unlock_release(world: World, me: int) -> World:
