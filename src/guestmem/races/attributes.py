@@ -43,12 +43,20 @@ class Convert:
             step("compare", self._compare, "invalidate-begin end", "attributes", "slots_lock"),
             *begin_zap_flush("slots mixed", to_begin, to_zap, stores[0].name),
             *stores,
-            step("invalidate-end", self._end(setting), "unlock-slots", "slots attributes mmu_lock", "seq invalidation mixed"),
+            step(
+                "invalidate-end",
+                self._end(setting),
+                "unlock-slots",
+                "slots attributes mmu_lock",
+                "seq invalidation mixed",
+            ),
             step("unlock-slots", _unlock_slots, "end", "", "slots_lock"),
         )
 
     def _slots(self, world: World) -> list[Slot]:
-        return [slot for slot in world.slots if slot.state != "gone" and slot.base < self.stop and self.start < slot.end]
+        return [
+            slot for slot in world.slots if slot.state != "gone" and slot.base < self.stop and self.start < slot.end
+        ]
 
     def _edges(self, setting: Setting, world: World, slot: Slot) -> list[tuple[int, int]]:
         """The huge ranges of head and tail that the change covers in part, lie in the slot and are uniform so far."""

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guestmem.races.world import FREE, HOST, NOTHING, Leaf, Slot, World
+from guestmem.races.world import FREE, FREED_MAPPED, HOST, NOTHING, USED_FREED, Leaf, Slot, World
 
-__all__ = ("Violation", "violations")
+__all__ = ("HARMS", "Violation", "violations")
+
+HARMS = {
+    FREED_MAPPED: "a page left the file while stage 2 or a TLB showed it",
+    USED_FREED: "somebody went to a slot that was freed",
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,8 +36,7 @@ def violations(world: World) -> tuple[Violation, ...]:
     for leaf in world.tlbs:
         if leaf is not None:
             found += _of_leaf(world, leaf, "a TLB")
-    if world.freed_mapped:
-        found.append(Violation("freed while mapped", "a page left the file while stage 2 or a TLB showed it"))
+    found += [Violation(harm, HARMS[harm]) for harm in world.harm]
     return tuple(sorted({*found, *_of_file(world), *_of_counts(world)}))
 
 

@@ -55,7 +55,7 @@ class Graph:
         return set(range(len(self.worlds))) - seen
 
     def interleavings(self) -> int:
-        """Ways from the start to an end or a trap, not counting steps that close a circle (a retry changing nothing)."""
+        """Ways from the start to an end; a step that closes a circle (a retry that changes nothing) is not taken."""
         ways: dict[int, int] = {}
         open_worlds: set[int] = set()
         stack = [0]

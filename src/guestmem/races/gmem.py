@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from guestmem.races.invalidation import begin_zap_flush, end_invalidation, whole
 from guestmem.races.memory import bound_frames, flush, truncate
-from guestmem.races.step import Program, Run, Step, end, go, program, step
-from guestmem.races.world import FREE, NOTHING, Setting, World, actor_bit
+from guestmem.races.step import Program, Run, end, go, program, step
+from guestmem.races.world import FREE, NOTHING, USED_FREED, Setting, World, actor_bit
 
 __all__ = ("Close", "Poison", "PunchHole")
 
@@ -50,7 +50,13 @@ class PunchHole:
             step("open-file", _open_file, "lock-file end", "", "file"),
             step("lock-file", _lock_file("invalidate-begin"), "invalidate-begin", "", "filemap"),
             *begin_zap_flush("bindings slots cache", to_begin, to_zap, "truncate", flush_later=late),
-            step("truncate", self._truncate(setting, after_truncate), after_truncate, "folio_locks leaves tlbs", "cache freed_mapped"),
+            step(
+                "truncate",
+                self._truncate(setting, after_truncate),
+                after_truncate,
+                "folio_locks leaves tlbs",
+                "cache harm",
+            ),
             *([step("late-flush", late_flush, "invalidate-end", "", "tlbs")] if late else []),
             end_invalidation("unlock-file", "bindings slots", lambda w, me: bool(to_zap(w))),
             step("unlock-file", _unlock_and_close, "end", "", "filemap file"),
@@ -158,11 +164,11 @@ class Close:
             step("close", _close, "lock-slots end", "", "file"),
             step("lock-slots", _lock_slots_for_release, "lock-file", "file", "slots_lock"),
             step("lock-file", _lock_file("forget-file"), "forget-file", "", "filemap"),
-            step("forget-file", _forget_file, "invalidate-begin", "bindings", "slots"),
+            step("forget-file", _forget_file, "invalidate-begin", "bindings", "slots harm"),
             *begin_zap_flush("bindings slots", ranges, ranges, "invalidate-end"),
             end_invalidation("unlock-file", "bindings slots", lambda w, me: bool(ranges(w))),
             step("unlock-file", _unlock_release, "evict", "", "filemap slots_lock bindings"),
-            step("evict", self._evict(setting), "end", "filemap folio_locks leaves tlbs", "cache file freed_mapped"),
+            step("evict", self._evict(setting), "end", "filemap folio_locks leaves tlbs", "cache file harm"),
         )
 
     def _evict(self, setting: Setting) -> Run:
@@ -215,7 +221,9 @@ def _lock_slots_for_release(world: World, me: int) -> World | None:
 
 def _forget_file(world: World, me: int) -> World:
     slots = tuple(slot._replace(file=False) if slot.id in world.bindings else slot for slot in world.slots)
-    return go(world._replace(slots=slots), me, "invalidate-begin")
+    dangling = set(world.bindings) - {NOTHING} - {slot.id for slot in world.slots}
+    harm = world.harm | {USED_FREED} if dangling else world.harm
+    return go(world._replace(slots=slots, harm=harm), me, "invalidate-begin")
 
 
 def _unlock_release(world: World, me: int) -> World:

@@ -17,7 +17,9 @@ __all__ = ("Ranges", "begin_zap_flush", "end_invalidation")
 Ranges = Callable[[World], list[tuple[int, int]]]  # of guest frames
 
 
-def begin_zap_flush(reads: str, to_begin: Ranges, to_zap: Ranges, then: str, *, flush_later: bool = False) -> list[Step]:
+def begin_zap_flush(
+    reads: str, to_begin: Ranges, to_zap: Ranges, then: str, *, flush_later: bool = False
+) -> list[Step]:
     """The first half of an invalidation. to_begin: the frames that faults may not map meanwhile; to_zap: those that go.
 
     reads: the fields the two functions look at. flush_later leaves the flush to the caller.
@@ -45,8 +47,10 @@ def begin_zap_flush(reads: str, to_begin: Ranges, to_zap: Ranges, then: str, *, 
 
 
 def end_invalidation(then: str, reads: str, still_found: Callable[[World, int], bool]) -> Step:
-    """The second half. still_found: whether the end looks for the same thing again and finds it (kvm_gmem_invalidate_end
-    asks the bindings a second time, so they had better not change)."""
+    """The second half. still_found: whether the end looks for the same thing again and finds it.
+
+    kvm_gmem_invalidate_end asks the bindings a second time, so they had better not change in between.
+    """
 
     def run(world: World, me: int) -> World | None:
         if not still_found(world, me):

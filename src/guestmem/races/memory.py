@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from guestmem.races.world import FREE, HOST, NOTHING, Actor, Leaf, Setting, Slot, World
+from guestmem.races.world import FREE, FREED_MAPPED, HOST, NOTHING, Actor, Leaf, Setting, Slot, World
 
 __all__ = (
     "allocate",
@@ -88,9 +88,9 @@ def allocate(setting: Setting, world: World, index: int) -> World:
         return world
     order, first = 0, index
     block = setting.block_of(index)
-    if setting.huge_folios and block + setting.block <= setting.npages:
-        if all(world.cache[other] is None for other in range(block, block + setting.block)):
-            order, first = setting.order, block
+    in_file = block + setting.block <= setting.npages
+    if setting.huge_folios and in_file and not any(world.cache[block : block + setting.block]):
+        order, first = setting.order, block
     page = first
     while any(_in_use(world, page + part) for part in range(1 << order)):
         page += setting.npages
@@ -108,12 +108,13 @@ def _in_use(world: World, page: int) -> bool:
 def truncate(setting: Setting, world: World, start: int, stop: int) -> World:
     """Free file indexes [start, stop); a folio partly inside is split and the rest of it stays (backing thp)."""
     cache = list(world.cache)
-    freed_mapped = world.freed_mapped
+    harm = world.harm
     for index in range(start, stop):
         entry = cache[index]
         if entry is None:
             continue
-        freed_mapped = freed_mapped or _shown(world, entry[0])
+        if _shown(world, entry[0]):
+            harm |= {FREED_MAPPED}
         if entry[1]:
             block = setting.block_of(index)
             for other in range(block, block + setting.block):
@@ -121,7 +122,7 @@ def truncate(setting: Setting, world: World, start: int, stop: int) -> World:
                 if part is not None:
                     cache[other] = (part[0], 0)
         cache[index] = None
-    return world._replace(cache=tuple(cache), freed_mapped=freed_mapped)
+    return world._replace(cache=tuple(cache), harm=harm)
 
 
 def _shown(world: World, page: int) -> bool:
@@ -168,9 +169,7 @@ def decide_order(setting: Setting, world: World, fault: Actor, slot: Slot, frame
         return 0
     delta = slot.base - slot.pgoff
     first = setting.block_of(frame - delta)
-    if setting.protocol.contained and (
-        delta % size or first < slot.pgoff or first + size > slot.pgoff + slot.npages
-    ):
+    if setting.protocol.contained and (delta % size or first < slot.pgoff or first + size > slot.pgoff + slot.npages):
         return 0
     page = fault.page - (frame - delta - first)
     return 0 if any(world.poisoned >> page + part & 1 for part in range(size)) else setting.order

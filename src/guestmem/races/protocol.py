@@ -150,8 +150,8 @@ def _mutations() -> dict[str, Mutation]:
         Mutation(
             "pre-fault-renews-root",
             replace(NEXT, pre_fault_renews_root=False),
-            "plain/pre-fault+delete",
-            "Deleting a slot of a default VM outdates every root; the pre-fault finds its root outdated and tries "
+            "plain/pre-fault-there+move",
+            "Moving a slot of a default VM outdates every root; the pre-fault finds its root outdated and tries "
             "again with the same one.",
         ),
     )

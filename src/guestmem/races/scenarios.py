@@ -40,7 +40,7 @@ class ActorKind(Interface):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One state to start from. mapped: a folio of the largest size is in the file and mapped at gfn 0."""
+    """One state to start from. mapped: the first huge range is in the file and mapped at gfn 0."""
 
     name: str
     story: str
@@ -74,16 +74,18 @@ class Machine:
             poisoned=0,
             file=(True, 1, True),
             signals=0,
-            freed_mapped=False,
+            harm=frozenset(),
         )
         return _with_folio(setting, world) if self.mapped else world
 
 
 def _with_folio(setting: Setting, world: World) -> World:
-    world = allocate(setting, world, 0)
-    entry = world.cache[0]
-    assert entry is not None, "bug in guestmem: an allocation left a hole"
-    return install(world, Leaf(0, entry[1], entry[0], private=True))
+    for index in range(setting.block):
+        world = allocate(setting, world, index)
+    for index, entry in enumerate(world.cache):
+        if entry is not None and world.leaf_at(index) is None:
+            world = install(world, Leaf(index, entry[1], entry[0], private=True))
+    return world
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +127,17 @@ def _machines() -> Iterator[Machine]:
     private = {**vcpus, **file, **to_shared, **delete}
     yield Machine("fresh", "private, nothing allocated", Setting(), slot, private, ALL_PRIVATE)
     yield Machine("mapped", "private, a huge folio mapped", Setting(), slot, private, ALL_PRIVATE, mapped=True)
-    yield Machine("shared", "shared, nothing mapped", Setting(), slot, {**vcpus, **to_private, **delete})
+    signal: dict[str, ActorKind] = {"signal": Signal(0)}
+    shared = {**vcpus, **to_private, **delete, **signal}
+    yield Machine("shared", "shared, nothing mapped", Setting(), slot, shared)
     offset = slot._replace(pgoff=1, npages=3)
     few: dict[str, ActorKind] = {"touch": Touch(0), "punch-tail": PunchHole(1, 2), **delete}
     yield Machine("offset", "private, bound from page 1 of the file", Setting(), offset, few, ALL_PRIVATE)
     plain = slot._replace(pgoff=NOTHING, file=False)
-    moves: dict[str, ActorKind] = {"move": MoveSlot(4), "signal": Signal(0)}
+    # The slot moves to gfn 4, where one pre-fault waits for it.
+    moves: dict[str, ActorKind] = {"pre-fault-there": PreFault(4), **delete, "move": MoveSlot(4), **signal}
     default = Setting(private_mem=False)
-    yield Machine("plain", "a default VM, no file", default, plain, {**vcpus, **delete, **moves})
+    yield Machine("plain", "a default VM, no file", default, plain, {**vcpus, **moves})
 
 
 MACHINES: Mapping[str, Machine] = MappingProxyType({machine.name: machine for machine in _machines()})
@@ -153,5 +158,5 @@ def scenarios(actors: int) -> Iterator[Scenario]:
     """All with so many actors."""
     for machine in MACHINES.values():
         for names in combinations_with_replacement(machine.actors, actors):
-            if actors == 2 or {"touch", "pre-fault"} & set(names):
+            if actors == 2 or {"touch", "pre-fault", "pre-fault-there"} & set(names):
                 yield Scenario(machine, names)

@@ -7,6 +7,7 @@ moves, the readers are awaited again, and a deleted slot is unbound and freed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from guestmem.races.memory import flush, recompute_mixed, take_mmu_lock, unlock_mmu, zap
@@ -39,7 +40,7 @@ class DeleteSlot:
         )
 
     def _remove(self, world: World, me: int) -> World:
-        return go(_with_slot(world, self.id, state="gone"), me, "synchronize-again")
+        return go(_with_slot(world, self.id, lambda slot: slot._replace(state="gone")), me, "synchronize-again")
 
     def _unbind(self, setting: Setting) -> Run:
         protocol = setting.protocol
@@ -95,7 +96,7 @@ class MoveSlot:
 
     def _move(self, setting: Setting) -> Run:
         def run(world: World, me: int) -> World:
-            world = _with_slot(world, self.id, state="valid", base=self.base)
+            world = _with_slot(world, self.id, lambda slot: slot._replace(state="valid", base=self.base))
             slot = world.slot_of(self.id)
             assert slot is not None, "bug in guestmem: the slot went without its lock"
             world = recompute_mixed(setting, world, [slot], slot.base, slot.end)
@@ -115,7 +116,7 @@ def _invalidate_slot(id: int, setting: Setting, then: str) -> list[Step]:
         return go(world._replace(slots_lock=me), me, "invalidate-slot")
 
     def invalidate_slot(world: World, me: int) -> World:
-        return go(_with_slot(world, id, state="invalid"), me, "synchronize")
+        return go(_with_slot(world, id, lambda slot: slot._replace(state="invalid")), me, "synchronize")
 
     def zap_slot(world: World, me: int) -> World | None:
         locked = take_mmu_lock(world, me)
@@ -154,15 +155,13 @@ def _synchronize(name: str, wait: str, then: str, setting: Setting) -> list[Step
     return [step(name, note_readers, wait, "", "srcu"), step(wait, wait_for_them, then, "srcu")]
 
 
-def _with_slot(world: World, id: int, **changes: int | str) -> World:
-    slots: tuple[Slot, ...] = tuple(slot._replace(**changes) if slot.id == id else slot for slot in world.slots)
-    return world._replace(slots=slots)
+def _with_slot(world: World, id: int, change: Callable[[Slot], Slot]) -> World:
+    return world._replace(slots=tuple(change(slot) if slot.id == id else slot for slot in world.slots))
 
 
 def _unbound(world: World, id: int) -> World:
     bindings = tuple(NOTHING if owner == id else owner for owner in world.bindings)
-    slots = tuple(slot._replace(file=False) if slot.id == id else slot for slot in world.slots)
-    return world._replace(bindings=bindings, slots=slots)
+    return _with_slot(world._replace(bindings=bindings), id, lambda slot: slot._replace(file=False))
 
 
 def _unlock_slots(world: World, me: int) -> World:

@@ -38,7 +38,7 @@ Program = Mapping[str, Step]  # insertion order is the order of the story; the f
 
 
 def step(name: str, run: Run, then: str, reads: str = "", writes: str = "") -> Step:
-    """A step with its field names and followers written as words in one string; "end" among followers ends the actor."""
+    """A step whose field names and followers are the words of a string; the follower "end" ends the actor."""
     followers = tuple("" if word == "end" else word for word in then.split())
     written = frozenset(writes.split())
     return Step(name, run, frozenset(reads.split()) | written, written, followers)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from guestmem.races.memory import allocate, decide_order, install, pin, unpin
 from guestmem.races.step import Program, Run, Step, end, go, program, step
-from guestmem.races.world import HOST, NOTHING, Actor, Leaf, Setting, World, actor_bit
+from guestmem.races.world import HOST, NOTHING, USED_FREED, Actor, Leaf, Setting, World, actor_bit
 
 __all__ = ("PreFault", "Signal", "Touch")
 
@@ -155,15 +155,17 @@ def _fault_steps(frame: int, setting: Setting, *, mapped: str, retry: str) -> li
         if not fault.private:
             return go(world, me, "get-page")
         slot = world.slot_of(fault.slot)
+        if slot is None:
+            return _used_freed(world, me)
         opened, references, inode = world.file
-        if slot is None or not slot.file or not references:
+        if not slot.file or not references:
             return _exit(world, me, "memory-fault")
         return go(world._replace(file=(opened, references + 1, inode)), me, "get-page")
 
     def get_page(world: World, me: int) -> World | None:
         fault, slot = world.actors[me], world.slot_of(world.actors[me].slot)
         if slot is None:
-            return _exit(world, me, "memory-fault")
+            return _used_freed(world, me)
         if not fault.private:
             return go(world, me, "recheck", page=HOST + slot.hva + frame - slot.base)
         index = frame - slot.base + slot.pgoff
@@ -189,8 +191,9 @@ def _fault_steps(frame: int, setting: Setting, *, mapped: str, retry: str) -> li
 
     def decide_level(world: World, me: int) -> World:
         fault, slot = world.actors[me], world.slot_of(world.actors[me].slot)
-        order = 0 if slot is None else decide_order(setting, world, fault, slot, frame)
-        return go(world, me, "map-leaf", order=order)
+        if slot is None:
+            return go(world._replace(harm=world.harm | {USED_FREED}), me, "map-leaf")
+        return go(world, me, "map-leaf", order=decide_order(setting, world, fault, slot, frame))
 
     def map_leaf(world: World, me: int) -> World:
         fault = world.actors[me]
@@ -217,10 +220,10 @@ def _fault_steps(frame: int, setting: Setting, *, mapped: str, retry: str) -> li
     return [
         step("look-up-slot", look_up_slot, order_of_checks[0], "slots"),
         *(checks[name] for name in order_of_checks),
-        step("get-file", get_file, f"get-page {retry} end", "slots", "file srcu"),
-        step("get-page", get_page, "recheck end", "slots poisoned folio_locks", "cache pins file srcu"),
+        step("get-file", get_file, f"get-page {retry} end", "slots", "file srcu harm"),
+        step("get-page", get_page, "recheck end", "slots poisoned folio_locks", "cache pins file srcu harm"),
         step("recheck", recheck, f"decide-level {retry}", "seq invalidation root_generation", "mmu_lock pins"),
-        step("decide-level", decide_level, "map-leaf", "slots mixed poisoned"),
+        step("decide-level", decide_level, "map-leaf", "slots mixed poisoned", "harm"),
         step("map-leaf", map_leaf, mapped, "", "leaves pins mmu_lock"),
     ]
 
@@ -234,6 +237,14 @@ def _resume(world: World, me: int) -> World:
     actors = list(world.actors)
     actors[me] = Actor("access")
     return _leave_srcu(world, me)._replace(actors=tuple(actors))
+
+
+def _used_freed(world: World, me: int) -> World:
+    """The fault goes to a slot that was freed. What it would find there nobody knows; let it end, and give all back."""
+    opened, references, inode = world.file
+    held = int(world.actors[me].private and world.actors[me].at == "get-page")
+    world = world._replace(file=(opened, references - held, inode), harm=world.harm | {USED_FREED})
+    return _exit(world, me, "used a freed slot")
 
 
 def _leave(world: World, me: int) -> World:

@@ -12,10 +12,25 @@ from typing import NamedTuple
 
 from guestmem.races.protocol import NEXT, Protocol
 
-__all__ = ("FREE", "HOST", "NOTHING", "Actor", "Leaf", "Lock", "Setting", "Slot", "World", "actor_bit")
+__all__ = (
+    "FREE",
+    "FREED_MAPPED",
+    "HOST",
+    "NOTHING",
+    "USED_FREED",
+    "Actor",
+    "Leaf",
+    "Lock",
+    "Setting",
+    "Slot",
+    "World",
+    "actor_bit",
+)
 
 HOST = 1000  # host page of hva page h is HOST + h; a file's pages are below
 NOTHING = -1
+FREED_MAPPED = "freed while mapped"
+USED_FREED = "used after free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +68,7 @@ class Leaf(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A memslot in memory. state: "valid", "invalid" (being deleted or moved) or "gone" (unreachable, not yet freed)."""
+    """A memslot in memory. state: "valid", "invalid" (being deleted or moved), "gone" (unreachable, not yet freed)."""
 
     id: int
     base: int
@@ -127,7 +142,7 @@ class World(NamedTuple):
     poisoned: int  # bits of pages
     file: tuple[bool, int, bool]  # the descriptor is open, references, the inode is there
     signals: int  # bits of actors with a signal pending
-    freed_mapped: bool  # a page left the file while a leaf or a TLB showed it: seen when it happens, kept to the end
+    harm: frozenset[str]  # FREED_MAPPED, USED_FREED: seen when it happens, kept to the end
 
     def slot_at(self, frame: int) -> Slot | None:
         """The slot that a look-up finds, an invalid one included."""
