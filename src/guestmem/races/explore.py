@@ -159,7 +159,7 @@ def _from(program: Program, at: str) -> tuple[frozenset[str], frozenset[str]]:
     written: frozenset[str] = frozenset()
     while pending:
         step: Step = program[pending.pop()]
-        touched, written = touched | step.reads, written | step.writes
+        touched, written = touched | step.touches, written | step.writes
         fresh = [then for then in step.then if then and then not in seen]
         seen.update(fresh)
         pending += fresh

@@ -55,7 +55,7 @@ class PunchHole:
                 self._truncate(setting, after_truncate),
                 after_truncate,
                 "folio_locks leaves tlbs",
-                "cache harm",
+                "cache +harm",
             ),
             *([step("late-flush", late_flush, "invalidate-end", "", "tlbs")] if late else []),
             end_invalidation("unlock-file", "bindings slots", lambda w, me: bool(to_zap(w))),
@@ -164,11 +164,11 @@ class Close:
             step("close", _close, "lock-slots end", "", "file"),
             step("lock-slots", _lock_slots_for_release, "lock-file", "file", "slots_lock"),
             step("lock-file", _lock_file("forget-file"), "forget-file", "", "filemap"),
-            step("forget-file", _forget_file, "invalidate-begin", "bindings", "slots harm"),
+            step("forget-file", _forget_file, "invalidate-begin", "bindings", "slots +harm"),
             *begin_zap_flush("bindings slots", ranges, ranges, "invalidate-end"),
             end_invalidation("unlock-file", "bindings slots", lambda w, me: bool(ranges(w))),
             step("unlock-file", _unlock_release, "evict", "", "filemap slots_lock bindings"),
-            step("evict", self._evict(setting), "end", "filemap folio_locks leaves tlbs", "cache file harm"),
+            step("evict", self._evict(setting), "end", "filemap folio_locks leaves tlbs", "cache file +harm"),
         )
 
     def _evict(self, setting: Setting) -> Run:

@@ -21,27 +21,35 @@ Run = Callable[[World, int], World | None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One atomic step. then: the steps that may come next ("" ends the actor)."""
+    """One atomic step. then: the steps that may come next ("" ends the actor).
+
+    touches and writes hold field names; two steps are independent if neither writes what the other touches. A field that
+    is only added to, or taken from, in a way that such steps can do in any order (a reader enters, a reference is
+    dropped) is written as itself but touched under another name, "+field", which readers do not touch and writers do.
+    """
 
     name: str
     run: Run
-    reads: frozenset[str]
+    touches: frozenset[str]
     writes: frozenset[str]
     then: tuple[str, ...]
 
     def independent_of(self, touched: frozenset[str], written: frozenset[str]) -> bool:
         """Whether no order with steps that touch and write these fields can matter."""
-        return not (self.writes & touched or self.reads & written)
+        return not (self.writes & touched or self.touches & written)
 
 
 Program = Mapping[str, Step]  # insertion order is the order of the story; the first step is where the actor starts
 
 
 def step(name: str, run: Run, then: str, reads: str = "", writes: str = "") -> Step:
-    """A step whose field names and followers are the words of a string; the follower "end" ends the actor."""
+    """A step from words in strings. A written "+field" is only added to; the follower "end" ends the actor."""
     followers = tuple("" if word == "end" else word for word in then.split())
-    written = frozenset(writes.split())
-    return Step(name, run, frozenset(reads.split()) | written, written, followers)
+    added = {word for word in writes.split() if word.startswith("+")}
+    whole = set(writes.split()) - added
+    touches = {*reads.split(), *added, *whole, *("+" + field for field in whole)}
+    written = {*whole, *("+" + field for field in whole), *(field.removeprefix("+") for field in added)}
+    return Step(name, run, frozenset(touches), frozenset(written), followers)
 
 
 def program(*steps: Step) -> Program:

@@ -33,11 +33,11 @@ class Touch:
     def program(self, setting: Setting) -> Program:
         """access, then the fault, then access again."""
         return program(
-            step("access", self._access, "read-attribute end", "leaves root_generation", "tlbs srcu"),
+            step("access", self._access, "read-attribute end", "leaves root_generation", "+tlbs +srcu"),
             step("read-attribute", self._read_attribute(setting), "look-up-slot", "attributes"),
             *_fault_steps(self.frame, setting, mapped="resume", retry=RETRY),
-            step("resume", _resume, "access", "", "srcu"),
-            step(RETRY, _resume, "access", "", "srcu"),
+            step("resume", _resume, "access", "", "+srcu"),
+            step(RETRY, _resume, "access", "", "+srcu"),
         )
 
     def _access(self, world: World, me: int) -> World | None:
@@ -73,11 +73,11 @@ class PreFault:
     def program(self, setting: Setting) -> Program:
         """enter, then the fault until it is mapped or fails."""
         return program(
-            step("enter", self._enter, "read-attribute", "", "srcu"),
+            step("enter", self._enter, "read-attribute", "", "+srcu"),
             step("read-attribute", self._read_attribute(setting), "look-up-slot", "attributes"),
             *_fault_steps(self.frame, setting, mapped="leave", retry=RETRY),
-            step(RETRY, self._retry(setting), "look-up-slot end", "signals root_generation", "srcu"),
-            step("leave", _leave, "end", "", "srcu"),
+            step(RETRY, self._retry(setting), "look-up-slot end", "signals root_generation", "+srcu"),
+            step("leave", _leave, "end", "", "+srcu"),
         )
 
     def _enter(self, world: World, me: int) -> World:
@@ -214,17 +214,17 @@ def _fault_steps(frame: int, setting: Setting, *, mapped: str, retry: str) -> li
             "sample-invalidations", sample_invalidations, after["sample-invalidations"], "seq"
         ),
         "compare-attribute": step(
-            "compare-attribute", compare_attribute, f"{after['compare-attribute']} end", "attributes", "srcu"
+            "compare-attribute", compare_attribute, f"{after['compare-attribute']} end", "attributes", "+srcu"
         ),
     }
     return [
         step("look-up-slot", look_up_slot, order_of_checks[0], "slots"),
         *(checks[name] for name in order_of_checks),
-        step("get-file", get_file, f"get-page {retry} end", "slots", "file srcu harm"),
-        step("get-page", get_page, "recheck end", "slots poisoned folio_locks", "cache pins file srcu harm"),
-        step("recheck", recheck, f"decide-level {retry}", "seq invalidation root_generation", "mmu_lock pins"),
-        step("decide-level", decide_level, "map-leaf", "slots mixed poisoned", "harm"),
-        step("map-leaf", map_leaf, mapped, "", "leaves pins mmu_lock"),
+        step("get-file", get_file, f"get-page {retry} end", "slots", "file +srcu +harm"),
+        step("get-page", get_page, "recheck end", "slots poisoned folio_locks", "cache pins file +srcu +harm"),
+        step("recheck", recheck, f"decide-level {retry}", "seq invalidation root_generation", "+mmu_lock +pins"),
+        step("decide-level", decide_level, "map-leaf", "slots mixed poisoned", "+harm"),
+        step("map-leaf", map_leaf, mapped, "", "leaves +pins +mmu_lock"),
     ]
 
 
