@@ -35,7 +35,7 @@ class Touch:
         return program(
             step("access", self._access, "read-attribute end", "leaves root_generation", "+tlbs +srcu"),
             step("read-attribute", self._read_attribute(setting), "look-up-slot", "attributes"),
-            *_fault_steps(self.frame, setting, mapped="resume", retry=RETRY),
+            *_fault_steps(self.frame, setting, "resume", mmio="mmio", fault="memory-fault"),
             step("resume", _resume, "access", "", "+srcu"),
             step(RETRY, _resume, "access", "", "+srcu"),
         )
@@ -75,7 +75,7 @@ class PreFault:
         return program(
             step("enter", self._enter, "read-attribute", "", "+srcu"),
             step("read-attribute", self._read_attribute(setting), "look-up-slot", "attributes"),
-            *_fault_steps(self.frame, setting, mapped="leave", retry=RETRY),
+            *_fault_steps(self.frame, setting, "leave", mmio="ENOENT", fault="EFAULT"),
             step(RETRY, self._retry(setting), "look-up-slot end", "signals root_generation", "+srcu"),
             step("leave", _leave, "end", "", "+srcu"),
         )
@@ -128,8 +128,8 @@ class Signal:
         return program(step("send-signal", run, "end", "", "signals"))
 
 
-def _fault_steps(frame: int, setting: Setting, *, mapped: str, retry: str) -> list[Step]:
-    """From the look-up of the slot to the leaf. mapped, retry: where to go on after the leaf, and after a change."""
+def _fault_steps(frame: int, setting: Setting, mapped: str, *, mmio: str, fault: str) -> list[Step]:
+    """From the look-up of the slot to the leaf. mapped: where to go on then; mmio, fault: how it ends without a leaf."""
     protocol = setting.protocol
 
     def look_up_slot(world: World, me: int) -> World:
@@ -143,30 +143,30 @@ def _fault_steps(frame: int, setting: Setting, *, mapped: str, retry: str) -> li
 
     def compare_attribute(world: World, me: int) -> World:
         if setting.private_mem and world.actors[me].private != world.is_private(frame):
-            return _exit(world, me, "memory-fault")
+            return _exit(world, me, fault)
         return go(world, me, after["compare-attribute"])
 
     def get_file(world: World, me: int) -> World:
-        fault = world.actors[me]
-        if fault.slot == NOTHING:
-            return _exit(world, me, "memory-fault" if fault.private else "mmio")
-        if fault.slot_invalid:
-            return go(world, me, retry)
-        if not fault.private:
+        actor = world.actors[me]
+        if actor.slot == NOTHING:
+            return _exit(world, me, fault if actor.private else mmio)
+        if actor.slot_invalid:
+            return go(world, me, RETRY)
+        if not actor.private:
             return go(world, me, "get-page")
-        slot = world.slot_of(fault.slot)
+        slot = world.slot_of(actor.slot)
         if slot is None:
             return _used_freed(world, me)
         opened, references, inode = world.file
         if not slot.file or not references:
-            return _exit(world, me, "memory-fault")
+            return _exit(world, me, fault)
         return go(world._replace(file=(opened, references + 1, inode)), me, "get-page")
 
     def get_page(world: World, me: int) -> World | None:
-        fault, slot = world.actors[me], world.slot_of(world.actors[me].slot)
+        actor, slot = world.actors[me], world.slot_of(world.actors[me].slot)
         if slot is None:
             return _used_freed(world, me)
-        if not fault.private:
+        if not actor.private:
             return go(world, me, "recheck", page=HOST + slot.hva + frame - slot.base)
         index = frame - slot.base + slot.pgoff
         world = allocate(setting, world, index)
@@ -177,31 +177,31 @@ def _fault_steps(frame: int, setting: Setting, *, mapped: str, retry: str) -> li
         opened, references, inode = world.file
         world = world._replace(file=(opened, references - 1, inode))
         if world.poisoned >> entry[0] & 1:
-            return _exit(world, me, "memory-fault")
+            return _exit(world, me, fault)
         return go(pin(world, entry[0]), me, "recheck", page=entry[0], folio_order=entry[1])
 
     def recheck(world: World, me: int) -> World | None:
         if world.mmu_lock.writer != NOTHING:
             return None
-        fault = world.actors[me]
-        if protocol.recheck and _is_stale(world, fault.seq, fault.root, frame):
-            return go(unpin(world, fault.page), me, retry)
+        actor = world.actors[me]
+        if protocol.recheck and _is_stale(world, actor.seq, actor.root, frame):
+            return go(unpin(world, actor.page), me, RETRY)
         lock = world.mmu_lock
         return go(world._replace(mmu_lock=lock._replace(readers=lock.readers | actor_bit(me))), me, "decide-level")
 
     def decide_level(world: World, me: int) -> World:
-        fault, slot = world.actors[me], world.slot_of(world.actors[me].slot)
+        actor, slot = world.actors[me], world.slot_of(world.actors[me].slot)
         if slot is None:
             return go(world._replace(harm=world.harm | {USED_FREED}), me, "map-leaf")
-        return go(world, me, "map-leaf", order=decide_order(setting, world, fault, slot, frame))
+        return go(world, me, "map-leaf", order=decide_order(setting, world, actor, slot, frame))
 
     def map_leaf(world: World, me: int) -> World:
-        fault = world.actors[me]
-        start = frame & -(1 << fault.order)
-        leaf = Leaf(start, fault.order, fault.page - (frame - start), fault.private)
+        actor = world.actors[me]
+        start = frame & -(1 << actor.order)
+        leaf = Leaf(start, actor.order, actor.page - (frame - start), actor.private)
         lock = world.mmu_lock
         world = world._replace(mmu_lock=lock._replace(readers=lock.readers & ~actor_bit(me)))
-        world = unpin(install(world, leaf), fault.page)
+        world = unpin(install(world, leaf), actor.page)
         return go(world, me, mapped, page=NOTHING, folio_order=0, order=0, seq=0, slot=NOTHING)
 
     # The kernel's order, and that of the mutation which compares before it samples.
@@ -220,9 +220,9 @@ def _fault_steps(frame: int, setting: Setting, *, mapped: str, retry: str) -> li
     return [
         step("look-up-slot", look_up_slot, order_of_checks[0], "slots"),
         *(checks[name] for name in order_of_checks),
-        step("get-file", get_file, f"get-page {retry} end", "slots", "file +srcu +harm"),
+        step("get-file", get_file, f"get-page {RETRY} end", "slots", "file +srcu +harm"),
         step("get-page", get_page, "recheck end", "slots poisoned folio_locks", "cache pins file +srcu +harm"),
-        step("recheck", recheck, f"decide-level {retry}", "seq invalidation root_generation", "+mmu_lock +pins"),
+        step("recheck", recheck, f"decide-level {RETRY}", "seq invalidation root_generation", "+mmu_lock +pins"),
         step("decide-level", decide_level, "map-leaf", "slots mixed poisoned", "+harm"),
         step("map-leaf", map_leaf, mapped, "", "leaves +pins +mmu_lock"),
     ]
