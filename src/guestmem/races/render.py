@@ -92,7 +92,7 @@ def text(races: Races) -> str:
         lines.append(
             f"  {result.mutation.name:<24} {result.exploration.scenario.name:<34} {_found(result.exploration)}"
         )
-    lines += ["", "Linux 6.12, pairs that do not end well:"]
+    lines += ["", "Linux 6.12 does not end these well:"]
     lines += [f"  {one.scenario.name:<34} {_found(one)}" for one in races.released]
     return "\n".join(lines)
 

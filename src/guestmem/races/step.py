@@ -23,9 +23,9 @@ Run = Callable[[World, int], World | None]
 class Step:
     """One atomic step. then: the steps that may come next ("" ends the actor).
 
-    touches and writes hold field names; two steps are independent if neither writes what the other touches. A field that
-    is only added to, or taken from, in a way that such steps can do in any order (a reader enters, a reference is
-    dropped) is written as itself but touched under another name, "+field", which readers do not touch and writers do.
+    touches and writes hold field names; two steps are independent if neither writes what the other touches. A field
+    that is only added to, or taken from, as such steps can do in any order (a reader enters, a pin goes), is written
+    as itself but touched under another name, "+field", which readers do not touch and writers do.
     """
 
     name: str

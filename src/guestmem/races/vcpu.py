@@ -129,7 +129,7 @@ class Signal:
 
 
 def _fault_steps(frame: int, setting: Setting, mapped: str, *, mmio: str, fault: str) -> list[Step]:
-    """From the look-up of the slot to the leaf. mapped: where to go on then; mmio, fault: how it ends without a leaf."""
+    """From the look-up of the slot to the leaf. mapped: the step after that; mmio, fault: how it ends without one."""
     protocol = setting.protocol
 
     def look_up_slot(world: World, me: int) -> World:
