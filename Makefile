@@ -26,6 +26,7 @@ bench: $(VENV)/.installed-dev  ## measure, as ratios against the kernel where th
 
 docs: $(VENV)/.installed-dev  ## write the pages that are made from code
 	$(BIN)/python docs/divergences.py > docs/divergences.md
+	$(BIN)/python docs/races.py > docs/races.md
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -35,8 +35,8 @@ class PunchHole:
         after_truncate = "late-flush" if late else "invalidate-end"
 
         def to_begin(world: World) -> list[tuple[int, int]]:
-            # Whatever the file holds now: a fault may put a huge folio there before the truncation.
-            if setting.huge_folios and setting.protocol.widen_punch:
+            huge = any(entry is not None and entry[1] for entry in world.cache[self.start : self.stop])
+            if setting.protocol.widen_punch and (huge or setting.protocol.widen_punch_holes):
                 return bound_frames(world, *whole(setting, self.start, self.stop))
             return bound_frames(world, self.start, self.stop)
 

@@ -29,6 +29,9 @@ class Protocol:
     (kvm_arch_pre_set_memory_attributes)."""
     widen_punch: bool = True
     """A punch hole invalidates huge folios of its head and tail whole. Released kernels do not: they have none."""
+    widen_punch_holes: bool = True
+    """... also where the file has a hole when the invalidation begins: a fault may put a huge folio there before the
+    pages are freed. Looking for huge folios first is not enough."""
     flush_before_free: bool = True
     """TLBs are flushed before the pages of a file are freed (kvm_gmem_invalidate_begin, then truncate)."""
     wait_for_readers: bool = True
@@ -54,6 +57,7 @@ V6_12 = replace(
     NEXT,
     huge_folios=False,
     widen_punch=False,
+    widen_punch_holes=False,
     unbind_dying_locked=False,
     poison_locks_file_first=False,
     pre_fault_gives_up=False,
@@ -99,6 +103,13 @@ def _mutations() -> dict[str, Mutation]:
             "fresh/touch+punch-tail",
             "Only the neighbour is invalidated, so nothing stops the fault from mapping the whole huge folio while "
             "half of it is being freed.",
+        ),
+        Mutation(
+            "widen-punch-holes",
+            replace(NEXT, widen_punch_holes=False),
+            "fresh/touch+punch-tail",
+            "The file is empty when the invalidation begins, so there seems to be nothing to widen it for; then the "
+            "fault puts a huge folio there and maps it whole, and the hole frees half of it.",
         ),
         Mutation(
             "flush-before-free",
