@@ -55,6 +55,7 @@ docs: $(VENV)/.installed-dev  ## write the pages that are made from code
 	$(BIN)/python docs/divergences.py > docs/divergences.md
 	$(BIN)/python docs/rules.py > docs/rules.md
 	$(BIN)/python docs/proofs.py
+	$(BIN)/python docs/races.py > docs/races.md
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build guestmem-check.html
