@@ -10,7 +10,7 @@ LAB_TOOLS := qemu-system-x86 gcc libc6-dev make binutils flex bison bc perl libe
 INSTALL_LAB_TOOLS := apt-get update && apt-get install --yes --no-install-recommends $(LAB_TOOLS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab-tools test-lab lint bench fuzz-parsers docs clean
+.PHONY: help run test lab-tools test-lab lint prove bench fuzz-parsers docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+prove: $(VENV)/.installed-dev  ## prove the whole table again and compare it with docs/proofs.md
+	$(BIN)/python docs/proofs.py --check
+
 bench: $(VENV)/.installed-dev  ## measure, as ratios against the kernel where there is one
 	$(BIN)/python -m benchmarks
 
@@ -45,6 +48,7 @@ fuzz-parsers: $(VENV)/.installed-fuzz  ## fuzz the layout readers with atheris f
 docs: $(VENV)/.installed-dev  ## write the pages that are made from code
 	$(BIN)/python docs/divergences.py > docs/divergences.md
 	$(BIN)/python docs/rules.py > docs/rules.md
+	$(BIN)/python docs/proofs.py
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build guestmem-check.html

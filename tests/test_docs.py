@@ -23,7 +23,7 @@ BLOCKS = [
     for page in PAGES
     for command, shown in BLOCK.findall(page.read_text())
 ]
-MADE = sorted((ROOT / "docs").glob("*.py"))
+MADE = [script for script in sorted((ROOT / "docs").glob("*.py")) if script.stem != "proofs"]  # make prove does that
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 

@@ -25,9 +25,8 @@ _WHOLE = re.compile(r"(\w+)\((.*)\)\s+= (\S.*)")
 _FIRST_HALF = re.compile(r"(\w+)\((.*?),? <unfinished \.\.\.>")
 _SECOND_HALF = re.compile(r"<\.\.\. (\w+) resumed>(.*)\)\s+= (\S.*)")
 _NAME = re.compile(r"^[a-z_]+=")
-_COMMENT = re.compile(r"/\*.*?\*/")
 _IOC = re.compile(r"_IOC\(([A-Z_|]+), (0x[0-9a-f]+), (0x[0-9a-f]+), (0x[0-9a-f]+)\)")
-_STRUCT = re.compile(r"(\w+)=([^,{}]+)")
+_STRUCT = re.compile(r"\b(\w++)=([^,{}]+)")
 _FD = re.compile(r"(0x[0-9a-f]+|-?\d+)(?:<(.*)>(?:\(deleted\))?)?")
 
 _SET = 0x4020AE46
@@ -88,7 +87,7 @@ def read(source: str, data: bytes) -> list[Layout]:
 def _call(trace: _Trace, line: int, name: str, text: str, result: str) -> None:
     if result.startswith(("-", "?")) or name not in _CALLS:
         return
-    args = [_COMMENT.sub("", _NAME.sub("", arg.strip(), count=1)).strip() for arg in _split(text)]
+    args = [_without_comments(_NAME.sub("", arg.strip(), count=1)).strip() for arg in _split(text)]
     if name == "ioctl" and len(args) == 3:
         _ioctl(trace, line, args, result)
     elif name == "memfd_create" and len(args) == 2:
@@ -101,6 +100,15 @@ def _call(trace: _Trace, line: int, name: str, text: str, result: str) -> None:
     elif name == "munmap" and len(args) == 2:
         start = _number(trace, line, args[0], "address")
         trace.maps.unmap(start, start + _number(trace, line, args[1], "length"))
+
+
+def _without_comments(text: str) -> str:
+    """The text less every /* comment */; a pattern would start over at each comment that is never closed."""
+    parts, at = [], 0
+    while (start := text.find("/*", at)) >= 0 and (end := text.find("*/", start + 2)) >= 0:
+        parts.append(text[at:start])
+        at = end + 2
+    return "".join([*parts, text[at:]])
 
 
 def _split(text: str) -> list[str]:
