@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from source import imports, modules
 
+from guestmem.model.fault import STEPS
 from guestmem.races import (
     MACHINES,
     MUTATIONS,
@@ -86,7 +87,6 @@ def test_a_rule_that_nobody_misses_is_no_success() -> None:
 
 
 PROTECTS_FROM = {
-    "name": "kind",
     "recheck": "freed while mapped",
     "sample-first": "private reachable as shared",
     "widen-attributes": "private reachable as shared",
@@ -336,6 +336,13 @@ def generator() -> ModuleType:
 
 
 # Apart from the rest
+
+
+def test_the_steps_of_a_fault_are_those_of_the_model_in_its_order() -> None:
+    programs, _ = scenario("fresh/touch+punch").programs()
+    of_the_model = [step.__name__.replace("_", "-") for step in STEPS]
+
+    assert [name for name in programs[0] if name not in {"access", "get-file", "resume", "retry"}] == of_the_model
 
 
 def test_nothing_but_the_command_imports_the_races() -> None:
