@@ -1,35 +1,64 @@
 # Two commands on a fresh machine with Python 3.11 and pip: `make run` and `make test`. No root, no KVM.
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 
+# What building the lab's kernel and booting it takes, as Debian packages.
+LAB_TOOLS := qemu-system-x86 gcc libc6-dev make binutils flex bison bc perl libelf-dev tar xz-utils
+# And what the tests use where it is there: a browser for the HTML page, headers for the structures.
+CI_TOOLS := chromium linux-libc-dev
+INSTALL := apt-get -qq update && apt-get -qq install --yes --no-install-recommends
+
+as_root = if [ "$$(id -u)" = 0 ]; then $(1); elif command -v sudo >/dev/null; then sudo sh -c '$(1)'; \
+	else echo 'as root, run: $(1)' >&2; exit 1; fi
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench docs clean
+.PHONY: help run test lab-tools ci-tools test-lab lint prove bench fuzz-parsers docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-run: $(VENV)/.installed  ## run recordings of real kernels on the model and compare every outcome
+run: $(VENV)/.installed  ## check a real VM's memory layout, then run recordings of real kernels on the model
+	@$(BIN)/guestmem check --fail-on never --html guestmem-check.html examples/layouts/qemu100-q35-10G-memfd.txt
 	@$(BIN)/guestmem run examples/recordings/*.jsonl.gz
 
 test: $(VENV)/.installed-dev  ## run the tests, doctests and documentation examples among them
 	$(BIN)/python -m pytest
+
+lab-tools:  ## install what the lab needs (Debian packages, as root or by sudo)
+	@$(call as_root,$(INSTALL) $(LAB_TOOLS))
+
+ci-tools:  ## install what some tests skip without
+	@$(call as_root,$(INSTALL) $(CI_TOOLS))
+
+test-lab: $(VENV)/.installed-dev  ## build the lab's kernel unless it is built, and run the tests that boot it
+	$(BIN)/guestmem lab build
+	$(BIN)/python -m pytest --lab -m lab tests
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+prove: $(VENV)/.installed-dev  ## prove the whole table again and compare it with docs/proofs.md
+	$(BIN)/python docs/proofs.py --check
+
 bench: $(VENV)/.installed-dev  ## measure, as ratios against the kernel where there is one
 	$(BIN)/python -m benchmarks
 
+fuzz-parsers: $(VENV)/.installed-fuzz  ## fuzz the layout readers with atheris for FUZZ_SECONDS (60) in all
+	$(BIN)/python -m fuzz $(FUZZ_SECONDS)
+
 docs: $(VENV)/.installed-dev  ## write the pages that are made from code
 	$(BIN)/python docs/divergences.py > docs/divergences.md
+	$(BIN)/python docs/rules.py > docs/rules.md
+	$(BIN)/python docs/proofs.py
 	$(BIN)/python docs/races.py > docs/races.md
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build guestmem-check.html
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,4 +67,9 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# Kept out of the extras: atheris has wheels for some Pythons only; the target says so where it is missing.
+$(VENV)/.installed-fuzz: $(VENV)/.installed-dev
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris atheris
 	@touch $@

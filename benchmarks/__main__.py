@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import guestmem
+from benchmarks import layouts, sequences
 from benchmarks.kernel import Unavailable, kernel_slot
+from benchmarks.measure import median_us, say
+from guestmem.transcript.places import place_named
 from guestmem.transcript.report import run_recording
-from guestmem.transcript.world import process_for, profile_for
 from guestmem.units import GIB, MIB, TIB
 
 PRIVATE = guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE
@@ -27,22 +27,10 @@ def main() -> None:
     faults()
     memory()
     recordings()
+    sequences.random_sequences()
+    layouts.large_layout()
+    layouts.fleets()
     start()
-
-
-def median_us(action: Callable[[], None], repeat: int) -> float:
-    """Median time of one call, microseconds."""
-    times = []
-    for _ in range(repeat):
-        begin = time.perf_counter_ns()
-        action()
-        times.append(time.perf_counter_ns() - begin)
-    return statistics.median(times) / 1000
-
-
-def say(what: str, figure: str, compared: str = "") -> None:
-    """One line of the report."""
-    print(f"{what:<52} {figure:>14}  {compared}")
 
 
 def bind_and_unbind() -> None:
@@ -124,9 +112,7 @@ def recordings() -> None:
     operations, begin = 0, time.perf_counter()
     for _ in range(5):
         for path in sorted(RECORDINGS.glob("*.gz")):
-            report = run_recording(
-                path, lambda begin: begin.profile, lambda begin: process_for(begin, profile_for(begin))
-            )
+            report = run_recording(path, place_named("model"))
             operations += report.operations
     rate = operations / (time.perf_counter() - begin)
     say("running recordings", f"{rate:,.0f} op/s")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from guestmem.backend import Exit, Touch
-from guestmem.errors import HostSignal, KvmError
+from guestmem.errors import HostSignal, KvmError, NotVisible
 from guestmem.objects import GuestMemfd, Kvm, Vcpu, Vm
 from guestmem.uapi import MAP_SHARED, PROT_READ, PROT_WRITE
 from guestmem.units import GIB, KIB, MIB
@@ -41,8 +41,15 @@ def check_of(call: Callable[[], object]) -> str | None:
     try:
         call()
     except KvmError as refused:
-        return refused.check
+        return named(refused)
     return None
+
+
+def named(refused: KvmError) -> str:
+    """The named check that refused; NotVisible of a real kernel, which says its errno only."""
+    if not refused.check:
+        raise NotVisible("the check that refused")
+    return refused.check
 
 
 def signal_of(call: Callable[[], object]) -> str | None:

@@ -163,10 +163,11 @@ def test_a_deleted_slots_range_is_free_again_and_its_neighbours_is_not(vm: Vm, g
 @pytest.mark.parametrize("profile", RELEASED)
 def test_what_is_no_guest_memfd_cannot_be_bound(kvm: Kvm, vm: Vm, gmem: GuestMemfd) -> None:
     backend = kvm.backend
-    vcpu, closed = vm.create_vcpu(), gmem.dup()
+    vcpu, others = vm.create_vcpu(), [backend.open_aux(kind) for kind in ("memfd", "eventfd", "pipe")]
+    closed = gmem.dup()
     closed.close()
     fds = {
-        "EINVAL": [kvm.fd, vm.fd, vcpu.fd, 0, *(backend.open_aux(kind) for kind in ("memfd", "eventfd", "pipe"))],
+        "EINVAL": [kvm.fd, vm.fd, vcpu.fd, 0, *others],
         "EBADF": [-1, 9999, 12345, closed.fd, 0xFFFFFFFF],
     }
 

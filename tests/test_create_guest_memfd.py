@@ -112,6 +112,7 @@ def test_6_12_lets_a_default_vm_create_a_file_that_it_can_never_bind(default_vm:
 @pytest.mark.parametrize("profile", RELEASED)
 def test_the_ioctl_on_another_descriptor_gets_that_descriptors_errno(kvm: Kvm, vm: Vm) -> None:
     backend, vcpu, gmem = kvm.backend, vm.create_vcpu(), vm.create_guest_memfd(P)
+    others = [backend.open_aux(kind) for kind in ("memfd", "pipe", "eventfd", "devnull")]
     closed = kvm.create_vm()
     closed.close()
 
@@ -121,10 +122,7 @@ def test_the_ioctl_on_another_descriptor_gets_that_descriptors_errno(kvm: Kvm, v
     assert create(kvm.fd) == "EINVAL"
     assert create(vcpu.fd) == "EINVAL"
     assert create(gmem.fd) == "ENOTTY"
-    assert create(backend.open_aux("memfd")) == "ENOTTY"
-    assert create(backend.open_aux("pipe")) == "ENOTTY"
-    assert create(backend.open_aux("eventfd")) == "ENOTTY"
-    assert create(backend.open_aux("devnull")) == "ENOTTY"
+    assert [create(fd) for fd in others] == ["ENOTTY"] * 4
     assert create(closed.fd) == "EBADF"
     assert create(-1) == "EBADF"
 

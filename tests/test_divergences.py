@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guestmem.divergences import DIVERGENCES, divergence_of
+from guestmem.divergences import DIVERGENCES, History, divergence_of
 from guestmem.model.capabilities import CAPABILITIES
 from guestmem.transcript import vocabulary as v
 
@@ -44,6 +44,8 @@ def advice(number: int) -> v.Madvise:
         (capability(999), None, "other-capabilities"),
         (advice(102), None, "guard-regions"),
         (advice(103), None, "guard-regions"),
+        (advice(12), None, "unconfigured-advice"),
+        (advice(13), None, "unconfigured-advice"),
     ],
 )
 def test_a_marked_or_foreign_outcome_is_recognised(
@@ -73,6 +75,29 @@ def test_a_marked_or_foreign_outcome_is_recognised(
 )
 def test_nothing_else_is(operation: v.Operation, exits: list[v.RecordedExit] | None) -> None:
     assert name_of(operation, exits) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "length", "number", "name"),
+    [
+        (0x22, 0x200000, 25, "collapse"),
+        (0x22, 0x400000, 25, "collapse"),
+        (0x22, 0x1FF000, 25, None),
+        (0x21, 0x200000, 25, "collapse"),  # shared
+        (0x02, 0x200000, 25, None),  # of a file
+        (0x22, 0x200000, 4, None),
+        (0x22, 0x1000, 3, "unconfigured-advice"),
+        (0x21, 0x1000, 3, None),  # shared
+        (0x02, 0x1000, 3, None),  # of a file
+    ],
+)
+def test_only_anonymous_memory_may_differ_under_advice(flags: int, length: int, number: int, name: str | None) -> None:
+    mapped = v.Mmap(seq="s", i=0, fd=0, length=length, prot=3, flags=flags, offset=0, out="map0")
+    other = v.Mmap(seq="s", i=1, fd=0, length=0x400000, prot=3, flags=0x22, offset=0, out="map1")
+    before = History(v.Begin(seq="s", i=-1, profile="612"), [mapped, other])
+    divergence = divergence_of(advice(number), None, before)
+
+    assert (None if divergence is None else divergence.name) == name
 
 
 def test_every_divergence_has_a_name_of_its_own_a_subject_and_a_reason() -> None:

@@ -210,3 +210,21 @@ def test_geometries_without_huge_pages_are_no_special_case() -> None:
     flat = Host(Geometry("flat", 4096, (0,)))
     assert check_fleet(fleet_jsonl.read("f", data), flat).mapped == (8192,)
     assert SMALL.page_sizes[0] == 4096
+
+
+def test_odd_vms_cost_the_same_however_large_the_fleet_is() -> None:
+    lines = [{"name": f"vm{at}", "slots": [{"gpa": 4096, "size": 8192, "hva": 1}]} for at in range(20_000)]
+    fleet = fleet_jsonl.read("f", "\n".join(map(json.dumps, lines)).encode())
+    sums = check_fleet(fleet, Host())
+    assert (sums.scalar, sums.size) == (20_000, 20_000 * 8192)
+
+
+@pytest.mark.parametrize("form", ["--sarif", "--html"])
+def test_a_fleet_has_no_form_that_shows_single_vms_and_says_so(form: str, tmp_path: Path) -> None:
+    (tmp_path / "fleet.jsonl").write_text('{"slots": []}\n{"slots": []}\n')
+    page = tmp_path / "page.html"
+    arguments = [form, str(page)] if form == "--html" else [form]
+    ended = CliRunner().invoke(app, ["check", *arguments, str(tmp_path / "fleet.jsonl")])
+    assert isinstance(ended.exception, ValueError)
+    assert "--json" in str(ended.exception)
+    assert not page.exists()

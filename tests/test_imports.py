@@ -119,3 +119,10 @@ def test_no_module_needs_itself_to_be_imported() -> None:
         graph[name] = {imported for imported in imports(top, set(MODULES)) if imported in MODULES and imported != name}
 
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_nothing_needs_the_solver_but_the_proofs_and_their_command() -> None:
+    for name in MODULES:
+        if not within(name, "guestmem.proofs") and name != "guestmem.cli.prove":
+            assert not any(within(imported, "guestmem.proofs") for imported in reached(name)), name
+            assert "z3" not in IMPORTS[name], name

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import guestmem
-from guestmem.backend import Boot, Exit, Touch
-from guestmem.errors import BackendUnavailable, HostSignal, KvmError
+from guestmem.backend import AuxKind, Boot, Exit, Touch
+from guestmem.errors import BackendUnavailable, HostSignal, KvmError, UnexpectedExit
 from guestmem.kvm import KvmBackend, files, vcpu
 from guestmem.transcript.compare import compare
 from guestmem.transcript.reader import Sequence, read_sequences
@@ -169,9 +169,10 @@ def test_an_o_path_descriptor_is_no_guest_memfd_for_binding(backend: KvmBackend,
     assert refused.value.errno == errno.EBADF
 
 
-def test_the_end_of_an_empty_pipe_does_not_block(backend: KvmBackend) -> None:
-    """Nobody holds its write end, so there is an end of file to read."""
-    assert backend.read(backend.open_aux("pipe"), 1) == 0
+@pytest.mark.parametrize("kind", ["pipe", "eventfd"])
+def test_reading_what_is_empty_does_not_wait(backend: KvmBackend, kind: AuxKind) -> None:
+    with pytest.raises(KvmError, match="EAGAIN"):
+        backend.read(backend.open_aux(kind), 8)
 
 
 # -- the end ---------------------------------------------------------------------------------------------------------
@@ -409,7 +410,7 @@ def test_a_boot_memory_that_no_slot_maps_is_told_as_misuse(backend: KvmBackend, 
     backend.set_user_memory_region(vm, 0, 0, GPA, P, hva)
     boot = Boot(0x1000_0000, backend.anonymous(64 * 1024, RW, P))
 
-    with pytest.raises(vcpu.UnexpectedExit):
+    with pytest.raises(UnexpectedExit):
         backend.run_touch(vcpu_fd, boot, [Touch(GPA, "r", 8)])
 
 

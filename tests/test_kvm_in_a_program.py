@@ -16,7 +16,7 @@ import pytest
 
 from guestmem.backend import Boot, Exit, Touch
 from guestmem.errors import BackendUnavailable, HostSignal, KvmError
-from guestmem.kvm import KvmBackend, hostaccess
+from guestmem.kvm import KvmBackend, sigaction
 from guestmem.uapi import FALLOC_FL_KEEP_SIZE, MAP_SHARED, PROT_READ, PROT_WRITE
 from guestmem.units import MIB
 
@@ -162,14 +162,14 @@ def test_backends_of_several_threads_do_not_meet(backend: KvmBackend) -> None:
 def test_threads_take_turns_with_the_handlers_of_the_process(
     backend: KvmBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    addr, handlers_set_by, sigaction = backend.anonymous(P, RW, P), list[int](), hostaccess._sigaction
+    addr, handlers_set_by, exchange = backend.anonymous(P, RW, P), list[int](), sigaction.exchange
 
-    def noting_the_thread(number: int, new: bytearray, old: bytearray | None) -> None:
+    def noting_the_thread(number: int, new: bytearray, old: bytearray | None = None) -> None:
         handlers_set_by.append(threading.get_ident())
-        sigaction(number, new, old)
+        exchange(number, new, old)
         time.sleep(0.001)  # the others get their chance to come in between
 
-    monkeypatch.setattr(hostaccess, "_sigaction", noting_the_thread)
+    monkeypatch.setattr(sigaction, "exchange", noting_the_thread)
 
     def read() -> None:
         for _ in range(5):

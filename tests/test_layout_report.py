@@ -139,6 +139,17 @@ def test_text_shows_the_first_slots_of_many_and_says_how_many_more() -> None:
     assert "more" not in text_of(many, rows=0)
 
 
+def test_text_of_many_findings_shows_the_first_and_counts_the_rest() -> None:
+    slots = [Slot(at << 30, 1 << 25, hva=(at << 30) + 0x1000, region=f"r{at}") for at in range(50)]
+    one = check(Layout("many", "t", tuple(slots)), Host())
+    crooked = sum(finding.id == "hva-not-congruent" for finding in one.findings)
+    text = text_of(one, rows=10)
+    assert crooked == 50
+    assert text.count("hva-not-congruent: ") == 10
+    assert f"{len(one.findings) - 10} more findings: 40 hva-not-congruent" in text
+    assert text_of(one, rows=0).count("hva-not-congruent: ") == 50
+
+
 def test_text_of_a_perfect_layout_says_so() -> None:
     assert "no findings" in text_of(check(Layout("t", "t", (Slot(0, GIB, backing=Backing("hugetlb", GIB)),)), Host()))
 

@@ -130,10 +130,24 @@ def test_a_live_source_that_cannot_be_asked_is_one_line(source: str, wanted: str
 
 
 @needs_qemu
-def test_a_qemu_that_would_leave_is_not_started(started: list[subprocess.Popen[bytes]]) -> None:
+@pytest.mark.parametrize("option", ["-daemonize", "--daemonize"])
+def test_a_qemu_that_would_leave_is_not_started(started: list[subprocess.Popen[bytes]], option: str) -> None:
     with pytest.raises(LayoutError, match="cannot be ended for certain"):
-        read_live("qemu:-daemonize")
+        read_live(f"qemu:{option}")
     assert started == []
+
+
+@needs_qemu
+def test_an_accelerator_that_is_given_is_the_only_one(started: list[subprocess.Popen[bytes]]) -> None:
+    read_live(f"qemu:{SMALL} --accel tcg")
+    assert "kvm" not in str(started[0].args)
+
+
+@needs_qemu
+def test_what_qemu_says_when_it_ends_after_it_opened_its_socket_is_told(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(b"no kernel")
+    with pytest.raises(LayoutError, match=r"QEMU ended: .*kernel"):
+        read_live(f"qemu:-m 64M -kernel {tmp_path}/kernel")
 
 
 def test_a_missing_qemu_and_a_missing_library_end_with_4(monkeypatch: pytest.MonkeyPatch) -> None:

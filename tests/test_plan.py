@@ -19,7 +19,7 @@ from guestmem.layout.planning.offsets import best_choice, cost_at, is_modular
 from guestmem.layout.planning.packing import EXACT_LIMIT, pack
 from guestmem.layout.planning.plan import bound_now, make_plan
 from guestmem.rules import RULES, Congruent, CreationFlags, FitsSize, Rule, SizeAndGpa, SlotMetadata
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from guestmem.units import GIB, MIB
 
 MODULAR = [rule for rule in RULES if is_modular(rule)]
@@ -120,6 +120,13 @@ def test_offsets_that_serve_as_well_as_any_stay() -> None:
     host = Host(files=FileLimits(GIB, Congruent()))
     plan = make_plan(layout("qemu72-q35-4G.txt"), host, one_file=True)
     assert plan.slots_now == plan.slots_planned
+
+
+def test_offsets_stay_where_others_would_only_shorten_the_last_page_of_the_file() -> None:
+    host = Host(files=FileLimits(2 * MIB, Congruent()))
+    plan = make_plan(layout("qemu72-q35-numa-odd.txt"), host, one_file=True)
+    assert plan.slots_now == plan.slots_planned
+    assert [file.size for file in plan.files] == [6146 * MIB]
 
 
 def test_regions_get_a_file_each_unless_one_is_asked_for() -> None:
@@ -279,3 +286,35 @@ def test_planning_hundreds_of_equal_devices_is_quick_because_they_share_their_an
     assert plan.planned.leaves == (0, 0, 300)
     assert plan.files[0].holes == 0
     assert plan.files[0].optimal
+
+
+def test_a_movable_slot_goes_around_what_is_not_planned_too() -> None:
+    dimm = Slot(0xFF10_0000, 14 * MIB, region="dimm", offset=0)
+    firmware = Slot(0xFFFC_0000, 256 << 10, region="bios", flags=KVM_MEM_READONLY)
+    display = Slot(0x1_0000_0000, 16 * MIB, region="vga.vram", flags=KVM_MEM_LOG_DIRTY_PAGES)
+    host = Host(files=FileLimits(2 * MIB, Congruent()))
+    plan = make_plan(Layout("t", "t", (dimm, firmware, display)), host, movable=("dimm",))
+    assert [slot.gpa for slot in plan.planned.layout.slots] == [0x1_0100_0000]
+
+
+def test_slots_of_one_region_that_move_stay_apart() -> None:
+    pieces = [Slot((8 * at + 1) * MIB, 4 * MIB, region="dimm", offset=4 * at * MIB) for at in range(3)]
+    host = Host(files=FileLimits(2 * MIB, Congruent()))
+    plan = make_plan(Layout("t", "t", tuple(pieces)), host, movable=("dimm",))
+    assert [slot.gpa for slot in plan.slots_planned] == [2 * MIB, 10 * MIB, 18 * MIB]
+
+
+@given(st.lists(slots, min_size=1, max_size=4), small_hosts, st.lists(st.integers(0, 80), min_size=4, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_a_plan_maps_every_slot_as_its_own_best_offset_would(many: list[Slot], host: Host, starts: list[int]) -> None:
+    placed, at = [], 0
+    for one, gap in zip(many, starts, strict=False):
+        at += gap * PAGE
+        placed.append(Slot(at, one.size, region=f"r{at}", offset=0))
+        at += one.size
+    plan = make_plan(Layout("t", "t", tuple(placed)), host, one_file=True)
+    for index, item in enumerate(plan.planned.slots):
+        choice = best_choice(item.slot, host)
+        assert (choice is None) == (index in plan.refused)
+        if choice is not None:
+            assert (item.mapped[0], sum(item.leaves)) == (item.slot.size, choice.cost)

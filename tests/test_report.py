@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from recordings import Json, begin, failed, gmem, line, touches, vcpu, vm, went, write
 
 from guestmem.model.process import Process
+from guestmem.transcript.places import place_named
+from guestmem.transcript.play import Place
 from guestmem.transcript.reader import RecordingError
 from guestmem.transcript.report import FileReport, run_recording
-from guestmem.transcript.world import process_for, profile_for
 
 MMIO = [
     {"exit": "mmio", "gpa": 0, "len": 8, "is_write": 0},
@@ -20,11 +22,12 @@ MMIO = [
 
 def run(path: Path, *lines: Json, profile: str | None = None) -> FileReport:
     """Run a recording of these lines."""
-    return run_recording(
-        write(path / "r.jsonl", *lines),
-        lambda first: profile_for(first, profile).name,
-        lambda first: process_for(first, profile_for(first, profile)),
-    )
+    return run_recording(write(path / "r.jsonl", *lines), place_named("model", profile))
+
+
+def modelled(open_backend: Callable[[object], Process] = lambda first: Process()) -> Place:
+    """A place of one's own."""
+    return Place("model", open_backend, lambda first: "v7.2", lambda first: "v7.2")
 
 
 def test_agreement_is_counted_by_operation_and_each_touch_is_one(tmp_path: Path) -> None:
@@ -62,7 +65,7 @@ def test_a_difference_tells_where_what_and_which_check_decided(tmp_path: Path) -
     )
     assert difference.arguments == {"vm": "vm0", "size": 0x1001, "flags": 0, "out": "gm0"}
     assert difference.recorded == {"result": "gm0", "errno": None}
-    assert difference.model == {"result": None, "errno": "EINVAL"}
+    assert difference.got == {"result": None, "errno": "EINVAL"}
     assert difference.check == "size-aligned"
     assert "0x1001" in difference.reason
 
@@ -125,7 +128,7 @@ def test_a_mapping_that_failed_here_costs_its_own_operations_and_not_the_rest(tm
     report = run(tmp_path, *lines, profile="v6.12")
 
     assert [difference.op for difference in report.differences] == ["create_guest_memfd", "mmap", "host_write", "fsync"]
-    assert "not_issued" in report.differences[2].model
+    assert "not_issued" in report.differences[2].got
     assert report.outcomes["host_write", "not issued"] == 1
     assert report.operations == 5
 
@@ -161,7 +164,7 @@ def test_every_backend_is_shut_down_also_when_a_line_cannot_be_run(tmp_path: Pat
         return opened[-1]
 
     with pytest.raises(RecordingError):
-        run_recording(path, lambda first: "v7.2", open_backend)
+        run_recording(path, modelled(open_backend))
 
     assert len(opened) == 2
     assert [process.pools.used() for process in opened] == [{}, {}]
@@ -173,11 +176,11 @@ def test_progress_is_told_once_a_sequence(tmp_path: Path) -> None:
     told: list[None] = []
     path = write(tmp_path / "r.jsonl", begin(), begin(seq="t"), begin(seq="u"))
 
-    run_recording(path, lambda first: "v7.2", lambda first: Process(), lambda: told.append(None))
+    run_recording(path, modelled(), lambda: told.append(None))
 
     assert len(told) == 3
 
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        run_recording(tmp_path / "missing", lambda first: "v7.2", lambda first: Process())
+        run_recording(tmp_path / "missing", modelled())

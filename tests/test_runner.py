@@ -11,6 +11,7 @@ import pytest
 from helpers import P
 from recordings import gmem, line, touches, vcpu, vm
 
+from guestmem.errors import NotVisible
 from guestmem.model.process import Process
 from guestmem.model.profiles import V7_2
 from guestmem.transcript import vocabulary as v
@@ -294,3 +295,51 @@ def test_guestmems_own_operations_reach_the_host(runner: Runner) -> None:
     assert ended(run(runner, line("poison", fd="gm0", offset=0))) == 0
     assert ended(run(runner, line("poison", fd="gm0", offset=0x4000))) == "EINVAL"
     assert ended(run(runner, line("set_huge_page_size", fd="gm0", page_size=P))) == "EINVAL"
+
+
+# -- what is mapped ----------------------------------------------------------------------------------------------------
+
+
+def boot_slot(i: int) -> Json:
+    where: Json = {"vm": "vm0", "slot": 1000, "gpa": 0xD0000000, "size": 0x10000, "userspace_addr": {"buf": "boot:vm0"}}
+    return line("set_user_memory_region", i, flags=0, **where)
+
+
+def slot(size: int) -> Json:
+    where: Json = {"vm": "vm0", "slot": 0, "gpa": 0, "userspace_addr": {"buf": "A"}}
+    return line("set_user_memory_region", flags=0, size=size, **where)
+
+
+def test_what_is_mapped_is_told_by_page_size_right_after_a_guest_ran(runner: Runner) -> None:
+    run(runner, vm(), boot_slot(0), vcpu(), slot(4 * P))
+
+    assert run(runner, touches(0, 0), line("mapped_pages", vm="vm0")).observed == {"pages": {"4096": 1}}
+    assert run(runner, touches(0, 0, P), line("mapped_pages", vm="vm0")).observed == {"pages": {"4096": 2}}
+
+
+@pytest.mark.parametrize("between", [line("mapped_pages", vm="vm0"), slot(0), line("fsync", fd=-1)])
+def test_anything_in_between_makes_it_unknown(runner: Runner, between: Json) -> None:
+    run(runner, vm(), boot_slot(0), vcpu(), slot(4 * P), touches(0, 0))
+
+    with pytest.raises(NotVisible, match="right after"):
+        run(runner, between, line("mapped_pages", vm="vm0"))
+
+
+def test_the_run_of_another_vm_tells_nothing_of_this_one(runner: Runner) -> None:
+    run(runner, vm(), boot_slot(0), vcpu(), vm(out="vm1"), touches(0, 0))
+
+    with pytest.raises(NotVisible, match="right after"):
+        run(runner, line("mapped_pages", vm="vm1"))
+
+
+@pytest.mark.parametrize(("number", "errno"), [(-1, "EBADF"), (0, "ENOTTY"), ("kvm", "EINVAL")])
+def test_what_is_no_vm_has_nothing_mapped(runner: Runner, number: int | str, errno: str) -> None:
+    assert ended(run(runner, line("mapped_pages", vm=number))) == errno
+
+
+def test_the_backends_own_guest_code_is_not_counted(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(runner, vm(), boot_slot(0), vcpu(), slot(4 * P), touches(0, 0))
+    monkeypatch.setattr(Process, "boot_pages", 6)
+    monkeypatch.setattr(Process, "mapped_pages", lambda self, fd: {P: 6, 2 << 20: 1})
+
+    assert run(runner, line("mapped_pages", vm="vm0")).observed == {"pages": {str(2 << 20): 1}}

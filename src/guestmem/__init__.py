@@ -41,7 +41,7 @@ __all__ = (
 
 
 def open(
-    backend: Literal["model", "kvm"] = "model",
+    backend: Literal["model", "kvm", "lab"] = "model",
     *,
     profile: str | None = None,
     machine: Machine | None = None,
@@ -51,19 +51,24 @@ def open(
 
     "model": profile ("v6.12", "v6.18", "v7.2", "next"; else v7.2), machine and rule (an alignment rule or its name,
     for profile next) say which kernel and host it is. "kvm": this machine's kernel, BackendUnavailable where it has
-    none; it is what it is, so it takes none of the three. ValueError for a name that does not exist.
+    none. "lab": a kernel booted for this, ended with it; BackendUnavailable if it is not built (``guestmem.lab``). A
+    real kernel is what it is, so it takes none of the three. ValueError for a name that does not exist.
     """
     # Imported here so that `guestmem --help` does not pay for a backend.
     from guestmem.objects import Kvm
 
+    if backend in ("kvm", "lab") and (profile is not None or machine is not None or rule is not None):
+        raise ValueError("profile, machine and rule are the model's; a real kernel cannot be told what it is")
     if backend == "kvm":
-        if profile is not None or machine is not None or rule is not None:
-            raise ValueError("profile, machine and rule are the model's; a real kernel cannot be told what it is")
         from guestmem.kvm import KvmBackend
 
         return Kvm(KvmBackend())
+    if backend == "lab":
+        from guestmem.lab import open_backend
+
+        return Kvm(open_backend())
     if backend != "model":
-        raise ValueError(f"no backend {backend!r}; there are model and kvm")
+        raise ValueError(f"no backend {backend!r}; there are model, kvm and lab")
     from guestmem.model.process import Process
     from guestmem.model.profiles import profile_named
     from guestmem.rules import DEFAULT, rule_named

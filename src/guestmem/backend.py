@@ -16,7 +16,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from guestmem.errors import KvmError
 
-__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFault", "Touch")
+__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFault", "Statistics", "Touch")
 
 AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
 
@@ -99,6 +99,25 @@ class Host(Protocol):
 
     def set_huge_page_size(self, fd: int, page_size: int) -> None:
         """Change the page size (bytes) that a shmem-backed file takes from now on; EBADF, EINVAL."""
+
+
+@runtime_checkable
+class Statistics(Protocol):
+    """What KVM counts for a VM, where a backend can tell.
+
+    boot_pages is how many base pages the backend's own guest code takes right after a touch; they are in the count.
+    A slot that goes may have taken them along, so the count without them is known only then, and only while the guest
+    has touched fewer than 512 different 2 MiB frames.
+    """
+
+    boot_pages: int
+
+    def mapped_pages(self, fd: int) -> dict[int, int]:
+        """Leaves of a VM's second-level tables by page size (bytes), sizes without any left out; EBADF, ENOTTY, EINVAL.
+
+        KVM's statistics pages_4k, pages_2m, pages_1g (KVM_GET_STATS_FD). NotVisible with shadow paging, where leaves
+        follow the guest's own page tables.
+        """
 
 
 class Backend(Protocol):

@@ -11,35 +11,107 @@ from dataclasses import dataclass
 
 from guestmem.model.capabilities import CAPABILITIES
 from guestmem.transcript import vocabulary as v
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS, MAP_PRIVATE
+from guestmem.units import MIB
 
-__all__ = ("DIVERGENCES", "Divergence", "divergence_of")
+__all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
 
-Recognise = Callable[[v.Operation, Sequence[v.RecordedExit] | None], bool]
+Exits = Sequence[v.RecordedExit] | None
+
+
+MADV_WILLNEED, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_COLLAPSE = 3, 12, 13, 25
+_RECORDED_WITH_SHADOW_PAGING = ("618", "v6.18")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a difference comes after: the sequence's begin line and its first ``index`` operations (None: all)."""
+
+    begin: v.Begin
+    sequence: Sequence[v.Operation]
+    index: int | None = None
+
+    @property
+    def operations(self) -> Sequence[v.Operation]:
+        """The operations so far, cut out only when somebody asks: sequences are long, and differences rare."""
+        return self.sequence[: self.index]
+
+
+Recognise = Callable[[v.Operation, Exits, History | None], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """One listed difference. ``recognise`` is None where it cannot be seen in a recording."""
+    """One listed difference. ``recognise`` is None where it cannot be seen in a recording.
+
+    It is asked with the operation, the exits recorded for a guest touch, and what came before. ``lasting``: what
+    follows in the sequence may differ because of it.
+    """
 
     name: str
     subject: str
     reason: str
     recognise: Recognise | None = None
+    lasting: bool = True
 
 
-def _stale_mmio(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
+def _stale_mmio(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     return any(exit.anomaly == "stale_mmio" for exit in exits or ())
 
 
-def _livelock(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
+def _livelock(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     return isinstance(operation, v.PreFault) and operation.livelock
 
 
-def _guard_region(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
+def _guard_region(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     return isinstance(operation, v.Madvise) and operation.advice in (102, 103)
 
 
-def _foreign_capability(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> bool:
+def _collapse(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+    """The mapping is anonymous, and may hold an aligned 2 MiB."""
+    return _advised(operation, MADV_COLLAPSE, MAP_ANONYMOUS, 2 * MIB, before)
+
+
+def _unconfigured(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+    """Merging of any memory; reading ahead of private anonymous memory, which has no file."""
+    if isinstance(operation, v.Madvise) and operation.advice in (MADV_MERGEABLE, MADV_UNMERGEABLE):
+        return True
+    return _advised(operation, MADV_WILLNEED, MAP_ANONYMOUS | MAP_PRIVATE, 0, before)
+
+
+def _advised(operation: v.Operation, advice: int, flags: int, least: int, before: History | None) -> bool:
+    """Whether it is that advice on a mapping made with all of the flags, of at least so many bytes."""
+    if before is None or not isinstance(operation, v.Madvise) or operation.advice != advice:
+        return False
+    made = [each for each in before.operations if isinstance(each, v.Mmap) and each.out == operation.map]
+    return any(each.flags & flags == flags and each.length >= least for each in made)
+
+
+def _shadow_paging(begin: v.Begin) -> bool:
+    """As the begin line says, else as on the machine that recorded 6.18."""
+    if begin.two_dimensional_paging is None:
+        return begin.profile in _RECORDED_WITH_SHADOW_PAGING
+    return not begin.two_dimensional_paging
+
+
+def _shadow_prefetch(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+    """Some guest_memfd slot has a userspace_addr that is host-writable and not the very bytes it is bound to."""
+    if before is None or not _shadow_paging(before.begin) or not isinstance(operation, v.RunTouch | v.HostRead):
+        return False
+    mapped = {each.out: each for each in before.operations if isinstance(each, v.Mmap)}
+    for slot in before.operations:
+        if isinstance(slot, v.SetUserMemoryRegion2) and slot.flags & KVM_MEM_GUEST_MEMFD and slot.size:
+            where = slot.userspace_addr
+            if where.buf in ("A", "B", "C"):
+                return True
+            under = mapped.get(where.map)
+            same = under and under.fd == slot.guest_memfd and under.offset + where.off == slot.guest_memfd_offset
+            if under and not same:
+                return True
+    return False
+
+
+def _foreign_capability(operation: v.Operation, exits: Exits, before: History | None) -> bool:
     return isinstance(operation, v.CheckExtension) and operation.cap not in CAPABILITIES
 
 
@@ -59,16 +131,39 @@ DIVERGENCES: tuple[Divergence, ...] = (
         _livelock,
     ),
     Divergence(
+        "shadow-prefetch",
+        "with shadow paging, a slot of a guest_memfd with MMAP whose userspace_addr is other, writable memory",
+        "a fault there fills the leaves around it through userspace_addr, also where they belong to the file "
+        "(docs/findings.md); which ones depends on the host's page tables, which the model does not have",
+        _shadow_prefetch,
+    ),
+    Divergence(
         "other-capabilities",
         "KVM_CHECK_EXTENSION of capabilities that have nothing to do with guest memory",
         "the model answers 0 for every number outside its table",
         _foreign_capability,
+        lasting=False,
     ),
     Divergence(
         "guard-regions",
         "MADV_GUARD_INSTALL and MADV_GUARD_REMOVE",
         "guard markers in host page tables have nothing to do with guest memory; the model does not know the advice",
         _guard_region,
+    ),
+    Divergence(
+        "collapse",
+        "MADV_COLLAPSE of anonymous memory that holds an aligned 2 MiB",
+        "khugepaged's work: whether it can depends on the pages and their anon_vma, which the model does not have; it "
+        "answers EINVAL, as for all other memory",
+        _collapse,
+    ),
+    Divergence(
+        "unconfigured-advice",
+        "MADV_MERGEABLE and MADV_UNMERGEABLE; MADV_WILLNEED of private anonymous memory",
+        "a kernel built without CONFIG_KSM does not know the former (EINVAL), one without CONFIG_SWAP answers EBADF to "
+        "the latter; the lab's is built without both, the model is one with both",
+        _unconfigured,
+        lasting=False,
     ),
     Divergence(
         "other-files",
@@ -106,9 +201,9 @@ DIVERGENCES: tuple[Divergence, ...] = (
 )
 
 
-def divergence_of(operation: v.Operation, exits: Sequence[v.RecordedExit] | None) -> Divergence | None:
-    """The listed divergence that an observed difference falls under, if any."""
+def divergence_of(operation: v.Operation, exits: Exits, before: History | None = None) -> Divergence | None:
+    """The listed divergence that an observed difference falls under, if any; before: what ran before it."""
     for divergence in DIVERGENCES:
-        if divergence.recognise is not None and divergence.recognise(operation, exits):
+        if divergence.recognise is not None and divergence.recognise(operation, exits, before):
             return divergence
     return None

@@ -3,14 +3,24 @@
 ``KvmError``: the kernel (or the model of it) refused a system call; it is an OSError with the kernel's errno and, from
 the model, the named check that refused. ``HostSignal``: a host access to memory ended in a signal. ``NotVisible``: this
 backend cannot show what was asked. ``BackendUnavailable``: this machine cannot run that backend. Misuse of the Python
-API is TypeError or ValueError; a broken invariant is an AssertionError that says it is our bug.
+API is TypeError or ValueError; a broken invariant is an AssertionError that says it is our bug. ``UnexpectedExit``: a
+guest ended in a way that no access to memory can cause.
 """
 
 from __future__ import annotations
 
 import errno as _errno
 
-__all__ = ("EHWPOISON", "BackendUnavailable", "HostSignal", "KvmError", "NotVisible", "errno_name", "errno_number")
+__all__ = (
+    "EHWPOISON",
+    "BackendUnavailable",
+    "HostSignal",
+    "KvmError",
+    "NotVisible",
+    "UnexpectedExit",
+    "errno_name",
+    "errno_number",
+)
 
 EHWPOISON = 133  # Python 3.11's errno module does not name it
 
@@ -76,3 +86,7 @@ class NotVisible(Exception):
 
 class BackendUnavailable(Exception):
     """This machine cannot run the backend; the message says what is missing and what to do."""
+
+
+class UnexpectedExit(RuntimeError):
+    """KVM_RUN ended in a way that no guest access can cause: the boot memory is not what it has to be."""

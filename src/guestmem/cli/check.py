@@ -40,7 +40,7 @@ def check(
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout ('guestmem schema check')."),
     as_sarif: bool = typer.Option(False, "--sarif", help="A SARIF 2.1.0 log on stdout."),
     html: Path = typer.Option(None, "--html", metavar="FILE", help="Write one self-contained HTML page."),
-    show_all: bool = typer.Option(False, "--all", help=f"Every slot in the table, not the first {_ROWS}."),
+    show_all: bool = typer.Option(False, "--all", help=f"Every slot and finding, not the first {_ROWS}."),
     profile: str = typer.Option("v7.2", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2 or next."),
     page_size: str = typer.Option(None, "--page-size", metavar="SIZE", help="Of guest_memfds, with --profile next."),
     rule: str = typer.Option(None, "--rule", metavar="NAME", help="The alignment rule, with --profile next."),
@@ -67,6 +67,10 @@ def check(
     overrides = layouts.overrides_of(hva, hva_align, backing, attributes)
     found, fleets = layouts.load_sources(sources, format, firecracker, overrides)
     checked = [judge(layout, host) for layout in found]
+    if fleets and (as_sarif or html is not None):
+        raise ValueError(
+            f"{fleets[0].source}: a fleet has no page and no SARIF log: use --json, or check its VMs singly"
+        )
     sums = _judge_fleets(fleets, host)
     if html is not None:
         _write_html(html, checked, profile)
@@ -106,8 +110,9 @@ def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, row
 
 def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
     from guestmem.report.as_html import to_html
+    from guestmem.report.write import write_text
 
-    path.write_text(to_html(checked, profile), encoding="utf-8")
+    write_text(path, to_html(checked, profile))
     typer.echo(f"wrote {path}", err=True)
 
 

@@ -11,27 +11,7 @@ import typer
 if TYPE_CHECKING:
     from guestmem.races import Races
 
-__all__ = ("EXAMPLES", "races", "show_races")
-
-EXAMPLES = """
-Examples:
-
-    guestmem prove races
-
-    guestmem prove races --mutation recheck
-
-Exit status: 0 if the protocol holds in every interleaving and every rule that was taken away is missed, else 1
-(unknown within the limit included); 2 for bad usage.
-"""
-
-
-def races(
-    mutation: str = typer.Option(None, "--mutation", metavar="NAME", help="Take one rule away and show what fails."),
-    actors: int = typer.Option(None, "--actors", min=2, max=3, metavar="N", help="Only pairs (2) or triples (3)."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
-) -> None:
-    """Explore all interleavings of faults, punch holes, attribute changes, slot changes, close and poison."""
-    raise typer.Exit(show_races(mutation, actors, as_json=as_json))
+__all__ = ("show_races",)
 
 
 def show_races(mutation: str | None, actors: int | None, *, as_json: bool) -> int:

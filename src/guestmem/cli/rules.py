@@ -54,7 +54,7 @@ def rules(
 
         typer.echo(to_json(verdicts))
     elif as_markdown:
-        from guestmem.report.rules_text import to_markdown
+        from guestmem.report.rules_markdown import to_markdown
 
         typer.echo(to_markdown(verdicts, f"guestmem rules --markdown {' '.join(sources)}"), nl=False)
     else:

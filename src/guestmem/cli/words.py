@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-__all__ = ("plain", "words")
+if TYPE_CHECKING:
+    from guestmem.transcript.difference import Group
+
+__all__ = ("as_json", "group_values", "plain", "trace", "words")
 
 
 def words(value: Any) -> str:
@@ -30,3 +34,47 @@ def plain(text: str) -> str:
     ('vm0', "'a\\\\x1b[2J'")
     """
     return text if text.isprintable() else repr(text)
+
+
+def trace(group: Group, a: str, b: str) -> Iterator[str]:
+    """A group of differences as lines: the cause, a recording one can paste, and both outcomes."""
+    from guestmem.transcript.record import lines_of
+
+    cause, smallest = group.cause, group.smallest
+    check = f" [{cause.check}]" if cause.check else ""
+    listed = f", known as {cause.divergence}" if cause.divergence else ""
+    often = f"{group.count} sequence{'s' if group.count > 1 else ''}"
+    yield f"{cause.op}: {a} {cause.a}, {b} {cause.b}{check}{listed}; {often}, smallest {plain(smallest.begin.seq)}"
+    for line in lines_of(smallest.begin, smallest.operations):
+        yield f"    {line}"
+    touch = "" if smallest.touch is None else f" of touch {smallest.touch}"
+    width = max(len(a), len(b))
+    yield f"  {a:<{width}}{touch}  {words(smallest.a)}"
+    yield f"  {b:<{width}}{touch}  {words(smallest.b)}"
+    if smallest.reason:
+        yield f"  decided  {plain(smallest.reason)}"
+
+
+def group_values(group: Group) -> dict[str, object]:
+    """A group of differences as plain values, for JSON."""
+    import msgspec
+
+    from guestmem.transcript.record import lines_of
+
+    smallest = group.smallest
+    return {
+        "cause": group.cause,
+        "sequences": group.count,
+        "recording": [msgspec.Raw(line.encode()) for line in lines_of(smallest.begin, smallest.operations)],
+        "touch": smallest.touch,
+        "a": smallest.a,
+        "b": smallest.b,
+        "reason": smallest.reason,
+    }
+
+
+def as_json(value: object) -> str:
+    """Indented JSON."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

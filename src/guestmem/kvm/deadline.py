@@ -1,8 +1,11 @@
-"""A bound on how long KVM_RUN may take.
+"""Bounds on how long a call to KVM may take.
 
 KVM_RUN ends with EINTR when a signal is pending that the vCPU's signal mask (KVM_SET_SIGNAL_MASK) does not block. The
 thread itself blocks that signal all the time, so no handler ever runs: the timer makes it pending, KVM_RUN returns, and
 the signal is taken off the queue again. Works in any thread, and touches no handler of the program.
+
+KVM_PRE_FAULT_MEMORY knows no such mask: it ends when any signal is to be handled, so for its time the signal has a
+handler, which does nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ import threading
 from types import TracebackType
 from typing import Final
 
-from guestmem.kvm import libc
+from guestmem.kvm import libc, sigaction
 
-__all__ = ("Deadline", "signal_mask")
+__all__ = ("Deadline", "Interrupt", "signal_mask")
 
 SIGNAL: Final = signal.SIGRTMAX
 _CLOCK_MONOTONIC = 1
@@ -62,6 +65,28 @@ class Deadline:
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
-    def _set(self, seconds: int) -> None:
-        setting = bytearray(_ITIMERSPEC.pack(0, 0, seconds, 0))
+    def _set(self, seconds: int, again: int = 0) -> None:
+        setting = bytearray(_ITIMERSPEC.pack(again, 0, seconds, 0))
         libc.call("timer_settime", "timer_settime", self._timer, 0, libc.address_of(setting), None)
+
+
+class Interrupt(Deadline):
+    """While entered, a system call of this thread that heeds signals ends with EINTR after that many seconds.
+
+    The signal comes again and again: the first could arrive just before the call.
+    """
+
+    def __enter__(self) -> Interrupt:
+        super().__enter__()
+        self._old = sigaction.space()
+        sigaction.exchange(SIGNAL, sigaction.action(libc.no_effect(), 0), self._old)
+        self._set(self._seconds, again=self._seconds)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
+        sigaction.exchange(SIGNAL, self._old)
+        super().__exit__(kind, error, trace)

@@ -69,7 +69,11 @@ class Files:
         return self.installed(libc.call("open", f"open({path!r}, {oflags:#x})", path.encode(), oflags, 0o600))
 
     def open_aux(self, kind: AuxKind) -> int:
-        """A memfd of size 0, an eventfd of count 0, an empty pipe's read end (no writer), or /dev/null."""
+        """A memfd of size 0, an eventfd of count 0, the read end of an empty pipe, or /dev/null; none of them waits."""
+        if kind == "pipe":
+            read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self.installed(write_end)  # open until the end, so that a read finds the pipe empty and not at its end
+            return self.installed(read_end)
         return self.installed(_AUX[kind]())
 
     def fstat(self, fd: int) -> FileStat | None:
@@ -113,17 +117,10 @@ class Files:
         libc.call("fsync", f"fsync({fd=})", fd)
 
 
-def _pipe() -> int:
-    read_end, write_end = os.pipe()
-    os.close(write_end)  # so that a read finds the end of the file and does not wait
-    return read_end
-
-
 _AUX: Final[Mapping[AuxKind, Callable[[], int]]] = MappingProxyType(
     {
         "memfd": lambda: os.memfd_create("guestmem", os.MFD_CLOEXEC),
-        "eventfd": lambda: os.eventfd(0),
-        "pipe": _pipe,
+        "eventfd": lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
         "devnull": lambda: os.open(os.devnull, os.O_RDWR),
     }
 )

@@ -21,12 +21,14 @@ from guestmem.kvm.memory import Memory
 from guestmem.kvm.structs import REGS, SEGMENT, SREGS
 from guestmem.units import align_down
 
-__all__ = ("BOOT_SIZE", "Guest")
+__all__ = ("BOOT_PAGES", "BOOT_SIZE", "Guest")
 
 BOOT_SIZE: Final = 64 * 1024
 _PAGE, _M2, _G1 = 4096, 1 << 21, 1 << 30
 _ROOT, _UPPER, _LOW_DIRECTORY, _LOW_TABLE, _CODE, _WINDOWS = range(6)  # page numbers in the boot memory
 _ENTRIES = 512
+# Base pages of the boot memory that every touch needs: four levels of tables, the code, the first directory of windows.
+BOOT_PAGES: Final = _WINDOWS + 1
 _MAX_WINDOWS = (BOOT_SIZE // _PAGE - _WINDOWS) * _ENTRIES
 
 _CODE_VA, _DOORBELL_VA = 0x1000, 0x2000

@@ -20,7 +20,7 @@ import threading
 from typing import Final
 
 from guestmem.errors import HostSignal
-from guestmem.kvm import libc
+from guestmem.kvm import libc, sigaction
 from guestmem.uapi import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE
 from guestmem.units import U64
 
@@ -51,7 +51,6 @@ _COPY = bytes.fromhex("4889d1f3a4")  # mov rcx, rdx; rep movsb: rdx bytes from r
 # ucontext_t of x86-64 Linux: uc_mcontext.gregs starts at 40; RAX is its word 13, RIP its word 16.
 _RAX, _RIP = 40 + 8 * 13, 40 + 8 * 16
 _SA_SIGINFO, _SA_RESETHAND, _SA_ONSTACK = 0x4, 0x80000000, 0x08000000
-_SIGACTION = struct.Struct("=Q128sIxxxxQ")  # glibc: handler, mask, flags, restorer
 _SIGNALS: Final = (signal.SIGSEGV, signal.SIGBUS)
 _TURN: Final = threading.Lock()
 
@@ -77,8 +76,7 @@ class HostAccess:
         self._entries: dict[tuple[str, int], int] = {}
         ctypes.memmove(self._page, self._code(), _PAGE)
         libc.call("mprotect", "mprotect of the access page", self._page, _PAGE, PROT_READ | PROT_EXEC)
-        action = _SIGACTION.pack(self._handler, bytes(128), _SA_SIGINFO | _SA_RESETHAND | _SA_ONSTACK, 0)
-        self._action = bytearray(action)
+        self._action = sigaction.action(self._handler, _SA_SIGINFO | _SA_RESETHAND | _SA_ONSTACK)
         self._result = bytearray(8)
 
     def load(self, addr: int, size: int) -> int:
@@ -116,19 +114,14 @@ class HostAccess:
         prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
         entry = prototype(self._entries[name])
         words = [argument % U64 for argument in (*arguments, 0, 0)[:3]]
-        saved = [(number, bytearray(_SIGACTION.size)) for number in _SIGNALS]
+        saved = [(number, sigaction.space()) for number in _SIGNALS]
         with _TURN:
             for number, old in saved:
-                _sigaction(number, self._action, old)
+                sigaction.exchange(number, self._action, old)
             try:
                 ended_by = entry(*words)
             finally:
                 for number, old in saved:
-                    _sigaction(number, old, None)
+                    sigaction.exchange(number, old)
         if ended_by:
             raise HostSignal(signal.Signals(ended_by).name, f"no memory for the access at {arguments[0]:#x}")
-
-
-def _sigaction(number: int, new: bytearray, old: bytearray | None) -> None:
-    address = None if old is None else libc.address_of(old)
-    libc.call("sigaction", f"sigaction of signal {number}", number, libc.address_of(new), address)

@@ -3,7 +3,7 @@
 Python's own wrappers (os, mmap, fcntl) check, retry or convert arguments; here -1, 9999 or an odd whence must reach the
 kernel, and its errno must come back. Numbers are converted to the C types below modulo their width, except descriptors:
 2**32 would become 0, and close() of it would close what the program has there, so what no C int holds is passed as -1.
-Only the calls that ``guestmem.kvm`` makes are declared.
+Only the calls that ``guestmem.kvm`` and the first process of the lab make are declared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from guestmem.errors import KvmError
 
-__all__ = ("address_of", "call", "try_call")
+__all__ = ("address_of", "call", "no_effect", "try_call")
 
 _OFF, _ADDR = c_int64, c_ulong  # addresses travel as numbers: most of them are not valid pointers
 
@@ -51,6 +51,8 @@ _SIGNATURES: Final[Mapping[str, tuple[tuple[Any, ...], Any]]] = MappingProxyType
         "timer_create": ((c_int, c_void_p, c_void_p), c_int),
         "timer_settime": ((c_void_p, c_int, c_void_p, c_void_p), c_int),
         "timer_delete": ((c_void_p,), c_int),
+        "mount": ((c_char_p, c_char_p, c_char_p, c_ulong, c_char_p), c_int),
+        "reboot": ((c_int,), c_int),
     }
 )
 
@@ -63,6 +65,11 @@ def _declared(name: str) -> Any:
 
 _FUNCTIONS: Final = {name: _declared(name) for name in _SIGNATURES}
 _DESCRIPTOR_AT: Final = {name: types.index(_FD) for name, (types, _) in _SIGNATURES.items() if _FD in types}
+
+
+def no_effect() -> int:
+    """The address of a C function that changes nothing, whatever it is called with: a signal handler."""
+    return ctypes.cast(_LIBC.getpid, c_void_p).value or 0
 
 
 def try_call(name: str, *arguments: object) -> tuple[int, int]:

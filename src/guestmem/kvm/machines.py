@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from guestmem.backend import Boot, Exit, Touch
+from guestmem.errors import UnexpectedExit
 from guestmem.kvm import libc
 from guestmem.kvm.files import open_device
 from guestmem.kvm.guest import BOOT_SIZE, Guest
 from guestmem.kvm.memory import Memory
 from guestmem.kvm.structs import CPUID2, CPUID_ENTRY2, IOCTLS, REGION
-from guestmem.kvm.vcpu import UnexpectedExit, Vcpu, ioctl
+from guestmem.kvm.vcpu import Vcpu, ioctl
 from guestmem.uapi import KVM_CAP_PRE_FAULT_MEMORY, PROT_READ, PROT_WRITE
 
 __all__ = ("BOOT_GPA", "BOOT_SLOT", "Machines")

@@ -13,13 +13,17 @@ from types import TracebackType
 
 from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFault, Touch
 from guestmem.errors import BackendUnavailable, KvmError
-from guestmem.kvm import structs
+from guestmem.kvm import statistics, structs
+from guestmem.kvm.deadline import Interrupt
 from guestmem.kvm.files import Files, open_device
+from guestmem.kvm.guest import BOOT_PAGES
 from guestmem.kvm.machines import Machines
 from guestmem.kvm.memory import Memory
 from guestmem.kvm.vcpu import ioctl
 
 __all__ = ("KvmBackend",)
+
+_PRE_FAULT_SECONDS = 5
 
 
 class KvmBackend:
@@ -29,6 +33,7 @@ class KvmBackend:
     """
 
     name = "kvm"
+    boot_pages = BOOT_PAGES
 
     def __init__(self) -> None:
         if platform.system() != "Linux" or platform.machine() != "x86_64":
@@ -180,15 +185,20 @@ class KvmBackend:
         ioctl(fd, "KVM_SET_MEMORY_ATTRIBUTES", block, values)
 
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
-        """KVM_PRE_FAULT_MEMORY, once: neither EINTR nor EAGAIN is tried again."""
+        """KVM_PRE_FAULT_MEMORY, once: neither EINTR nor EAGAIN is tried again. EINTR also when it takes too long."""
         block = structs.PRE_FAULT_MEMORY.pack(gpa=gpa, size=size, flags=flags)
         refused: KvmError | None = None
         try:
-            ioctl(fd, "KVM_PRE_FAULT_MEMORY", block, f"{fd=}, {gpa=:#x}, {size=:#x}, {flags=:#x}")
+            with Interrupt(_PRE_FAULT_SECONDS):
+                ioctl(fd, "KVM_PRE_FAULT_MEMORY", block, f"{fd=}, {gpa=:#x}, {size=:#x}, {flags=:#x}")
         except KvmError as error:
             refused = error
         gpa_out, size_out = (structs.PRE_FAULT_MEMORY.get(block, name) for name in ("gpa", "size"))
         return PreFault(gpa_out, size_out, refused)
+
+    def mapped_pages(self, fd: int) -> dict[int, int]:
+        """Leaves of a VM by page size in bytes (``backend.Statistics``)."""
+        return statistics.mapped_pages(fd)
 
     # -- host memory ------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ __all__ = (
     "REGS",
     "SEGMENT",
     "SREGS",
+    "STATS_DESC",
+    "STATS_HEADER",
     "STRUCTS",
     "Field",
     "Ioctl",
@@ -174,6 +176,20 @@ SREGS: Final = _struct(
 )
 CPUID2: Final = _struct("kvm_cpuid2", 8, ("nent", 0, 4))
 CPUID_ENTRY2: Final = _struct("kvm_cpuid_entry2", 40, ("function", 0, 4), ("eax", 12, 4))
+STATS_HEADER: Final = _struct(
+    "kvm_stats_header",
+    24,
+    ("flags", 0, 4),
+    ("name_size", 4, 4),
+    ("num_desc", 8, 4),
+    ("id_offset", 12, 4),
+    ("desc_offset", 16, 4),
+    ("data_offset", 20, 4),
+)
+# The name, header.name_size bytes with its zeros, follows; sizes are in u64 values, offset is from the data on.
+STATS_DESC: Final = _struct(
+    "kvm_stats_desc", 16, ("flags", 0, 4), ("exponent", 4, 2), ("size", 6, 2), ("offset", 8, 4), ("bucket_size", 12, 4)
+)
 
 STRUCTS: Final = (
     REGION,
@@ -187,6 +203,8 @@ STRUCTS: Final = (
     SREGS,
     CPUID2,
     CPUID_ENTRY2,
+    STATS_HEADER,
+    STATS_DESC,
 )
 
 IOCTLS: Final[Mapping[str, Ioctl]] = MappingProxyType(
@@ -206,6 +224,7 @@ IOCTLS: Final[Mapping[str, Ioctl]] = MappingProxyType(
             Ioctl("KVM_SET_SREGS", 0x84, _WRITE, 312),
             Ioctl("KVM_SET_SIGNAL_MASK", 0x8B, _WRITE, 4),
             Ioctl("KVM_SET_CPUID2", 0x90, _WRITE, 8),
+            Ioctl("KVM_GET_STATS_FD", 0xCE),
             Ioctl("KVM_SET_MEMORY_ATTRIBUTES", 0xD2, _WRITE, 32),
             Ioctl("KVM_CREATE_GUEST_MEMFD", 0xD4, _READ | _WRITE, 64),
             Ioctl("KVM_PRE_FAULT_MEMORY", 0xD5, _READ | _WRITE, 64),

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Sequence
 
 from guestmem.backend import Exit, Touch
-from guestmem.errors import KvmError, errno_name
+from guestmem.errors import KvmError, UnexpectedExit, errno_name
 from guestmem.kvm import libc
 from guestmem.kvm.deadline import Deadline, signal_mask
 from guestmem.kvm.guest import Guest
@@ -19,16 +19,12 @@ from guestmem.kvm.structs import IOCTLS, KVM_RUN, SREGS
 from guestmem.uapi import KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_UNKNOWN, MAP_SHARED, PROT_READ, PROT_WRITE
 from guestmem.units import align_down
 
-__all__ = ("UnexpectedExit", "Vcpu", "ioctl")
+__all__ = ("Vcpu", "ioctl")
 
 _PAGE = 4096
 _MMIO_BYTE = 0x5A  # what loads from nowhere are answered with, as in the recordings
 _KVM_EXIT_SHUTDOWN = 8  # include/uapi/linux/kvm.h
 _SECONDS = 5
-
-
-class UnexpectedExit(RuntimeError):
-    """KVM_RUN ended in a way that no guest access can cause: the boot memory is not what it has to be."""
 
 
 def ioctl(fd: int, name: str, argument: int | bytearray = 0, values: str = "") -> int:

@@ -120,10 +120,9 @@ def cover(layout: Layout, host: Host | None = None) -> Coverage:
     """Decide every byte of the layout at every level of the host."""
     host = host or Host()
     limits = [_limit(layout, slot, host) for slot in layout.slots]
-    absent = dict.fromkeys(refusals(layout, host.geometry.base_page_size), Reason.REFUSED)
-    for index, limit in enumerate(limits):
-        if limit is not None and limit.refusal is not None:
-            absent.setdefault(index, Reason.RULE)
+    by_rule = [index for index, limit in enumerate(limits) if limit is not None and limit.refusal is not None]
+    absent = dict.fromkeys(by_rule, Reason.RULE)
+    absent |= dict.fromkeys(refusals(layout, host.geometry.base_page_size, absent), Reason.REFUSED)
     around = _neighbours(layout.slots, absent)
     covered = []
     for index, (slot, limit, near) in enumerate(zip(layout.slots, limits, around, strict=True)):

@@ -88,9 +88,11 @@ def check_fleet(fleet: Fleet, host: Host) -> FleetSums:
 
 def _scalar_layouts(fleet: Fleet, columns: Columns, simple: Flags) -> Iterator[tuple[int, Layout]]:
     yield from fleet.others.items()
+    ends = np.searchsorted(columns.vm, np.arange(len(fleet.names)), side="right")  # columns are sorted by VM
     for index in np.flatnonzero(~simple).tolist():
         if index not in fleet.others:
-            yield index, _layout_of(fleet, columns.rows(columns.vm == index), index)
+            start = ends[index - 1] if index else 0
+            yield index, _layout_of(fleet, columns.rows(np.arange(start, ends[index])), index)
 
 
 def _layout_of(fleet: Fleet, rows: Columns, index: int) -> Layout:

@@ -34,6 +34,8 @@ _BINARY = "qemu-system-x86_64"
 _START_S = 20.0
 _ANSWER_S = 20.0
 _END_S = 5.0
+_DYING_S = 0.5
+_MAX_SAID = 1 << 16  # bytes of a QEMU's complaints
 _COMMANDS = ("info version", "info mtree -f", "info ramblock", "info memdev")
 _ROW = re.compile(r"^ +([0-9a-f]{16})-[0-9a-f]{16} \(prio -?\d+, (?:nv-)?(?:ram|rom|romd)\)", re.MULTILINE)
 _HVA_COLUMN = re.compile(r"\bHVA\b")
@@ -45,7 +47,8 @@ def read_live(source: str) -> list[Layout]:
     if kind == "qmp":
         return qemu_mtree.read(source, _ask(source, Path(what)))
     with paused_qemu(source, what) as socket:
-        return qemu_mtree.read(source, _ask(source, socket))
+        text = _ask(source, socket)
+    return qemu_mtree.read(source, text)
 
 
 @contextmanager
@@ -63,6 +66,11 @@ def paused_qemu(source: str, arguments: str) -> Iterator[Path]:
         try:
             _wait_for(source, process, socket, errors)
             yield socket
+        except LayoutError:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_DYING_S)  # a QEMU that ends opens its socket first: what it said is the reason
+            _check_alive(source, process, errors)
+            raise
         finally:
             _end(process)
 
@@ -77,9 +85,10 @@ def _command(source: str, arguments: str) -> list[str]:
         binary = words.pop(0)
     if shutil.which(binary) is None:
         raise BackendUnavailable(f"{source}: {binary} is not installed; install QEMU (Debian: qemu-system-x86)")
-    if "-daemonize" in words:
+    options = [f"-{word.lstrip('-')}" if word.startswith("--") else word for word in words]
+    if "-daemonize" in options:
         raise LayoutError(source, "a QEMU that leaves its parent cannot be ended for certain", field="-daemonize")
-    if not any(word == "-accel" or "accel=" in word or word == "-enable-kvm" for word in words):
+    if not any(word == "-accel" or "accel=" in word or word == "-enable-kvm" for word in options):
         words += ["-accel", "kvm", "-accel", "tcg"]  # the first that works here
     guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     return [*guard, binary, *words]
@@ -88,13 +97,19 @@ def _command(source: str, arguments: str) -> list[str]:
 def _wait_for(source: str, process: subprocess.Popen[bytes], socket: Path, errors: Path) -> None:
     deadline = time.monotonic() + _START_S
     while not socket.exists():
-        if process.poll() is not None:
-            said = errors.read_bytes().decode("utf-8", "replace").strip().splitlines()
-            reason = printable(said[0], 300) if said else f"status {process.returncode}"
-            raise LayoutError(source, f"QEMU ended: {reason}")
+        _check_alive(source, process, errors)
         if time.monotonic() > deadline:
             raise LayoutError(source, f"QEMU did not open its QMP socket in {_START_S:.0f} s")
         time.sleep(0.01)
+
+
+def _check_alive(source: str, process: subprocess.Popen[bytes], errors: Path) -> None:
+    """Raise what QEMU said before it ended, if it has."""
+    if process.poll() is not None:
+        said = errors.read_bytes()[:_MAX_SAID].decode("utf-8", "replace").strip().splitlines()
+        fatal = next((line for line in said if "warning:" not in line), f"status {process.returncode}")
+        reason = printable(fatal, 300)
+        raise LayoutError(source, f"QEMU ended: {reason}") from None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -12,6 +12,7 @@ import io
 import re
 import sys
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -36,8 +37,8 @@ _TEXT_MARKS = (
     (rb"^FlatView #\d|^(address-space|memory-region): ", "qemu-mtree"),
     (rb"kvm_set_user_memory (AddrSpace#\d+ )?Slot#", "qemu-trace"),
     (rb"^IOCTL fd=-?\d+ cmd=0x", "gdb-dump"),
-    (rb"\bioctl\((fd=)?(0x)?\d[^\n]* = ", "strace"),
-    (rb"^\s*(\[\[slots\]\]|slots\s*=)", "guestmem-toml"),
+    (rb"\bioctl\((fd=)?(0x)?\d", "strace"),
+    (rb"^[ \t]*(\[\[slots\]\]|slots[ \t]*=)", "guestmem-toml"),
 )
 
 
@@ -80,6 +81,8 @@ def load(source: str) -> bytes:
     """The bytes of a file ("-": standard input), unpacked if gzip, at most MAX_BYTES."""
     try:
         if source == "-":
+            if sys.stdin is None:  # the shell closed it: <&-
+                raise LayoutError(source, "standard input is closed")
             data = sys.stdin.buffer.read(MAX_BYTES + 1)
         else:
             with Path(source).open("rb") as file:
@@ -93,7 +96,7 @@ def load(source: str) -> bytes:
     if len(data) > MAX_BYTES:
         remedy = "keep the lines that matter, as in grep kvm_set_user_memory"
         raise LayoutError(source, f"at most {format_size(MAX_BYTES)} are read", remedy=remedy)
-    return data
+    return data.removeprefix(BOM_UTF8)
 
 
 def read(source: str, data: bytes, format: str | None = None, options: Options | None = None) -> list[Layout]:
@@ -129,10 +132,11 @@ def recognise(source: str, data: bytes) -> str:
         raise LayoutError(source, "the file is empty")
     if data[:4] == b"PAR1":
         return "guestmem-parquet"
-    head = data[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
+    head = data[:_HEAD].lstrip()
     if head[:1] == b"<":
         return "libvirt"
-    found = _recognise_json(data) if head[:1] in (b"{", b"[") else _recognise_text(data)
+    found = _recognise_json(data) if head[:1] in (b"{", b"[") else None
+    found = found or _recognise_text(data)  # "[" starts TOML and strace -f too
     if found is None:
         titles = "; ".join(f"{name} ({known.title})" for name, known in FORMATS.items())
         raise LayoutError(source, f"no known format: {titles}", remedy="name it with --format")

@@ -7,7 +7,7 @@ refused. Left out: limits of the machine (highest GPA, number of slots), see the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 
 from guestmem.layout.value import Layout, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
@@ -21,14 +21,18 @@ _MAX_SLOT_NUMBER = 32763
 _VALID_FLAGS = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY | KVM_MEM_GUEST_MEMFD
 
 
-def refusals(layout: Layout, page_size: int = 4 * KIB) -> dict[int, str]:
-    """Index into layout.slots -> why KVM refuses that slot, errno first."""
+def refusals(layout: Layout, page_size: int = 4 * KIB, by_rule: Container[int] = ()) -> dict[int, str]:
+    """Index into layout.slots -> why KVM refuses that slot, errno first.
+
+    by_rule are slots whose binding an alignment rule refuses: they do not stand, so nothing collides with them.
+    """
     found: dict[int, str] = {}
     for index, slot in enumerate(layout.slots):
         why = _alone(layout, slot, page_size)
         if why is not None:
             found[index] = why
-    for index, why in (*_gpa_overlaps(layout, found), *_file_overlaps(layout, found)):
+    standing = [index for index in range(len(layout.slots)) if index not in found and index not in by_rule]
+    for index, why in (*_gpa_overlaps(layout, standing), *_file_overlaps(layout, standing)):
         found.setdefault(index, why)
     return found
 
@@ -59,22 +63,21 @@ def _alone(layout: Layout, slot: Slot, page_size: int) -> str | None:
     return None
 
 
-def _gpa_overlaps(layout: Layout, refused: dict[int, str]) -> Iterator[tuple[int, str]]:
+def _gpa_overlaps(layout: Layout, standing: Sequence[int]) -> Iterator[tuple[int, str]]:
     last: Slot | None = None
-    for index, slot in enumerate(layout.slots):
-        if index in refused:
-            continue
+    for index in standing:
+        slot = layout.slots[index]
         if last is not None and last.address_space == slot.address_space and slot.gpa < last.end:
             yield index, f"EEXIST: GPA {slot.gpa:#x} lies in the slot at {last.gpa:#x}, which ends at {last.end:#x}"
         else:
             last = slot
 
 
-def _file_overlaps(layout: Layout, refused: dict[int, str]) -> Iterator[tuple[int, str]]:
+def _file_overlaps(layout: Layout, standing: Sequence[int]) -> Iterator[tuple[int, str]]:
     bound = [
         (slot.file, slot.offset or 0, index)
-        for index, slot in enumerate(layout.slots)
-        if slot.file is not None and slot.guest_memfd and index not in refused
+        for index, slot in ((index, layout.slots[index]) for index in standing)
+        if slot.file is not None and slot.guest_memfd
     ]
     last: tuple[str, int] | None = None
     for name, offset, index in sorted(bound):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from guestmem.layout.value import Layout, Slot
 
-__all__ = ("Regions", "name_of", "region_base")
+__all__ = ("Regions", "allocation_of", "name_of", "region_base")
 
 
 class Regions:
@@ -19,10 +19,13 @@ class Regions:
         self.layout = layout
         self._members: dict[str, list[int]] = {}
         self._by_end: dict[tuple[int, int], int] = {}
+        self._allocated: dict[str, list[int]] = {}
+        self._odd: dict[tuple[str, int], Slot | None] = {}
         self._starts = {(slot.address_space, slot.gpa) for slot in layout.slots}
         for index, slot in enumerate(layout.slots):
             self._members.setdefault(name_of(slot), []).append(index)
             self._by_end[slot.address_space, slot.end] = index
+            self._allocated.setdefault(allocation_of(layout, slot), []).append(index)
         for members in self._members.values():
             members.sort(key=lambda index: layout.slots[index].offset or 0)
 
@@ -49,6 +52,43 @@ class Regions:
     def touched_above(self, slot: Slot) -> bool:
         """Whether another slot starts where this one ends."""
         return (slot.address_space, slot.end) in self._starts
+
+    def allocated(self, slot: Slot) -> int:
+        """Bytes of the allocation that the slot is a piece of."""
+        pieces = self._allocated[allocation_of(self.layout, slot)]
+        if len(pieces) == len(self.members(slot)):
+            return self.size(slot)
+        return sum(self.layout.slots[index].size for index in pieces)
+
+    def start(self, slot: Slot) -> int:
+        """The lowest GPA of the allocation."""
+        return self.layout.slots[min(self._allocated[allocation_of(self.layout, slot)])].gpa
+
+    def odd_below(self, slot: Slot, page_size: int) -> Slot | None:
+        """The nearest slot below whose odd size puts the slot's allocation, and all between, at odd GPAs."""
+        walked: list[tuple[str, int]] = []
+        found: Slot | None = None
+        while True:
+            walked.append((allocation_of(self.layout, slot), page_size))
+            if walked[-1] in self._odd:
+                found = self._odd[walked[-1]]
+                break
+            lowest = self.layout.slots[min(self._allocated[walked[-1][0]])]
+            below = self.below(lowest)
+            if lowest.gpa % page_size == 0 or below is None or allocation_of(self.layout, below) == walked[-1][0]:
+                break
+            if self.allocated(below) % page_size:
+                found = below
+                break
+            slot = below
+        self._odd.update(dict.fromkeys(walked, found))
+        return found
+
+
+def allocation_of(layout: Layout, slot: Slot) -> str:
+    """What the VMM gave a size to: the region, or the Cloud Hypervisor zone that the slot is a piece ("ZONE/N") of."""
+    zone, _, piece = slot.region.rpartition("/")
+    return zone if layout.vmm == "cloud-hypervisor" and zone and piece.isdecimal() else name_of(slot)
 
 
 def name_of(slot: Slot) -> str:

@@ -182,7 +182,10 @@ class Layout:
         """A layout of these slots alone, with the files and private ranges that concern them."""
         chosen = tuple(slots)
         private = [run for slot in chosen for run in self.private_in(slot.gpa, slot.end)]
-        return Layout(self.source, self.format, chosen, self.files, tuple(private))
+        files = [
+            file for name in dict.fromkeys(slot.file for slot in chosen) if (file := self._by_name.get(name or ""))
+        ]
+        return Layout(self.source, self.format, chosen, tuple(files), tuple(private))
 
 
 def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:

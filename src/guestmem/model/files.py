@@ -19,6 +19,7 @@ __all__ = (
     "EVENTFD",
     "GUEST_MEMFD",
     "KVM_DEVICE",
+    "LINK",
     "MEMFD",
     "PATH",
     "PIPE",
@@ -88,6 +89,7 @@ DEVNULL = FileKind("devnull", read_errno=0, write_errno=0, positioned_errno=0)
 MEMFD = FileKind("memfd", regular=True, read_errno=0, write_errno=0, positioned_errno=0, fsync_errno=0, mmap=True)
 ANONYMOUS = FileKind("anonymous memory", mmap=True)
 PATH = FileKind("O_PATH descriptor")
+LINK = FileKind("symbolic link", reopen_errno=errno.ELOOP)
 
 
 class OpenFile:

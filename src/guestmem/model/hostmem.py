@@ -16,7 +16,7 @@ from guestmem.errors import HostSignal, KvmError
 from guestmem.model.contents import Contents
 from guestmem.runmap import RunMap
 from guestmem.uapi import PROT_EXEC, PROT_READ, PROT_WRITE
-from guestmem.units import U64, align_down, align_up
+from guestmem.units import GIB, TIB, U64, align_down, align_up
 
 if TYPE_CHECKING:
     from guestmem.model.files import OpenFile
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 __all__ = ("AddressSpace", "Anonymous", "Source", "Vma")
 
 _BOTTOM, _TOP = 0x1_0000, 0x7F00_0000_0000  # where mappings are placed, from the top; the program is outside
+_APART = GIB  # bytes between mappings
 _PROT_SEM = 8  # atomic operations; means nothing on x86
+_PROT_GROWSDOWN, _PROT_GROWSUP = 0x01000000, 0x02000000
+_GROWS = _PROT_GROWSDOWN | _PROT_GROWSUP
 _PROTECTIONS = PROT_READ | PROT_WRITE | PROT_EXEC | _PROT_SEM  # arch_validate_prot
 
 
@@ -43,7 +46,7 @@ class Source(Protocol):
 
 
 class Anonymous:
-    """Private anonymous memory of the process; an offset is the address itself."""
+    """Anonymous memory of the process, private or shared; an offset is the address itself."""
 
     def __init__(self) -> None:
         self.contents = Contents()
@@ -52,8 +55,9 @@ class Anonymous:
         """Anonymous pages are always to be had."""
 
     def discard(self, start: int, end: int) -> bool:
-        """MADV_REMOVE does not work on private memory."""
-        return False
+        """MADV_REMOVE, which gets this far on shared memory only: a file without a name, which has holes."""
+        self.contents.zero(start, end)
+        return True
 
 
 @dataclass(slots=True)
@@ -85,24 +89,35 @@ class AddressSpace:
         self.user_limit = user_limit  # TASK_SIZE
         self.anonymous = Anonymous()
         self.vmas: RunMap[Vma] = RunMap()
+        self._lowest = _TOP  # mappings were placed down to here
         self.on_invalidate: list[Callable[[int, int], None]] = []
 
-    def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0) -> int:
-        """Map private zeroed memory, whole pages, at a multiple of align; the address. EINVAL for size 0."""
+    def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0, *, shared: bool = False) -> int:
+        """Map zeroed memory, whole pages, at a multiple of align; the address. EINVAL for size 0."""
         if size == 0:
             raise KvmError(errno.EINVAL, "no memory at all", check="length-not-zero")
         size = align_up(size, self.page_size)
         addr = self.find_hole(size, max(align, self.page_size))
-        self.vmas.set(addr, addr + size, Vma(self.anonymous, 0, prot, page_order=page_order))
+        self.vmas.set(addr, addr + size, Vma(self.anonymous, 0, prot, shared, page_order=page_order))
         return addr
 
     def find_hole(self, size: int, align: int) -> int:
-        """The highest free range of size bytes at a multiple of align; ENOMEM (get_unmapped_area)."""
-        holes = self.vmas.gaps(_BOTTOM, _TOP)
-        fits = [align_down(end - size, align) for start, end in holes if align_down(end - size, align) >= start]
-        if not fits:
-            raise KvmError(errno.ENOMEM, f"no address range of {size:#x} bytes", check="address-space-has-room")
-        return fits[-1]
+        """A free range of size bytes at a multiple of align: below all that were taken, apart from the one before.
+
+        Where no such room is left, the highest that is free. ENOMEM (get_unmapped_area). A kernel may put mappings side
+        by side and use an address again, and then an access past the end of a mapping, or into what was unmapped, hits
+        another one. The backend of /dev/kvm places mappings as this one does, so that such an access is what it says.
+        """
+        addr = align_down(self._lowest - _APART - size, align)
+        if addr < _BOTTOM or self.vmas.overlaps(addr, addr + size):
+            holes = self.vmas.gaps(_BOTTOM, _TOP)
+            fits = [align_down(end - size, align) for start, end in holes if align_down(end - size, align) >= start]
+            if not fits:
+                raise KvmError(errno.ENOMEM, f"no address range of {size:#x} bytes", check="address-space-has-room")
+            addr = fits[-1]
+        elif size <= TIB:
+            self._lowest = addr
+        return addr
 
     def map_file(self, file: OpenFile, length: int, prot: int, offset: int, *, shared: bool, may_exec: bool) -> int:
         """Map a file that has a source; the mapping holds the file open. The address."""
@@ -133,16 +148,19 @@ class AddressSpace:
 
         Before anything changes: EINVAL unaligned, ENOMEM wrapping, EINVAL for an unknown protection; length 0 succeeds.
         """
-        if addr % self.page_size:
-            raise KvmError(errno.EINVAL, f"mprotect {addr=:#x}", check="range-aligned")
+        grows = prot & _GROWS
+        if addr % self.page_size or grows == _GROWS:
+            raise KvmError(errno.EINVAL, f"mprotect {addr=:#x} {prot=:#x}", check="range-aligned")
         if length == 0:
             return
         end = addr + align_up(length, self.page_size)
         if end >= U64:
             raise KvmError(errno.ENOMEM, f"mprotect {addr=:#x} {length=:#x}", check="range-no-wrap")
-        if prot & ~_PROTECTIONS:
+        if prot & ~_PROTECTIONS & ~_GROWS:
             raise KvmError(errno.EINVAL, f"mprotect {prot=:#x}", check="protection-known")
-        prot &= ~_PROT_SEM
+        if grows and self.vmas.overlaps(addr, end if grows == _PROT_GROWSDOWN else addr + 1):
+            raise KvmError(errno.EINVAL, f"no mapping here grows: {prot=:#x}", check="mapping-grows")
+        prot &= PROT_READ | PROT_WRITE | PROT_EXEC
         done = addr
         for start, stop, vma in list(self.vmas.runs(addr, end)):
             if start != done:
@@ -185,10 +203,11 @@ class AddressSpace:
         vma.source.host_fault(offset, offset + 1)
         return vma.source, offset
 
-    def dont_need(self, start: int, end: int) -> None:
-        """MADV_DONTNEED: private anonymous pages become zero; file pages stay in their file."""
+    def dont_need(self, start: int, end: int, *, shared: bool) -> None:
+        """MADV_DONTNEED: private anonymous pages become zero; file pages stay in their file, shared ones too."""
         self._invalidate(start, end)
-        self.anonymous.contents.zero(start, end)
+        if not shared:
+            self.anonymous.contents.zero(start, end)
 
     def may_free(self, start: int, end: int) -> None:
         """MADV_FREE: the pages may go when memory is short, which it never is here."""

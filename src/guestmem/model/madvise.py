@@ -49,7 +49,7 @@ def madvise(host: AddressSpace, addr: int, length: int, advice: int) -> None:
 
 
 def _apply(host: AddressSpace, vma: Vma, start: int, stop: int, advice: int) -> None:
-    private = isinstance(vma.source, Anonymous)
+    private = isinstance(vma.source, Anonymous) and not vma.shared
     if advice in _ANONYMOUS_ONLY and not private:
         raise KvmError(errno.EINVAL, f"{advice=} is for private anonymous memory", check="advice-fits-mapping")
     if advice == MADV_COLLAPSE:
@@ -57,7 +57,7 @@ def _apply(host: AddressSpace, vma: Vma, start: int, stop: int, advice: int) -> 
     if advice == MADV_REMOVE:
         _remove(host, vma, start, stop)
     elif advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
-        host.dont_need(start, stop)
+        host.dont_need(start, stop, shared=vma.shared)
     elif advice == MADV_FREE:
         host.may_free(start, stop)
     elif advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
@@ -65,12 +65,13 @@ def _apply(host: AddressSpace, vma: Vma, start: int, stop: int, advice: int) -> 
 
 
 def _remove(host: AddressSpace, vma: Vma, start: int, stop: int) -> None:
-    if isinstance(vma.source, Anonymous):
+    if isinstance(vma.source, Anonymous) and not vma.shared:
         raise KvmError(errno.EINVAL, "private anonymous memory has no file", check="advice-fits-mapping")
     if not vma.shared:  # VM_MAYWRITE counts, not the protection of the moment, and every file here is writable
         raise KvmError(errno.EACCES, "a private mapping", check="mapping-shared-writable")
     if not vma.source.discard(start - vma.delta, stop - vma.delta):
         raise KvmError(errno.ENODEV, "the file is no regular one", check="file-has-holes")
+    host.file_changed(vma.source, start - vma.delta, stop - vma.delta)
 
 
 def _populate(vma: Vma, start: int, stop: int, *, write: bool) -> None:

@@ -72,6 +72,7 @@ class Process:
     """One process on a modelled host; the backend "model"."""
 
     name = "model"
+    boot_pages = 0  # no code runs
 
     def __init__(self, profile: Profile = V7_2, machine: Machine | None = None, rule: Rule = DEFAULT) -> None:
         self.profile = profile
@@ -290,6 +291,11 @@ class Process:
             return PreFault(gpa, size, refused)
         return vcpu.pre_fault(PreFaultRequest(vcpu, gpa, size, flags))
 
+    def mapped_pages(self, fd: int) -> dict[int, int]:
+        """Leaves of a VM by page size in bytes (``backend.Statistics``)."""
+        vm = self.vm_of(fd)
+        return {vm.page_size << order: count for order, count in vm.stage2.count().items()}
+
     # -- host memory -------------------------------------------------------------------------------------------------
 
     def anonymous(self, size: int, prot: int, align: int, page_order: int = 0) -> int:
@@ -307,7 +313,7 @@ class Process:
         self.host.find_hole(align_up(length, self.page_size), self.page_size)
         require(vfs.MMAP_ANONYMOUS_CHECKS if anonymous else vfs.MMAP_FILE_CHECKS, request)
         if anonymous:
-            return self.host.map_anonymous(align_up(length, self.page_size), prot, self.page_size)
+            return self.host.map_anonymous(length, prot, self.page_size, shared=request.shared)
         return self.host.map_file(file, length, prot, offset, shared=request.shared, may_exec=not request.noexec)
 
     def munmap(self, addr: int, length: int) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 from guestmem.errors import KvmError
 from guestmem.model.auxiliary import MemFd
 from guestmem.model.checks import Check
-from guestmem.model.files import EVENTFD, PATH, PIPE, OpenFile
+from guestmem.model.files import EVENTFD, LINK, PATH, PIPE, OpenFile
 from guestmem.model.gmem import GuestMemfd
 from guestmem.model.profiles import Profile
 from guestmem.uapi import (
@@ -291,7 +291,8 @@ MMAP_FILE_CHECKS: tuple[Check[MmapRequest], ...] = (
 
 # -- the rest --------------------------------------------------------------------------------------------------------
 
-_O_PATH = 0x200000
+_O_CREAT, _O_EXCL = 0o100, 0o200
+_O_DIRECTORY, _O_NOFOLLOW, _O_PATH = 0o200000, 0o400000, 0o10000000
 
 
 class PathFile(OpenFile):
@@ -303,7 +304,18 @@ class PathFile(OpenFile):
 
 
 def reopened(file: OpenFile, oflags: int) -> OpenFile:
-    """A new open file of the same inode; ENXIO for anonymous inodes, which cannot be opened by name."""
+    """A new open file of the same inode; ENXIO for anonymous inodes, which cannot be opened by name.
+
+    The name is a symbolic link to what is no directory: EEXIST, ENOTDIR and ELOOP come first (do_open, may_open).
+    """
+    if oflags & _O_CREAT and oflags & _O_EXCL and not oflags & _O_PATH:
+        raise KvmError(errno.EEXIST, f"{oflags=:#x}", check="name-is-new")
+    if oflags & _O_DIRECTORY:
+        raise KvmError(errno.ENOTDIR, f"{oflags=:#x}", check="name-is-directory")
+    if oflags & _O_NOFOLLOW:
+        if oflags & _O_PATH:
+            return PathFile(OpenFile(LINK))
+        raise KvmError(errno.ELOOP, f"{oflags=:#x}", check="name-is-no-link")
     if isinstance(file, PathFile):
         file = file.named
     if oflags & _O_PATH:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -30,7 +32,7 @@ def console(*, plain_width: int = 120) -> Console:
 
 
 def print_checked(out: Console, checked: list[Checked], *, rows: int, title: str) -> None:
-    """Print the answer for every layout; at most ``rows`` slots of each (0: all)."""
+    """Print the answer for every layout; at most ``rows`` slots and as many findings of each (0: all)."""
     for one in checked:
         print_stripped(out, _report(one, rows, title, out))
 
@@ -53,7 +55,7 @@ def _report(one: Checked, rows: int, title: str, out: Console) -> RenderableType
         parts.append(Padding(_picture(one.coverage, out), (1, 0, 0, 2)))
     if layout.assumptions:
         parts.append(Padding(_assumptions(one), (1, 0, 0, 2)))
-    parts.append(Padding(_findings(one), (1, 0, 1, 2)))
+    parts.append(Padding(_findings(one, rows), (1, 0, 1, 2)))
     return Group(*parts)
 
 
@@ -87,7 +89,8 @@ def _summary(coverage: Coverage) -> Text:
     """Totals by level, with what is lost and what the same layout could reach."""
     sizes, size = coverage.host.sizes, coverage.size
     best = best_possible(coverage)
-    lines = [f"total {size_text(size)}, at least {leaves_text(sizes, coverage.leaves)} leaves"]
+    leaves = f"at least {leaves_text(sizes, coverage.leaves)} leaves" if any(coverage.leaves) else "nothing mapped"
+    lines = [f"total {size_text(size)}, {leaves}"]
     for level in range(1, len(sizes)):
         mapped = coverage.mapped[level]
         line = f"by {format_size(sizes[level])}: {size_text(mapped)} of {size_text(size)} ({percent(mapped, size)})"
@@ -129,14 +132,19 @@ def _assumptions(one: Checked) -> Text:
     return Text("\n".join(lines), style="dim")
 
 
-def _findings(one: Checked) -> RenderableType:
+def _findings(one: Checked, rows: int) -> RenderableType:
     if not one.findings:
         return Text("no findings", style="green")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in one.findings:
+    shown = one.findings[:rows] if rows else one.findings  # the most severe come first
+    for finding in shown:
         table.add_row(Text(finding.severity, style=_STYLES[finding.severity]), _finding(finding))
+    if len(shown) < len(one.findings):
+        counts = Counter(finding.id for finding in one.findings[rows:])
+        more = ", ".join(f"{count} {id}" for id, count in counts.most_common())
+        table.add_row("", f"{len(one.findings) - rows} more findings: {more} (--all)")
     return table
 
 

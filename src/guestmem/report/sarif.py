@@ -39,7 +39,9 @@ def _result(one: Checked, finding: Finding) -> dict[str, Any]:
     gain = ", ".join(f"{format_size(size)} at {format_size(page)}" for page, size in finding.gain)
     text = f"{finding.message}. Remedy: {finding.remedy}." + (f" Gains {gain}." if gain else "")
     slots = [layout.slots[index] for index in finding.slots]
-    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": _uri(layout.source)}}}
+    # Code review tools show a result at a line only, and a finding is about all of the file.
+    place = {"artifactLocation": {"uri": _uri(layout.source)}, "region": {"startLine": 1}}
+    location: dict[str, Any] = {"physicalLocation": place}
     if slots:
         location["logicalLocations"] = [
             {"name": name_of(slot), "fullyQualifiedName": f"{slot.gpa:#x}-{slot.end:#x}", "kind": "memslot"}

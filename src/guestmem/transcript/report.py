@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from guestmem.backend import Backend
+from guestmem.divergences import History
 from guestmem.transcript import vocabulary as v
 from guestmem.transcript.compare import Verdict, compare
+from guestmem.transcript.difference import ended
+from guestmem.transcript.play import Place
 from guestmem.transcript.reader import RecordingError, Sequence, read_sequences
-from guestmem.transcript.runner import Runner, UnknownHandle
+from guestmem.transcript.record import Write, recorded
 
 __all__ = ("Difference", "FileReport", "arguments_of", "run_recording")
 
-OpenBackend = Callable[[v.Begin], Backend]
-_OBSERVED = frozenset(("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock"))
+_OBSERVED = frozenset(("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock", "pages"))
 _NO_ARGUMENTS = _OBSERVED | {"seq", "i", "op", "touches"}
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One operation whose outcome was not the recorded one, where it stands, and what decided in the model."""
+    """One operation whose outcome was not the recorded one, where it stands, and what decided if a model says."""
 
     file: str
     line: int
@@ -35,14 +37,14 @@ class Difference:
     touch: int | None
     arguments: dict[str, Any]
     recorded: Any
-    model: Any
+    got: Any
     check: str
     reason: str
 
 
 @dataclass(slots=True)
 class FileReport:
-    """The counts of one recording. outcomes counts (operation, how it ended)."""
+    """The counts of one recording. outcomes counts (operation, how it ended), skipped why something was not issued."""
 
     file: str
     profiles: list[str] = field(default_factory=list)
@@ -54,48 +56,51 @@ class FileReport:
     differences: list[Difference] = field(default_factory=list)
     divergences: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def run_recording(
-    path: Path,
-    name_profile: Callable[[v.Begin], str],
-    open_backend: OpenBackend,
-    on_sequence: Callable[[], None] = lambda: None,
+    path: Path, place: Place, on_sequence: Callable[[], None] = lambda: None, write: Write | None = None
 ) -> FileReport:
-    """Run every sequence of a recording on a fresh backend each; RecordingError, OSError."""
+    """Run every sequence of a recording, and write what was observed; RecordingError, OSError, BackendUnavailable."""
     report = FileReport(str(path))
     for sequence in read_sequences(path):
+        report.sequences += 1
         try:
-            profile, backend = name_profile(sequence.begin), open_backend(sequence.begin)
-        except ValueError as error:
+            profile = place.title(sequence.begin)
+            observed = list(_run_sequence(path, sequence, place, report))
+        except RecordingError:
+            raise
+        except ValueError as error:  # a machine that cannot be
             raise RecordingError(str(path), sequence.line, str(error)) from error
         if profile not in report.profiles:
             report.profiles.append(profile)
-        report.sequences += 1
-        try:
-            _run_sequence(path, sequence, backend, report)
-        finally:
-            backend.shutdown()
+        if write is not None:
+            named = {"profile": place.profile(sequence.begin), "kernel": f"{place.name}: {profile}"}
+            write(msgspec.structs.replace(sequence.begin, **named), observed)
         on_sequence()
     return report
 
 
-def _run_sequence(path: Path, sequence: Sequence, backend: Backend, report: FileReport) -> None:
-    runner = Runner(backend)
-    for line, operation in zip(sequence.lines, sequence.operations, strict=True):
-        try:
-            outcome = runner.run(operation)
-        except UnknownHandle as error:
-            raise RecordingError(str(path), line, str(error)) from error
-        for verdict in compare(operation, outcome):
-            _count(report, verdict, path, line)
+def _run_sequence(path: Path, sequence: Sequence, place: Place, report: FileReport) -> Iterator[v.Operation]:
+    with closing(place.run(sequence.begin, sequence.operations)) as outcomes:
+        for index, (line, outcome) in enumerate(zip(sequence.lines, outcomes, strict=True)):
+            operation = sequence.operations[index]
+            if "unknown" in outcome.observed:
+                raise RecordingError(str(path), line, outcome.reason)
+            for verdict in compare(operation, outcome, History(sequence.begin, sequence.operations, index)):
+                _count(report, verdict, path, line)
+            yield recorded(operation, outcome)
 
 
 def _count(report: FileReport, verdict: Verdict, path: Path, line: int) -> None:
     operation = verdict.operation
     op = "touch" if verdict.touch is not None else str(operation.__struct_config__.tag)
     report.operations += 1
-    report.outcomes[op, _ended(verdict.got)] += 1
+    if verdict.skipped:
+        report.skipped[verdict.skipped] += 1
+        return
+    report.outcomes[op, ended(verdict.got)] += 1
     report.compared += verdict.recorded is not None
     if verdict.agreed:
         report.agreed += 1
@@ -126,12 +131,3 @@ def arguments_of(operation: v.Operation, touch: int | None = None) -> dict[str, 
         return {"vcpu": operation.vcpu, **msgspec.to_builtins(operation.touches[touch])}
     values = msgspec.to_builtins(operation)
     return {name: value for name, value in values.items() if name not in _NO_ARGUMENTS and not name.startswith("st_")}
-
-
-def _ended(got: Any) -> str:
-    if isinstance(got, list):
-        first = got[0]
-        return " ".join(str(first[key]) for key in ("exit", "errno") if key in first)
-    if "not_issued" in got:
-        return "not issued"
-    return str(got.get("errno") or got.get("signal") or "ok")

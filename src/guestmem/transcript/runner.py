@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from guestmem.backend import Backend, Boot, Exit, Host, Touch
-from guestmem.errors import HostSignal, KvmError, errno_name
+from guestmem.backend import Backend, Boot, Exit, Host, Statistics, Touch
+from guestmem.errors import HostSignal, KvmError, NotVisible, errno_name
 from guestmem.transcript import vocabulary as v
 from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import MIB
@@ -28,6 +28,7 @@ BUFFERS = {
 _BUFFER_SIZE = 64 * MIB
 _BUFFER_ALIGN = 2 * MIB
 _BOOT_SIZE = 64 * 1024
+_PAGE = 4096
 
 
 class UnknownHandle(ValueError):
@@ -64,24 +65,30 @@ class Runner:
         self.fds: dict[str, int] = {"kvm": backend.open_kvm()}
         self.mappings: dict[str, _Mapping | None] = {}
         self.buffers: dict[str, int] = {}
+        # The VM whose guest ran in this operation, and in the one before.
+        self._ran: v.Handle | None = None
+        self._ran_before: v.Handle | None = None
 
     def run(self, operation: v.Operation) -> Outcome:
         """Run one operation; UnknownHandle if it names what no operation made.
 
         What was done to a mapping where it was recorded cannot be done where the mmap failed: that is an outcome.
         """
+        self._ran_before, self._ran = self._ran, None
         try:
             return _ACTIONS[type(operation)](self, operation)
         except _NotIssued as reason:
             return Outcome(observed={"not_issued": str(reason)}, reason=str(reason))
         except KvmError as refused:
-            outcome = Outcome(None, errno_name(refused.errno or 0), check=refused.check, reason=refused.reason)
-            out = getattr(operation, "out", None)
-            if isinstance(operation, v.Mmap):
-                self.mappings[operation.out] = None
-            elif out is not None:
-                self.fds[out] = -1
-            return outcome
+            self.not_made(operation)
+            return Outcome(None, errno_name(refused.errno or 0), check=refused.check, reason=refused.reason)
+
+    def not_made(self, operation: v.Operation) -> None:
+        """The operation is not run: what it would make stands for descriptor -1, or for a mapping that is not there."""
+        if isinstance(operation, v.Mmap):
+            self.mappings[operation.out] = None
+        elif (out := getattr(operation, "out", None)) is not None:
+            self.fds[out] = -1
 
     # -- what a recording names --------------------------------------------------------------------------------------
 
@@ -132,6 +139,23 @@ class Runner:
         if not isinstance(self.backend, Host):
             raise UnknownHandle(f"backend {self.backend.name!r} cannot do this to its host")
         return self.backend
+
+    def pages(self, vm: v.Handle) -> dict[str, int]:
+        """What is mapped without the backend's own guest code, which is there for sure only right after it ran.
+
+        KvmError; NotVisible.
+        """
+        if not isinstance(self.backend, Statistics):
+            raise NotVisible(f"backend {self.backend.name!r} cannot tell what is mapped")
+        pages = self.backend.mapped_pages(self.fd(vm))
+        if self._ran_before != vm:
+            raise NotVisible("what is mapped is known only right after a guest of the VM ran")
+        pages[_PAGE] = pages.get(_PAGE, 0) - self.backend.boot_pages
+        return {str(size): count for size, count in sorted(pages.items()) if count}
+
+    def ran(self, vm: v.Handle) -> None:
+        """A guest of the VM has just run."""
+        self._ran = vm
 
     def made(self, out: str, fd: int) -> Outcome:
         """Remember a new handle."""
@@ -228,7 +252,9 @@ def _pre_fault(runner: Runner, op: v.PreFault) -> Outcome:
 def _run_touch(runner: Runner, op: v.RunTouch) -> Outcome:
     boot = Boot(op.boot_gpa, runner.buffer(f"boot:{op.vm}"))
     touches = [Touch(touch.gpa, touch.rw, touch.size, touch.value) for touch in op.touches]
-    return Outcome(0, exits=runner.backend.run_touch(runner.fd(op.vcpu), boot, touches))
+    exits = runner.backend.run_touch(runner.fd(op.vcpu), boot, touches)
+    runner.ran(op.vm)
+    return Outcome(0, exits=exits)
 
 
 _ACTIONS: dict[type[v.Operation], Callable[[Runner, Any], Outcome]] = {
@@ -263,6 +289,7 @@ _ACTIONS: dict[type[v.Operation], Callable[[Runner, Any], Outcome]] = {
     v.HostRead: _host_read,
     v.HostWrite: _host_write,
     v.PreFault: _pre_fault,
+    v.MappedPages: lambda r, op: Outcome(0, observed={"pages": r.pages(op.vm)}),
     v.Poison: lambda r, op: _call(r.host().poison, r.fd(op.fd), op.offset),
     v.SetHugePageSize: lambda r, op: _call(r.host().set_huge_page_size, r.fd(op.fd), op.page_size),
     v.RunTouch: _run_touch,

@@ -31,6 +31,7 @@ __all__ = (
     "Line",
     "Lseek",
     "Madvise",
+    "MappedPages",
     "Mmap",
     "Mprotect",
     "Munmap",
@@ -372,6 +373,16 @@ class RunTouch(Operation, tag="run_touch"):
     exits: list[list[RecordedExit]] | None = None
 
 
+class MappedPages(Operation, tag="mapped_pages"):
+    """guestmem's own: what KVM counts as mapped right after a guest ran, without the guest's code and page tables.
+
+    pages: how many leaves, by page size in bytes.
+    """
+
+    vm: Handle
+    pages: dict[Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}$")], int] | None = None
+
+
 class Poison(Operation, tag="poison"):
     """guestmem's own: memory failure hits the page at offset (bytes) of a guest_memfd."""
 
@@ -402,6 +413,7 @@ Line = (
     | HostWrite
     | Lseek
     | Madvise
+    | MappedPages
     | Mmap
     | Mprotect
     | Munmap

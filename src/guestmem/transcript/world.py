@@ -24,13 +24,13 @@ def profile_for(begin: Begin, override: str | None = None) -> Profile:
     return profile_named(recorded.get(begin.profile, begin.profile))
 
 
-def process_for(begin: Begin, profile: Profile) -> Process:
-    """A fresh process on the machine the recording describes, or on the profile's own; ValueError."""
-    return Process(profile, _machine(begin, profile), rule_named(begin.rule) if begin.rule else DEFAULT)
+def process_for(begin: Begin, profile: Profile, machine: Machine | None = None) -> Process:
+    """A fresh process on the machine the recording describes, or on the one given, or the profile's own; ValueError."""
+    described = _machine(begin, machine or profile.machine)
+    return Process(profile, described, rule_named(begin.rule) if begin.rule else DEFAULT)
 
 
-def _machine(begin: Begin, profile: Profile) -> Machine:
-    machine = profile.machine
+def _machine(begin: Begin, machine: Machine) -> Machine:
     if begin.geometry:
         machine = replace(machine, geometry=geometry_named(begin.geometry))
     if begin.vm_types:

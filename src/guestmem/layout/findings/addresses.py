@@ -17,7 +17,7 @@ from guestmem.layout.findings import remedies
 from guestmem.layout.findings.value import Bytes, Finding, gained, lost_to, usable
 from guestmem.layout.readers.placement import ALIGNED_BASE
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import Regions, name_of, region_base
+from guestmem.layout.regions import Regions, allocation_of, name_of, region_base
 from guestmem.layout.value import Backing, Slot
 from guestmem.units import KIB, align_down, align_up, format_size
 
@@ -69,17 +69,18 @@ def _explain(coverage: Coverage, regions: Regions, crooked: list[int], page_size
     slots = [coverage.layout.slots[index] for index in crooked]
     fixed = {index: replace(slot, hva=None, assumed_hva=None) for index, slot in zip(crooked, slots, strict=True)}
     lost, gain = lost_to(coverage, crooked, Reason.HVA), gained(coverage, fixed)
-    odd = _odd_neighbour(regions, slots[0], page_size)
+    odd = regions.odd_below(slots[0], page_size)
     if odd is None:
         message = _misplaced(slots[0], page_size)
-        remedy = remedies.align_hva(coverage.layout, slots[0], page_size)
+        remedy = remedies.align_hva(regions, slots[0], page_size)
         return Finding("hva-not-congruent", "warning", message, remedy, tuple(crooked), lost, gain)
-    size, low = format_size(page_size), regions.lowest(slots[0])
+    size, layout = format_size(page_size), coverage.layout
     message = (
-        f"{name_of(low)} starts at GPA {low.gpa:#x}, no multiple of {size}, because {name_of(odd)} before it has "
-        f"{format_size(regions.size(odd))}: its HVA is aligned, so none of it can be mapped with {size} pages or larger"
+        f"{allocation_of(layout, slots[0])} starts at GPA {regions.start(slots[0]):#x}, no multiple of {size}, because "
+        f"{allocation_of(layout, odd)} before it has {format_size(regions.allocated(odd))}: with an aligned HVA none "
+        f"of it can be mapped with {size} pages or larger"
     )
-    remedy = remedies.resize(coverage.layout, name_of(odd), regions.size(odd), page_size)
+    remedy = remedies.resize(regions, odd, page_size)
     return Finding("odd-start", "warning", message, remedy, tuple(crooked), lost, gain)
 
 
@@ -93,15 +94,6 @@ def _misplaced(slot: Slot, page_size: int) -> str:
         f"{name_of(slot)}: its {where}{below} and its GPA {_delta(slot):#x} differ by "
         f"{(base - _delta(slot)) % page_size:#x} modulo {size}: none of it can be mapped with {size} pages or larger"
     )
-
-
-def _odd_neighbour(regions: Regions, slot: Slot, page_size: int) -> Slot | None:
-    """The slot below the region, if its odd size is what puts the region at an odd GPA."""
-    lowest = regions.lowest(slot)
-    below = regions.below(lowest)
-    if below is None or lowest.gpa % page_size == 0 or name_of(below) == name_of(slot):
-        return None
-    return below if regions.size(below) % page_size else None
 
 
 @dataclass(frozen=True, slots=True)

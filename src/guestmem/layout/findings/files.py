@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import replace
 
 from guestmem.layout.binding import BindingLimit
 from guestmem.layout.coverage import Coverage, cover
-from guestmem.layout.findings.value import Finding, gained, lost_to
+from guestmem.layout.findings.value import Bytes, Finding, gained_by, lost_to
 from guestmem.layout.reasons import Reason
 from guestmem.layout.regions import name_of
-from guestmem.layout.value import Slot
+from guestmem.layout.value import Layout, Slot
 from guestmem.units import align_up, format_size
 
 __all__ = ("find_file_findings",)
@@ -21,7 +22,7 @@ def find_file_findings(coverage: Coverage) -> Iterator[Finding]:
     layout, files = coverage.layout, coverage.host.files
     if not files.page_size:
         return
-    ends = _bound_ends(coverage)
+    room = _Room(layout)
     for index, slot in enumerate(layout.slots):
         file = layout.file_of(slot)
         if file is None or not slot.guest_memfd:
@@ -31,9 +32,9 @@ def find_file_findings(coverage: Coverage) -> Iterator[Finding]:
         if Reason.REFUSED in reasons:
             continue
         if limit.refusal is not None:
-            yield _refused(coverage, index, limit, ends[file.name])
+            yield _refused(coverage, index, limit, room)
         elif reasons & {Reason.OFFSET, Reason.BINDING}:
-            yield _crooked(coverage, index, limit, ends[file.name])
+            yield _crooked(coverage, index, limit, room)
         elif Reason.RULE in reasons:
             message = f"{name_of(slot)}: {limit.rule.name}: {limit.rule.statement}"
             remedy = "'guestmem plan' finds the offsets at which this rule loses least"
@@ -41,29 +42,46 @@ def find_file_findings(coverage: Coverage) -> Iterator[Finding]:
             yield Finding("rule-lowers-level", "warning", message, remedy, (index,), lost)
 
 
-def _bound_ends(coverage: Coverage) -> dict[str, int]:
-    """The end of the last binding of each file."""
-    ends: dict[str, int] = {}
-    for slot in coverage.layout.slots:
-        if slot.file is not None:
-            ends[slot.file] = max(ends.get(slot.file, 0), (slot.offset or 0) + slot.size)
-    return ends
+class _Room:
+    """What is bound in each file, and the offsets that remedies have given away: no two remedies meet."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._starts: dict[str | None, list[int]] = {}
+        self._ends: dict[str | None, list[int]] = {}
+        for slot in layout.slots:
+            self._starts.setdefault(slot.file, []).append(slot.offset or 0)
+            self._ends.setdefault(slot.file, []).append((slot.offset or 0) + slot.size)
+        for values in (*self._starts.values(), *self._ends.values()):
+            values.sort()
+
+    def end(self, slot: Slot) -> int:
+        """The end of the last binding of the slot's file."""
+        return self._ends[slot.file][-1]
+
+    def is_free(self, slot: Slot, at: int) -> bool:
+        """Whether nothing but the slot itself lies where it would lie at another offset."""
+        own = (slot.offset or 0) < at + slot.size and at < (slot.offset or 0) + slot.size
+        before = bisect_left(self._starts[slot.file], at + slot.size)
+        return before - bisect_right(self._ends[slot.file], at) == int(own)
+
+    def take(self, slot: Slot) -> None:
+        """Give the slot's range away; where the slot was before stays taken until it has moved."""
+        insort(self._starts[slot.file], slot.offset or 0)
+        insort(self._ends[slot.file], (slot.offset or 0) + slot.size)
 
 
-def _refused(coverage: Coverage, index: int, limit: BindingLimit, bound_end: int) -> Finding:
+def _refused(coverage: Coverage, index: int, limit: BindingLimit, room: _Room) -> Finding:
     slot = coverage.layout.slots[index]
     message = f"{name_of(slot)}: the rule {limit.rule.name} refuses the binding (EINVAL): {limit.refusal}"
-    better = _better(coverage, limit, bound_end)
+    better, gain = _better(coverage, index, room)
     lost = lost_to(coverage, (index,), Reason.RULE)
-    if better is None:
-        remedy = "no offset is accepted for this GPA and size: see 'guestmem rules'"
-        return Finding("rule-refuses", "error", message, remedy, (index,), lost)
-    return Finding(
-        "rule-refuses", "error", message, _move(slot, better), (index,), lost, gained(coverage, {index: better})
-    )
+    remedy = "no offset is accepted for this GPA and size: see 'guestmem rules'"
+    if better is not None:
+        remedy = _move(coverage.layout, slot, better)
+    return Finding("rule-refuses", "error", message, remedy, (index,), lost, gain)
 
 
-def _crooked(coverage: Coverage, index: int, limit: BindingLimit, bound_end: int) -> Finding:
+def _crooked(coverage: Coverage, index: int, limit: BindingLimit, room: _Room) -> Finding:
     slot = coverage.layout.slots[index]
     size = format_size(limit.page_size)
     message = (
@@ -71,33 +89,44 @@ def _crooked(coverage: Coverage, index: int, limit: BindingLimit, bound_end: int
         f"{(slot.gpa - (slot.offset or 0)) % limit.page_size:#x} modulo {size}: no {size} page can be mapped whole"
     )
     lost = lost_to(coverage, (index,), Reason.OFFSET, Reason.BINDING)
-    better = _better(coverage, limit, bound_end)
-    gain = gained(coverage, {index: better}) if better is not None else ()
+    better, gain = _better(coverage, index, room)
     if better is None or not gain:
         remedy = f"none under the rule {limit.rule.name}: see 'guestmem rules'"
         return Finding("offset-not-congruent", "note", message, remedy, (index,), lost)
-    return Finding("offset-not-congruent", "warning", message, _move(slot, better), (index,), lost, gain)
+    remedy = _move(coverage.layout, slot, better)
+    return Finding("offset-not-congruent", "warning", message, remedy, (index,), lost, gain)
 
 
-def _move(slot: Slot, better: Slot) -> str:
-    return f"move offset {slot.offset or 0:#x} to {better.offset or 0:#x}: holes in the file cost nothing"
+def _move(layout: Layout, slot: Slot, better: Slot) -> str:
+    file, end = layout.file_of(slot), (better.offset or 0) + better.size
+    remedy = f"move offset {slot.offset or 0:#x} to {better.offset or 0:#x}"
+    if file is not None and 0 < file.size < end:
+        remedy += f" and make the file {end:#x} bytes at least, not {file.size:#x}"
+    return f"{remedy}: holes in the file cost nothing"
 
 
-def _better(coverage: Coverage, limit: BindingLimit, bound_end: int) -> Slot | None:
-    """The slot at an offset above its own that the rule accepts, is free, and maps most; the lowest of equals."""
-    slot = limit.slot
-    offset = slot.offset or 0
-    others = [other for other in coverage.layout.slots if other.file == slot.file and other is not slot]
-    candidates = set()
-    for page in coverage.host.sizes:
-        for start in (offset, bound_end):
-            candidates |= {align_up(start, page), start + (slot.gpa - start) % page}
-    free = [
-        replace(slot, offset=at)
-        for at in sorted(candidates)
-        if all(at + slot.size <= (other.offset or 0) or (other.offset or 0) + other.size <= at for other in others)
-    ]
-    layout = replace(coverage.layout, files=tuple(replace(file, size=0) for file in coverage.layout.files))
-    found = [(cover(layout.only((moved,)), coverage.host).mapped[::-1], moved) for moved in free]
-    best = max(found, key=lambda item: item[0], default=None)
-    return best[1] if best is not None and any(best[0]) else None
+def _better(coverage: Coverage, index: int, room: _Room) -> tuple[Slot | None, Bytes]:
+    """The slot at an offset that the rule accepts, is free, and maps most (the lowest of equals), and what it gains.
+
+    The offset lies above the slot's own or above all bindings, and may be past the end of the file.
+    """
+    slot = coverage.layout.slots[index]
+    candidates = {
+        at
+        for page in coverage.host.sizes
+        for start in (slot.offset or 0, room.end(slot))
+        for at in (align_up(start, page), start + (slot.gpa - start) % page)
+    }
+    moved = [replace(slot, offset=at) for at in sorted(candidates) if room.is_free(slot, at)]
+    found = [(cover(_alone(coverage.layout, one), coverage.host).mapped, one) for one in moved]
+    mapped, best = max(found, key=lambda item: item[0][::-1], default=((), None))
+    if best is None or not any(mapped):
+        return None, ()
+    room.take(best)
+    return best, gained_by(coverage, (index,), mapped)
+
+
+def _alone(layout: Layout, slot: Slot) -> Layout:
+    """The slot in a file that is as long as it has to be."""
+    alone = layout.only((slot,))
+    return replace(alone, files=tuple(replace(file, size=0) for file in alone.files))

@@ -10,7 +10,7 @@ from guestmem.layout.findings import remedies
 from guestmem.layout.findings.addresses import on_pages
 from guestmem.layout.findings.value import Finding, gained, lost_to
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import name_of
+from guestmem.layout.regions import Regions, name_of
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import MIB, align_down, align_up, format_size
 
@@ -20,11 +20,11 @@ _DISPLAY = "vga.vram"
 _SMALL = 64 * MIB  # dirty-logged device memory up to this is no loss worth a warning
 
 
-def find_memory_findings(coverage: Coverage) -> Iterator[Finding]:
+def find_memory_findings(coverage: Coverage, regions: Regions) -> Iterator[Finding]:
     """no-guest-memfd, backing-too-small, dirty-logging, order-0 and mixed-attributes."""
     yield from _find_no_file(coverage)
     for page_size in coverage.host.sizes[1:]:
-        yield from _find_small_backing(coverage, page_size)
+        yield from _find_small_backing(coverage, regions, page_size)
     yield from _find_dirty_logging(coverage)
     yield from _find_order_0(coverage)
     yield from _find_mixed(coverage)
@@ -44,7 +44,7 @@ def _find_no_file(coverage: Coverage) -> Iterator[Finding]:
         yield Finding("no-guest-memfd", "error", message, remedy, slots, lost)
 
 
-def _find_small_backing(coverage: Coverage, page_size: int) -> Iterator[Finding]:
+def _find_small_backing(coverage: Coverage, regions: Regions, page_size: int) -> Iterator[Finding]:
     """What memory of larger pages at an aligned HVA would bring."""
     layout, host = coverage.layout, coverage.host
     small = {
@@ -63,7 +63,7 @@ def _find_small_backing(coverage: Coverage, page_size: int) -> Iterator[Finding]
         "backing-too-small",
         "warning" if page_size == host.sizes[1] else "note",
         message,
-        remedies.bigger_pages(layout, page_size),
+        remedies.bigger_pages(regions, [layout.slots[index] for index in small], page_size),
         tuple(small),
         lost,
         ((page_size, brought),),

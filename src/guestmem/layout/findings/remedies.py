@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from guestmem.layout.regions import name_of
+from collections.abc import Sequence
+
+from guestmem.layout.regions import Regions, allocation_of, name_of
 from guestmem.layout.value import Layout, Slot
-from guestmem.units import align_down, align_up, format_size
+from guestmem.units import MIB, align_down, align_up, format_size
 
 __all__ = ("align_hva", "bigger_pages", "cut_elsewhere", "no_dirty_logging", "resize", "spare_low_memory")
 
 
-def align_hva(layout: Layout, slot: Slot, page_size: int) -> str:
+def align_hva(regions: Regions, slot: Slot, page_size: int) -> str:
     """Make the HVA of the slot's region congruent with its GPA."""
-    size = format_size(page_size)
+    layout, size = regions.layout, format_size(page_size)
     if layout.vmm in ("qemu", "libvirt"):
         where = "" if layout.vmm == "qemu" else " (libvirt: <hugepages/> in <memoryBacking>)"
         return (
             f"back {slot.region} by hugetlb pages (memory-backend-memfd,hugetlb=on,hugetlbsize={size}){where}, "
             f"or add align={size} to a memory-backend-file, or use memory-backend-ram,share=on"
         )
-    if layout.vmm == "cloud-hypervisor":
-        return f"give the zone hugepages=on,hugepage_size={size}, or a size that is a multiple of {size}"
-    if layout.vmm == "firecracker":
-        return f'set "huge_pages": "2M", or a memory size that is a multiple of {size}'
+    if layout.vmm in ("cloud-hypervisor", "firecracker"):  # both map what has such a size at such a multiple
+        return resize(regions, slot, page_size)
     residue = (slot.gpa - (slot.offset or 0)) % page_size
     return f"map {name_of(slot)} at {f'{residue:#x} past ' if residue else ''}a multiple of {size}"
 
 
-def resize(layout: Layout, region: str, size: int, page_size: int) -> str:
-    """Give a region a size that is a multiple of the page."""
-    up, down = format_size(align_up(size, page_size)), format_size(align_down(size, page_size))
-    what = "zone " if layout.vmm == "cloud-hypervisor" else ""
-    either = f"{up} or {down}" if align_down(size, page_size) else up
-    return f"make {what}{region} {either} instead of {format_size(size)}"
+def resize(regions: Regions, slot: Slot, page_size: int) -> str:
+    """Give what the slot is a piece of a size that is a multiple of the page."""
+    layout = regions.layout
+    what, size = _sized(regions, slot)
+    up, down = align_up(size, page_size), align_down(size, page_size)
+    if layout.vmm == "firecracker":
+        sizes = [f"{bytes_ // MIB}" for bytes_ in (up, down, size)]
+    else:
+        sizes = [format_size(bytes_) for bytes_ in (up, down, size)]
+    either = f"{sizes[0]} or {sizes[1]}" if down else sizes[0]
+    return f"make {what} {either} instead of {sizes[2]}"
+
+
+def _sized(regions: Regions, slot: Slot) -> tuple[str, int]:
+    """What the VMM lets one size, and how large it is."""
+    if regions.layout.vmm == "firecracker":
+        return "mem_size_mib", sum(other.size for other in regions.layout.slots)
+    what = "zone " if regions.layout.vmm == "cloud-hypervisor" else ""
+    return f"{what}{allocation_of(regions.layout, slot)}", regions.allocated(slot)
 
 
 def cut_elsewhere(layout: Layout, gpa: int, page_size: int) -> str:
@@ -42,9 +55,18 @@ def cut_elsewhere(layout: Layout, gpa: int, page_size: int) -> str:
     return f"end the lower part at {better} instead of {format_size(gpa)}"
 
 
-def bigger_pages(layout: Layout, page_size: int) -> str:
-    """Back the memory by larger pages."""
-    size = format_size(page_size)
+def bigger_pages(regions: Regions, slots: Sequence[Slot], page_size: int) -> str:
+    """Back the memory of these slots by larger pages."""
+    layout, size = regions.layout, format_size(page_size)
+    if layout.vmm in ("cloud-hypervisor", "firecracker"):  # both refuse huge pages for a size that is no multiple
+        odd = dict.fromkeys(_sized(regions, slot) for slot in slots)
+        names = ", ".join(name for name, bytes_ in odd if bytes_ % page_size)
+        needed = f", with a multiple of {size} for {names}" if names else ""
+        return f"{_bigger_pages(layout, size)}{needed}"
+    return _bigger_pages(layout, size)
+
+
+def _bigger_pages(layout: Layout, size: str) -> str:
     if layout.vmm == "qemu":
         return f"memory-backend-memfd,hugetlb=on,hugetlbsize={size}, or memory-backend-file on a hugetlbfs of {size}"
     if layout.vmm == "libvirt":

@@ -102,5 +102,5 @@ def _find_odd_ends(coverage: Coverage, regions: Regions) -> Iterator[Finding]:
             f"{name_of(slot)} ends at {slot.end:#x}, inside a {format_size(page_size)} frame: its last "
             f"{format_size(tail)} are mapped page by page"
         )
-        remedy = remedies.resize(coverage.layout, name_of(slot), regions.size(slot), page_size)
+        remedy = remedies.resize(regions, slot, page_size)
         yield Finding("odd-end", "note", message, remedy, (index,), ((page_size, tail),))

@@ -13,7 +13,7 @@ from guestmem.layout.coverage import Coverage, cover
 from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Severity, Slot
 
-__all__ = ("IDS", "SEVERITIES", "Bytes", "Finding", "gained", "lost_to", "usable")
+__all__ = ("IDS", "SEVERITIES", "Bytes", "Finding", "gained", "gained_by", "lost_to", "usable")
 
 Bytes = tuple[tuple[int, int], ...]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
@@ -65,10 +65,14 @@ def lost_to(coverage: Coverage, indexes: Iterable[int], *reasons: Reason) -> Byt
 
 def gained(coverage: Coverage, changes: Mapping[int, Slot]) -> Bytes:
     """What slots map more once changed, by page size above the base page; the other slots do not matter for that."""
-    after = cover(coverage.layout.only(changes.values()), coverage.host).mapped
+    return gained_by(coverage, changes, cover(coverage.layout.only(changes.values()), coverage.host).mapped)
+
+
+def gained_by(coverage: Coverage, indexes: Iterable[int], after: tuple[int, ...]) -> Bytes:
+    """What these slots map more when together they map ``after``, by page size above the base page."""
     found = []
     for level, size in enumerate(coverage.host.sizes):
-        before = sum(coverage.slots[index].mapped[level] for index in changes)
+        before = sum(coverage.slots[index].mapped[level] for index in indexes)
         if level and after[level] > before:
             found.append((size, after[level] - before))
     return tuple(found)

@@ -83,7 +83,8 @@ def bound_now(layout: Layout, *, one_file: bool) -> Layout:
 def make_plan(layout: Layout, host: Host, *, movable: Collection[str] = (), one_file: bool = False) -> Plan:
     """Plan the private slots of a layout for a host whose guest_memfds have host.files.page_size pages."""
     bound = bound_now(layout, one_file=one_file)
-    placed = _with_moved_gpas(list(bound.slots), host, movable)
+    fixed = [slot for slot in layout.slots if not any(slot.gpa == one.gpa for one in bound.slots)]
+    placed = _with_moved_gpas(list(bound.slots), fixed, host, movable)
     choices = [best_choice(slot, host) for slot in placed]
     refused = tuple(index for index, choice in enumerate(choices) if choice is None)
     files, slots = [], list(placed)
@@ -105,14 +106,14 @@ def as_planned(bound: Layout, slots: Sequence[Slot], host: Host, files: Sequence
 
 
 def _plan_file(name: str, choices: list[Choice], host: Host) -> tuple[FilePlan, tuple[int, ...]]:
+    page_size = host.files.page_size
     packed = pack(choices)
     offsets, end = packed.offsets, packed.end
     own = _own_offsets(choices)
-    if own is not None and own[1] <= end:  # what is there is as good: nothing has to change
+    if own is not None and align_up(own[1], page_size) <= align_up(end, page_size):  # as good: nothing has to change
         offsets, end = own
     bound = sum(choice.slot.size for choice in choices)
-    size = max(align_up(end, host.files.page_size), host.files.page_size)
-    return FilePlan(name, size, bound, end - bound, packed.optimal), offsets
+    return FilePlan(name, max(align_up(end, page_size), page_size), bound, end - bound, packed.optimal), offsets
 
 
 def _own_offsets(choices: Sequence[Choice]) -> tuple[tuple[int, ...], int] | None:
@@ -125,12 +126,15 @@ def _own_offsets(choices: Sequence[Choice]) -> tuple[tuple[int, ...], int] | Non
     return offsets, max((end for _, end in ranges), default=0)
 
 
-def _with_moved_gpas(slots: list[Slot], host: Host, movable: Collection[str]) -> list[Slot]:
-    """Slots that may move, at the next free GPA where they hold more whole pages; in ascending order of GPA."""
+def _with_moved_gpas(slots: list[Slot], fixed: Sequence[Slot], host: Host, movable: Collection[str]) -> list[Slot]:
+    """Slots that may move, at the next free GPA where they hold more whole pages; in ascending order of GPA.
+
+    fixed are the slots that no plan is made for (firmware, video memory), which are in the way all the same.
+    """
     for index, slot in enumerate(slots):
         if name_of(slot) not in movable:
             continue
-        others = [other for at, other in enumerate(slots) if at != index]
+        others = [*fixed, *(other for at, other in enumerate(slots) if at != index)]
         for page_size in reversed([size for size in host.sizes if size <= host.files.page_size]):
             if slot.size >= page_size and _whole(slot, page_size) < slot.size // page_size:
                 slots[index] = slot = replace(slot, gpa=_free_gpa(slot, page_size, others))

@@ -8,6 +8,7 @@ hash map's order), ACPI hotplug that has not happened, and aarch64.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,6 +105,9 @@ def _zones(source: str, memory: _Memory) -> list[_Zone]:
             hotplugged_size=memory.hotplugged_size,
         )
     ]
+    name, count = Counter(zone.id for zone in zones).most_common(1)[0]
+    if count > 1:
+        raise LayoutError(source, "needed another id for each zone", field="memory.zones", value=name)
     for index, zone in enumerate(zones):
         _check(source, zone, f"memory.zones[{index}]" if memory.zones else "memory")
     return zones

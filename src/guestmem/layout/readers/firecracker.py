@@ -16,7 +16,7 @@ from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
 from guestmem.layout.readers.text import convert, decode_json
 from guestmem.layout.value import Assumption, Backing, Layout, Slot
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES
-from guestmem.units import GIB, KIB, MIB, U64
+from guestmem.units import GIB, KIB, MIB, U64, is_power_of_two
 
 __all__ = ("DEFAULT_VERSION", "ranges", "read", "read_uffd")
 
@@ -88,6 +88,8 @@ def read_uffd(source: str, data: bytes, *, version: tuple[int, int] = DEFAULT_VE
     slots = []
     for index, ((gpa, size, _), mapping) in enumerate(zip(placed, mappings, strict=True)):
         page = mapping.page_size or mapping.page_size_kib or 4 * KIB
+        if not (is_power_of_two(page) and 4 * KIB <= page <= GIB):
+            raise LayoutError(source, "needed a page size", field=f"[{index}].page_size", value=page)
         backing = Backing("hugetlb", page) if page > 4 * KIB else Backing("file")
         slots.append(Slot(gpa, size, mapping.base_host_virt_addr, region=f"range {index}", offset=0, backing=backing))
     text = "a private mapping of the snapshot file with 4K pages is taken as never huge"

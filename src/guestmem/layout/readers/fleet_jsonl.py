@@ -91,7 +91,7 @@ def _add(rows: _Rows, index: int, spec: LayoutSpec) -> bool:
         rows.space.append(slot.address_space)
         rows.gpa.append(_int(slot.gpa))
         rows.size.append(_int(slot.size))
-        rows.hva.append(0 if slot.hva is None else _int(slot.hva))
+        rows.hva.append(_int_or_0(slot.hva))
         rows.has_hva.append(slot.hva is not None)
         rows.page_size.append(backing.page_size)
         rows.transparent.append(backing.transparent)
@@ -102,21 +102,25 @@ def _add(rows: _Rows, index: int, spec: LayoutSpec) -> bool:
 
 def _is_plain(slot: SlotSpec) -> bool:
     """Whether all numbers are in range, and flags are none or, without a file, dirty logging alone."""
-    if not (0 <= _int(slot.gpa) < U64 and 0 <= _int(slot.size) < U64 and 0 <= _int(slot.hva or 0) < U64):
+    if not (0 <= _int(slot.gpa) < U64 and 0 <= _int(slot.size) < U64 and 0 <= _int_or_0(slot.hva) < U64):
         return False
     if slot.backing is not None and not is_power_of_two(_int(slot.backing.page_size)):
         return False
-    if slot.slot is not None or slot.address_space not in (0, 1) or not 0 <= _int(slot.offset or 0) <= U64_MAX >> 2:
+    if slot.slot is not None or slot.address_space not in (0, 1) or not 0 <= _int_or_0(slot.offset) <= U64_MAX >> 2:
         return False
     return slot.flags in (0, []) or (slot.file is None and slot.flags in _LOGGED)
 
 
 def _files_overlap(spec: LayoutSpec) -> bool:
     """Whether bindings of one file touch bytes twice or are unaligned, which KVM refuses."""
-    bound = sorted((slot.file, _int(slot.offset or 0), _int(slot.size)) for slot in spec.slots if slot.file is not None)
+    bound = sorted((slot.file, _int_or_0(slot.offset), _int(slot.size)) for slot in spec.slots if slot.file is not None)
     return any(at % 4096 for _, at, _ in bound) or any(
         low[0] == high[0] and low[1] + low[2] > high[1] for low, high in pairwise(bound)
     )
+
+
+def _int_or_0(value: int | str | None) -> int:
+    return 0 if value is None else _int(value)
 
 
 def _int(value: int | str) -> int:

@@ -24,6 +24,8 @@ __all__ = ("read",)
 
 U64s: TypeAlias = npt.NDArray[np.uint64]
 _INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+_COLUMNS = ("vm", "gpa", "size", "hva", "flags", "backing", "page_size", "guest_memfd", "address_space")
+_MAX_ROWS = 1 << 25  # a few GB once they are columns; a file of zeros may say more in a kilobyte
 _TRANSPARENT = ["anonymous", "shmem", "unknown", ""]
 
 
@@ -35,7 +37,7 @@ def read(source: str, data: bytes) -> Fleet:
     except ImportError:
         raise BackendUnavailable(f"{source}: needs the library pyarrow: pip install 'guestmem[traces]'") from None
     try:
-        table = _Table(source, parquet.read_table(io.BytesIO(data)))
+        table = _Table(source, _read(source, parquet.ParquetFile(io.BytesIO(data))))
         names, index = np.unique(table.texts("vm"), return_inverse=True)
         columns = Columns(
             index.astype(np.int64),
@@ -49,9 +51,16 @@ def read(source: str, data: bytes) -> Fleet:
             table.numbers("flags", 0) & np.uint64(KVM_MEM_LOG_DIRTY_PAGES) != 0,
             table.numbers("guest_memfd", 0) != 0,
         )
-    except (pyarrow.ArrowException, OSError, OverflowError) as error:
+    except (pyarrow.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
         raise LayoutError(source, f"needed a Parquet table of slots ({printable(error, 120)})") from None
     return Fleet(source, "guestmem-parquet", [str(name) for name in names], columns)
+
+
+def _read(source: str, file: Any) -> Any:
+    """The columns that mean something, of a file that says it has no more rows than fit in memory."""
+    if file.metadata.num_rows > _MAX_ROWS:
+        raise LayoutError(source, f"at most {_MAX_ROWS} rows are read", field="rows", value=file.metadata.num_rows)
+    return file.read(columns=[name for name in file.schema_arrow.names if name in _COLUMNS])
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from xml.etree.ElementTree import Element, ParseError
 from guestmem.layout.error import LayoutError, printable
 from guestmem.layout.readers.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva_assumption, private_assumption
 from guestmem.layout.readers.qemu_machine import Device, Machine, Ram, machine_slots, parse_machine, place_devices
+from guestmem.layout.readers.text import number
 from guestmem.layout.value import Assumption, Backing, File, Layout, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
-from guestmem.units import GIB, KIB, MIB, TIB, U64, align_up
+from guestmem.units import GIB, KIB, MIB, TIB, U64, align_up, is_power_of_two
 
 __all__ = ("read",)
 
@@ -141,8 +142,9 @@ def _domain(source: str, root: Element) -> _Domain:
 
 def _page(domain: _Domain, page: Element) -> _HugePage:
     size = _scaled(domain, page.get("size", ""), page.get("unit", "KiB"), "hugepages/page size")
-    nodes = page.get("nodeset")
-    return _HugePage(size, None if nodes is None else _nodeset(domain, nodes))
+    text = page.get("nodeset")
+    nodes = None if text is None else _nodeset(domain, text)
+    return _HugePage(size and _page_size(domain, size, "hugepages/page size"), nodes)
 
 
 def _nodeset(domain: _Domain, text: str) -> frozenset[int]:
@@ -190,7 +192,10 @@ def _cell(domain: _Domain, index: int, cell: Element) -> Ram:
 
 
 def _device_elements(domain: _Domain) -> list[Element]:
-    return [device for device in domain.root.findall("devices/memory") if device.get("model") != "sgx-epc"]
+    found = [device for device in domain.root.findall("devices/memory") if device.get("model") != "sgx-epc"]
+    if len(found) > _MAX_NODES:
+        raise LayoutError(domain.source, f"at most {_MAX_NODES} memory devices", field="devices", value=len(found))
+    return found
 
 
 def _devices(domain: _Domain, nodes: int, ram_end: int) -> tuple[list[Slot], list[Assumption]]:
@@ -217,15 +222,18 @@ def _devices(domain: _Domain, nodes: int, ram_end: int) -> tuple[list[Slot], lis
 def _device(domain: _Domain, element: Element, name: str) -> Device:
     size = align_up(_size_of(domain, element, "target/size"), 2 * MIB)
     node = element.find("target/node")
-    number = int(node.text) if node is not None and node.text and node.text.strip().isdecimal() else 0
+    node_id = 0 if node is None else _number(domain, node.text or "", 10, "target/node")
     page = element.find("source/pagesize")
-    page_size = None if page is None else _size(domain, page, "source/pagesize")
-    backing = domain.backing(number, element.get("access"), page_size)
+    page_size = None if page is None else _page_size(domain, _size(domain, page, "source/pagesize"), "source/pagesize")
+    backing = domain.backing(node_id, element.get("access"), page_size)
     if element.find("source/path") is not None:
         backing = Backing("file")
     align = max(backing.page_size, 2 * MIB if backing.kind == "anonymous" else 4 * KIB)
     if element.find("target/block") is not None:
-        align = max(align, _size_of(domain, element, "target/block"))
+        block = _size_of(domain, element, "target/block")
+        if not is_power_of_two(block):
+            raise LayoutError(domain.source, "needed a power of two", field="target/block", value=block)
+        align = max(align, block)
     return Device(Ram(name, size, backing), align, _address(domain, element))
 
 
@@ -298,10 +306,10 @@ def _scaled(domain: _Domain, text: str, unit: str, field: str) -> int:
 
 
 def _number(domain: _Domain, text: str, base: int, field: str) -> int:
-    try:
-        value = int(text.strip(), base) if len(text) <= 32 else -1
-    except ValueError:
-        value = -1
-    if not 0 <= value < U64:
-        raise LayoutError(domain.source, "needed a number from 0 to 2**64 - 1", field=field, value=text)
-    return value
+    return number(domain.source, text[:64].strip(), base, line=0, field=field)
+
+
+def _page_size(domain: _Domain, size: int, field: str) -> int:
+    if not (is_power_of_two(size) and 4 * KIB <= size <= GIB):
+        raise LayoutError(domain.source, "needed a page size from 4K to 1G", field=field, value=size)
+    return size

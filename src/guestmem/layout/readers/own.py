@@ -31,6 +31,7 @@ FORMAT = "guestmem-layout/1"
 _Number = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=24)]
 SlotFlag = Literal["log_dirty_pages", "readonly", "guest_memfd"]
 FileFlag = Literal["mmap", "init_shared"]
+_MAX_DOTS = 100
 _SLOT_FLAGS = {
     "log_dirty_pages": KVM_MEM_LOG_DIRTY_PAGES,
     "readonly": KVM_MEM_READONLY,
@@ -103,6 +104,8 @@ def read_json(source: str, data: bytes) -> list[Layout]:
 
 def read_toml(source: str, data: bytes) -> list[Layout]:
     """One layout as TOML."""
+    if any(text.count(".") > _MAX_DOTS for _, text in lines(source, data)):  # tomllib takes the square of a key's parts
+        raise LayoutError(source, f"no line of a layout has more than {_MAX_DOTS} dots")
     try:
         value = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:

@@ -10,6 +10,7 @@ Left out: slot numbers, attributes, history, and the tree form, whose overlaps a
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
 from guestmem.layout.error import LayoutError
@@ -17,12 +18,14 @@ from guestmem.layout.readers.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva
 from guestmem.layout.readers.text import lines
 from guestmem.layout.value import Assumption, Backing, Layout, Slot
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
-from guestmem.units import GIB, KIB, MIB, align_down, align_up
+from guestmem.units import GIB, KIB, MIB, U64, align_down, align_up
 
 __all__ = ("read",)
 
 _ROW = re.compile(r" +([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:nv-)?([a-z/]+)\): (.*)")
-_REGION = re.compile(r"(.*?)(?: @([0-9a-f]{1,16}))?((?: owner:\{[^}]*\}| parent:\{[^}]*\}| orphan)*)((?: KVM)*)\s*")
+_REGION = re.compile(
+    r"(.*?)(?: @([0-9a-f]{1,16}))?((?: owner:\{[^{}]*\}| parent:\{[^{}]*\}| orphan){0,8})((?: KVM){0,8})"
+)
 _BLOCK = re.compile(
     r"\s*(\S+)\s+(\d+) ([KMG])iB\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x[0-9a-f]+(?:\s+0x([0-9a-f]+)\s+(?:ro|rw))?\s*"
 )
@@ -55,14 +58,47 @@ class _Monitor:
     shared: dict[str, bool] = field(default_factory=dict)  # by memory backend
 
 
+class _Known:
+    """What the rows and answers tell together, each looked up without a search: a view may have thousands of rows."""
+
+    def __init__(self, rows: list[_Row], monitor: _Monitor) -> None:
+        self.ram = {row.region for row in rows if row.type == "ram"}
+        self._page_sizes, self._bases = monitor.page_sizes, monitor.bases
+        self._owned: dict[str, list[str]] = {}
+        for name in monitor.page_sizes:
+            self._owned.setdefault(name.rpartition("/")[2], []).append(name)
+        self._by_row: dict[_Row, int] = {}
+        self._by_region: dict[str, int] = {}
+        hvas = sorted(monitor.hvas)
+        for row in rows:
+            at = bisect_left(hvas, (row.start, 0))
+            if at < len(hvas) and hvas[at][0] < row.end:
+                gpa, hva = hvas[at]
+                self._by_row[row] = (hva - (gpa - row.start) - row.offset) % U64
+                self._by_region.setdefault(row.region, self._by_row[row])
+
+    def block(self, region: str) -> str:
+        """The RAMBlock of a memory region: its name, or DEVICEPATH/name when just one device has such a block."""
+        owned = self._owned.get(region, [])
+        return owned[0] if region not in self._page_sizes and len(owned) == 1 else region
+
+    def base(self, row: _Row) -> int | None:
+        """HVA of offset 0 of the region, from ``info ramblock`` or from a ``gpa2hva`` into any row of the region."""
+        block = self.block(row.region)
+        if block in self._bases:
+            return self._bases[block]
+        return self._by_row.get(row, self._by_region.get(row.region))
+
+
 def read(source: str, data: bytes) -> list[Layout]:
     """The memslots of the "memory" address space."""
     monitor = _parse(source, data)
     if monitor.memory is None:
         raise LayoutError(source, 'needed a FlatView with AS "memory"', remedy="capture the whole of 'info mtree -f'")
+    known = _Known(monitor.memory, monitor)
     rows = [row for row in monitor.memory if row.type in _RAM_TYPES]
     under_kvm = [row for row in rows if row.kvm]
-    slots = [slot for row in under_kvm or rows if (slot := _slot(row, monitor)) is not None]
+    slots = [slot for row in under_kvm or rows if (slot := _slot(row, monitor, known)) is not None]
     if not slots:
         raise LayoutError(source, 'the "memory" view holds no RAM', remedy="capture it from a VM that has some")
     return [_layout(source, monitor, slots, bool(under_kvm))]
@@ -103,7 +139,7 @@ def _row(source: str, line: int, match: re.Match[str]) -> _Row:
     start, last = int(match[1], 16), int(match[2], 16)
     if last < start:
         raise LayoutError(source, f"ends before it starts at {start:#x}", line=line, field="range end", value=match[2])
-    rest = _REGION.fullmatch(match[4])
+    rest = _REGION.fullmatch(match[4].rstrip())
     if rest is None:
         return _Row(start, last + 1, match[3], match[4], 0, False)
     return _Row(start, last + 1, match[3], rest[1], int(rest[2] or "0", 16), bool(rest[4]))
@@ -116,49 +152,28 @@ def _block(monitor: _Monitor, match: re.Match[str]) -> None:
         monitor.bases[name] = int(hva[-16:], 16)
 
 
-def _slot(row: _Row, monitor: _Monitor) -> Slot | None:
+def _slot(row: _Row, monitor: _Monitor, known: _Known) -> Slot | None:
     """The row rounded inwards to host pages, as QEMU does before the ioctl; None if nothing is left."""
     start, end = align_up(row.start, 4 * KIB), align_down(row.end, 4 * KIB)
     if start >= end:
         return None
     offset = row.offset + start - row.start
-    block = _block_of(row.region, monitor)
-    page_size = monitor.page_sizes.get(block, 4 * KIB)
-    hva = _hva(row, block, monitor)
+    page_size = monitor.page_sizes.get(known.block(row.region), 4 * KIB)
+    base = known.base(row)
     return Slot(
         gpa=start,
         size=end - start,
-        hva=None if hva is None else hva + offset,
-        flags=_flags(row, monitor),
+        hva=None if base is None else (base + offset) % U64,
+        flags=_flags(row, known),
         region=row.region,
         offset=offset,
         backing=_backing(page_size, monitor.shared.get(row.region)),
     )
 
 
-def _block_of(region: str, monitor: _Monitor) -> str:
-    """The RAMBlock of a memory region: its name, or DEVICEPATH/name when just one device has such a block."""
-    if region in monitor.page_sizes:
-        return region
-    owned = [name for name in monitor.page_sizes if name.endswith(f"/{region}")]
-    return owned[0] if len(owned) == 1 else region
-
-
-def _hva(row: _Row, block: str, monitor: _Monitor) -> int | None:
-    """HVA of offset 0 of the region, from ``info ramblock`` or from a ``gpa2hva`` into any row of the region."""
-    if block in monitor.bases:
-        return monitor.bases[block]
-    for other in (row, *(other for other in monitor.memory or () if other.region == row.region)):
-        for gpa, hva in monitor.hvas:
-            if other.start <= gpa < other.end:
-                return hva - (gpa - other.start) - other.offset
-    return None
-
-
-def _flags(row: _Row, monitor: _Monitor) -> int:
+def _flags(row: _Row, known: _Known) -> int:
     # "rom" describes the range: PAM windows on plain RAM say rom too, but their slots have flags 0.
-    is_ram = any(other.region == row.region and other.type == "ram" for other in monitor.memory or ())
-    if row.type == "romd" or (row.type == "rom" and not is_ram):
+    if row.type == "romd" or (row.type == "rom" and row.region not in known.ram):
         return KVM_MEM_READONLY
     return KVM_MEM_LOG_DIRTY_PAGES if row.region == _DISPLAY else 0
 

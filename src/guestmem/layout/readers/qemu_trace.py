@@ -21,8 +21,8 @@ from guestmem.units import MIB
 __all__ = ("EVENT", "read")
 
 EVENT = "kvm_set_user_memory "
-_PID = re.compile(r"(\d+)@[\d.]+:$")
-_PAIR = re.compile(r"(\w+)[=#](-?\w+)")
+_PID = re.compile(r"(?<!\d)(\d++)@[\d.]++:$")
+_PAIR = re.compile(r"\b(\w++)[=#](-?\w+)")
 _BACKING = Assumption(
     "backing",
     "page sizes of the host memory are not in the trace: taken as 4K, with transparent huge pages possible",

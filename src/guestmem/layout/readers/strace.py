@@ -25,9 +25,8 @@ _WHOLE = re.compile(r"(\w+)\((.*)\)\s+= (\S.*)")
 _FIRST_HALF = re.compile(r"(\w+)\((.*?),? <unfinished \.\.\.>")
 _SECOND_HALF = re.compile(r"<\.\.\. (\w+) resumed>(.*)\)\s+= (\S.*)")
 _NAME = re.compile(r"^[a-z_]+=")
-_COMMENT = re.compile(r"/\*.*?\*/")
 _IOC = re.compile(r"_IOC\(([A-Z_|]+), (0x[0-9a-f]+), (0x[0-9a-f]+), (0x[0-9a-f]+)\)")
-_STRUCT = re.compile(r"(\w+)=([^,{}]+)")
+_STRUCT = re.compile(r"\b(\w++)=([^,{}]+)")
 _FD = re.compile(r"(0x[0-9a-f]+|-?\d+)(?:<(.*)>(?:\(deleted\))?)?")
 
 _SET = 0x4020AE46
@@ -40,7 +39,6 @@ _NUMBERS = {"KVM_SET_USER_MEMORY_REGION": _SET, **{name: number for number, name
 _FLAGS = {
     "KVM_MEM_LOG_DIRTY_PAGES": 1, "KVM_MEM_READONLY": 2, "KVM_MEM_GUEST_MEMFD": 4, "MFD_HUGETLB": 4,
     "MAP_SHARED": 0x1, "MAP_PRIVATE": 0x2, "MAP_FIXED": 0x10, "MAP_ANONYMOUS": 0x20, "MAP_HUGETLB": 0x40000,
-    "MAP_HUGE_SHIFT": 26, "MFD_HUGE_SHIFT": 26,
 }  # fmt: skip
 _HUGE_SHIFT = 26
 _DEFAULT_HUGE = 2 << 20
@@ -89,7 +87,7 @@ def read(source: str, data: bytes) -> list[Layout]:
 def _call(trace: _Trace, line: int, name: str, text: str, result: str) -> None:
     if result.startswith(("-", "?")) or name not in _CALLS:
         return
-    args = [_COMMENT.sub("", _NAME.sub("", arg.strip(), count=1)).strip() for arg in _split(text)]
+    args = [_without_comments(_NAME.sub("", arg.strip(), count=1)).strip() for arg in _split(text)]
     if name == "ioctl" and len(args) == 3:
         _ioctl(trace, line, args, result)
     elif name == "memfd_create" and len(args) == 2:
@@ -102,6 +100,15 @@ def _call(trace: _Trace, line: int, name: str, text: str, result: str) -> None:
     elif name == "munmap" and len(args) == 2:
         start = _number(trace, line, args[0], "address")
         trace.maps.unmap(start, start + _number(trace, line, args[1], "length"))
+
+
+def _without_comments(text: str) -> str:
+    """The text less every /* comment */; a pattern would start over at each comment that is never closed."""
+    parts, at = [], 0
+    while (start := text.find("/*", at)) >= 0 and (end := text.find("*/", start + 2)) >= 0:
+        parts.append(text[at:start])
+        at = end + 2
+    return "".join([*parts, text[at:]])
 
 
 def _split(text: str) -> list[str]:
@@ -204,7 +211,9 @@ def _flags(trace: _Trace, line: int, text: str) -> int:
     for part in text.split("|"):
         left, shifted, right = part.strip().partition("<<")
         if shifted:
-            value |= _number(trace, line, left, "flags") << _FLAGS.get(right.strip(), 0)
+            if right.strip() not in ("MAP_HUGE_SHIFT", "MFD_HUGE_SHIFT"):
+                raise LayoutError(trace.source, "needed a shift of strace", line=line, field="flags", value=part)
+            value |= (_number(trace, line, left, "flags") & 63) << _HUGE_SHIFT
         elif left[:1].isdigit():
             value |= _number(trace, line, left, "flags")
         else:
@@ -215,7 +224,7 @@ def _flags(trace: _Trace, line: int, text: str) -> int:
 def _descriptor(text: str) -> tuple[int, str | None]:
     """The number and, with -y, the path of a descriptor; -2 for what is none."""
     match = _FD.match(text)
-    return (int(match[1][:12], 0), match[2]) if match else (-2, None)
+    return (int(match[1][:12], 16 if match[1].startswith("0x") else 10), match[2]) if match else (-2, None)
 
 
 def _number(trace: _Trace, line: int, text: str, field: str) -> int:

@@ -39,7 +39,7 @@ def lines(source: str, data: bytes) -> Iterator[tuple[int, str]]:
 def number(source: str, text: str, base: int, *, line: int, field: str) -> int:
     """Parse an unsigned 64-bit number written in ``base``; a LayoutError names the place otherwise."""
     try:
-        value = int(text, base) if len(text) <= 24 else -1
+        value = int(text, base) if len(text) <= 24 and text.isascii() and text.isalnum() else -1
     except ValueError:
         value = -1
     if not 0 <= value <= U64_MAX:

@@ -1,0 +1,165 @@
+"""``guestmem lab``: build the lab's kernel, run programs on it, tell and remove what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from guestmem.lab import Hardware, Progress, Status
+
+__all__ = ("app",)
+
+app = typer.Typer(
+    help="A real Linux kernel with software-protected VMs, under QEMU's emulation: no KVM, no root, no hardware.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+_KERNEL = typer.Option(
+    "6.12", "--kernel", metavar="VERSION|PATH", help="A packaged version, a source tree or an archive of one."
+)
+_MEMORY = typer.Option("2G", "--memory", metavar="SIZE", help="Of the lab's machine.")
+_APPEND = typer.Option("", "--append", metavar="ARGUMENTS", help="For its kernel: hugepagesz=1G hugepages=1")
+_STATUSES = "2 bad usage, 4 something is missing here and the message says what."
+
+
+@app.command(
+    epilog=f"""
+Examples:
+
+    guestmem lab build
+
+    guestmem lab build --kernel ~/src/linux
+
+Exit status: 0 built, 1 the build failed, {_STATUSES}
+"""
+)
+def build(
+    kernel: str = _KERNEL,
+    jobs: int = typer.Option(0, "--jobs", min=0, metavar="N", help="Compilers at once; 0: as many as CPUs."),
+) -> None:
+    """Build the lab's kernel, unless it is built. What was interrupted goes on where it was.
+
+    A version is the distribution's package linux-source-VERSION, installed or downloaded by apt-get (no root). A tree
+    is not written to.
+    """
+    from guestmem import lab
+
+    with _progress() as progress:
+        built = lab.build(kernel, jobs, progress)
+    for option in built.without:
+        typer.echo(f"guestmem: {kernel} does not offer {option}; the lab goes without", err=True)
+    typer.echo(f"{built.release}, built in {built.seconds:.0f} s: {built.image}")
+
+
+@app.command(
+    "exec",
+    context_settings={"allow_interspersed_args": False},
+    epilog=f"""
+Examples:
+
+    guestmem lab exec -- uname -r
+
+    guestmem lab exec --append "hugepagesz=1G hugepages=1" -- ./my-vmm-tests
+
+Exit status: the command's, 128 + the signal that killed it, 127 if there is none. Else 1 the lab failed, {_STATUSES}
+""",
+)
+def exec_(
+    command: list[str] = typer.Argument(..., metavar="COMMAND..."),
+    kernel: str = _KERNEL,
+    memory: str = _MEMORY,
+    append: str = _APPEND,
+    timeout: float = typer.Option(3600, "--timeout", min=0.001, metavar="SECONDS", help="Kill it after so long."),
+) -> None:
+    """Run a command in a lab booted for it, as its root, with this host's files read-only and an empty /tmp."""
+    from guestmem import lab
+
+    code = lab.exec_(command, kernel=kernel, hardware=_hardware(memory, append), limit_s=timeout)
+    raise typer.Exit(code)
+
+
+@app.command(epilog=f"Exit status: the shell's, 129 if ctrl-] ended it. Else 1 the lab failed, {_STATUSES}")
+def shell(kernel: str = _KERNEL, memory: str = _MEMORY, append: str = _APPEND) -> None:
+    """An interactive $SHELL in a lab booted for it, as ``exec`` does; ctrl-] ends it, whatever it does."""
+    from guestmem import lab
+
+    raise typer.Exit(lab.shell(kernel=kernel, hardware=_hardware(memory, append)))
+
+
+@app.command(epilog="Exit status: 0 the lab can be booted, 1 it cannot yet.")
+def status(as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout.")) -> None:
+    """What the lab has here, and what it lacks; nothing is changed."""
+    from guestmem import lab
+
+    found = lab.status()
+    if as_json:
+        import msgspec
+
+        text = msgspec.json.encode({"ready": found.is_ready, **msgspec.to_builtins(found)})
+        typer.echo(msgspec.json.format(text, indent=2).decode())
+    else:
+        for line in _lines(found):
+            typer.echo(line)
+    raise typer.Exit(0 if found.is_ready else 1)
+
+
+@app.command()
+def clean() -> None:
+    """Remove the lab's kernels, sources and unfinished builds from the cache; running labs go on."""
+    from guestmem import lab
+
+    typer.echo(f"{lab.clean() / 1e6:.0f} MB freed")
+
+
+def _hardware(memory: str, append: str) -> Hardware:
+    from guestmem import lab
+    from guestmem.units import parse_size
+
+    return lab.Hardware(memory=parse_size(memory), kernel_arguments=tuple(append.split()))
+
+
+def _lines(found: Status) -> Iterator[str]:
+    yield f"QEMU      {found.qemu or 'none; on Debian: apt install qemu-system-x86'}"
+    yield f"cache     {found.directory}, {found.size / 1e6:.0f} MB"
+    for kernel in found.kernels:
+        outdated = "" if kernel.key in found.usable else "; of another configuration: guestmem lab build"
+        yield f"kernel    {kernel.spec}: {kernel.release}, {kernel.compiler}, {kernel.seconds:.0f} s{outdated}"
+    if not found.kernels:
+        yield "kernel    none: guestmem lab build"
+    for key in found.unfinished:
+        yield f"kernel    {key} is not finished: guestmem lab build goes on"
+    if found.missing_tools:
+        yield f"to build  apt install {' '.join(found.missing_tools)}"
+    yield f"ready     {'yes' if found.is_ready else 'no'}"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """The stages on stderr: a bar where somebody watches, else a line for each."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _stage_lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} steps"), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda now: bar.update(task, description=now.stage, completed=now.done, total=now.total or None)
+
+
+def _stage_lines() -> Callable[[Progress], None]:
+    shown: list[str] = []
+
+    def show(now: Progress) -> None:
+        if now.stage not in shown[-1:]:
+            shown.append(now.stage)
+            typer.echo(now.stage, err=True)
+
+    return show

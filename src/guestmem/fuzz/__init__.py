@@ -1,0 +1,1 @@
+"""Random sequences of operations, run on two backends; what differs, made as small as it gets."""

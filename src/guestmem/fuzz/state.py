@@ -1,0 +1,160 @@
+"""What a sequence under construction believes to exist, and the operations so far.
+
+The beliefs are only good enough to aim: an operation may well have failed, and then later ones hit what is not there,
+which is a case like any other. Pure: chance comes in as a ``random.Random``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, TypeVar
+
+from guestmem.fuzz.values import BASES, GPA_STEPS, NOT_OPEN, PAGE
+from guestmem.transcript import vocabulary as v
+
+__all__ = ("BOOT_GPA", "BOOT_SIZE", "BOOT_SLOT", "File", "Map", "Scope", "Slot", "State", "Vm")
+
+# The recorder's convention (TRANSCRIPT): the guest's code, and the page after it that must stay a hole.
+BOOT_SLOT, BOOT_GPA, BOOT_SIZE = 1000, 0xD0000000, 64 * 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the kernels under comparison have, so that sequences go there: VM types, and where guest accesses end."""
+
+    vm_types: tuple[int, ...] = (0,)
+    attributes: bool = False  # VMs of type 1 have private memory
+    two_dimensional_paging: bool = False  # else KVM_PRE_FAULT_MEMORY does nothing, and leaves may be prefetched
+    gpa_bits: int = 40
+    creation_flags: tuple[tuple[int, int], ...] = ()  # VM types that can bind a guest_memfd, and the flags it may have
+
+    def flags_of(self, type: int) -> int | None:
+        """The creation flags that a VM of this type takes; None where it can bind no guest_memfd."""
+        return dict(self.creation_flags).get(type)
+
+
+@dataclass(slots=True)
+class Slot:
+    """A memslot as it was asked for."""
+
+    gpa: int
+    size: int
+    flags: int
+    userspace_addr: v.HostAddress
+
+
+@dataclass(slots=True)
+class Vm:
+    """A VM, its vCPUs and slots; ``outdated``: a slot went or moved, so a vCPU may have an outdated root."""
+
+    handle: str
+    type: int
+    vcpus: list[str] = field(default_factory=list)
+    slots: dict[int, Slot] = field(default_factory=dict)
+    outdated: bool = False
+
+    def is_free(self, gpa: int, size: int) -> bool:
+        """Whether no slot lies there."""
+        return all(gpa + size <= slot.gpa or slot.gpa + slot.size <= gpa for slot in self.slots.values())
+
+
+@dataclass(slots=True)
+class File:
+    """A guest_memfd."""
+
+    handle: str
+    vm: str
+    size: int
+    flags: int
+
+
+@dataclass(slots=True)
+class Map:
+    """A mapping of a guest_memfd, or of anonymous memory (file None)."""
+
+    handle: str
+    file: File | None
+    length: int
+    offset: int
+
+
+class State:
+    """One sequence: beliefs, operations, chance."""
+
+    def __init__(self, random: Random, scope: Scope, seq: str) -> None:
+        self.random = random
+        self.scope = scope
+        self.seq = seq
+        self.operations: list[v.Operation] = []
+        self.base = random.choice(BASES)
+        self.vms: list[Vm] = []
+        self.files: list[File] = []
+        self.maps: list[Map] = []
+        self.others: list[str] = []  # descriptors of other kinds, duplicates among them
+        self.closed: list[str] = []
+        self._names: dict[str, int] = {}
+
+    def add(self, kind: type[v.Operation], /, **arguments: Any) -> None:
+        """Append an operation."""
+        self.operations.append(kind(seq=self.seq, i=len(self.operations), **arguments))
+
+    def name(self, kind: str) -> str:
+        """A handle that was never used."""
+        number = self._names.get(kind, 0)
+        self._names[kind] = number + 1
+        return f"{kind}{number}"
+
+    # -- chance ------------------------------------------------------------------------------------------------------
+
+    def one(self, values: Sequence[T]) -> T:
+        """Any of them, each as likely as it is listed."""
+        return self.random.choice(values)
+
+    def chance(self, percent: float) -> bool:
+        """True that often."""
+        return self.random.random() * 100 < percent
+
+    # -- aim ---------------------------------------------------------------------------------------------------------
+
+    def gpa(self) -> int:
+        """A guest-physical address near the others."""
+        return self.base + self.one(GPA_STEPS)
+
+    def free_gpa(self, vm: Vm, size: int) -> int:
+        """A guest-physical address near the others, mostly where no slot lies yet."""
+        for _ in range(6):
+            gpa = self.gpa()
+            if vm.is_free(gpa, size) or self.chance(5):
+                return gpa
+        return self.gpa()
+
+    def new_slot(self, vm: Vm, ids: Sequence[int]) -> int:
+        """A slot number, mostly one without a slot."""
+        unused = [id for id in ids if id not in vm.slots]
+        return self.one(unused) if unused and self.chance(85) else self.one(ids)
+
+    def any_handle(self) -> v.Handle:
+        """A descriptor of any kind, open, closed or never open."""
+        handles: list[v.Handle] = ["kvm", 0, *NOT_OPEN, *self.others[-3:], *self.closed[-3:]]
+        for vm in self.vms:
+            handles += [vm.handle, *vm.vcpus]
+        return self.one(handles + [file.handle for file in self.files[-3:]])
+
+    def vm_handle(self, wrong: float = 3) -> v.Handle:
+        """A VM, seldom something else."""
+        return self.any_handle() if self.chance(wrong) else self.one(self.vms).handle
+
+    def file_handle(self, wrong: float = 5) -> v.Handle:
+        """One of the last files, seldom something else."""
+        return self.any_handle() if self.chance(wrong) or not self.files else self.one(self.files[-4:]).handle
+
+    def page_of(self, length: int) -> int:
+        """The offset (bytes) of a page of that many bytes: the first ones mostly, the last ones, one past them."""
+        pages = max(length // PAGE, 1)
+        return PAGE * self.one(
+            (0, 0, 0, 1, 2, 3, pages // 2, pages - 1, pages - 1, pages, self.random.randrange(pages))
+        )

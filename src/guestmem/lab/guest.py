@@ -1,0 +1,83 @@
+"""The first process of the lab's machine: mounts, the port to the host, the end of the machine.
+
+Runs in the guest only, as process 1 and as root.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from pathlib import Path
+
+from guestmem.kvm import libc
+from guestmem.lab.channel import HOST_TAG, PORT
+
+__all__ = ("enter_host", "mount", "mount_kernel_filesystems", "open_port", "power_off")
+
+_MS_RDONLY = 1
+_MS_BIND = 4096
+_RB_AUTOBOOT = 0x01234567  # include/uapi/linux/reboot.h: LINUX_REBOOT_CMD_RESTART
+_HOST = "/host"
+
+
+def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
+    """mount(2); makes the target directory. KvmError (an OSError) names the target."""
+    if not Path(target).is_dir():
+        Path(target).mkdir(parents=True)
+    arguments = (source.encode(), target.encode(), kind.encode(), flags, options.encode())
+    libc.call("mount", f"mount of {source} at {target}", *arguments)
+
+
+def mount_kernel_filesystems() -> None:
+    """/proc, /sys, /dev, and /tmp in memory."""
+    mount("proc", "/proc", "proc")
+    mount("sysfs", "/sys", "sysfs")
+    mount("devtmpfs", "/dev", "devtmpfs")
+    mount("devpts", "/dev/pts", "devpts", options="mode=620,ptmxmode=666")
+    mount("tmpfs", "/dev/shm", "tmpfs", options="mode=1777")
+    mount("tmpfs", "/tmp", "tmpfs", options="mode=1777")
+
+
+def enter_host() -> None:
+    """Make the host's file system this process's root: read-only, with the lab's own /proc, /sys, /dev and /tmp."""
+    if not os.path.ismount(_HOST):
+        mount(HOST_TAG, _HOST, "9p", _MS_RDONLY, "trans=virtio,version=9p2000.L,cache=loose,msize=262144")
+        for name in ("/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp"):
+            if Path(_HOST + name).is_dir():  # a host without it cannot be given one: the mount is read-only
+                mount(name, _HOST + name, "", _MS_BIND)
+    os.chroot(_HOST)
+
+
+def open_port(limit_s: float = 10.0) -> int:
+    """The descriptor of the virtio-serial port, once the host is connected to it; OSError after limit_s seconds.
+
+    The driver learns the port's name and the host's presence a moment after the device appears.
+    """
+    deadline = time.monotonic() + limit_s
+    port = -1
+    while time.monotonic() < deadline:
+        if port < 0:
+            port = _find_port()
+        elif not _is_hung_up(port):
+            return port
+        time.sleep(0.002)
+    raise OSError(f"no host behind a virtio-serial port named {PORT!r} within {limit_s} s")
+
+
+def power_off() -> None:
+    """End the machine now: nothing in it could switch it off, but a restart is the end of QEMU (-no-reboot)."""
+    libc.call("reboot", "restart", _RB_AUTOBOOT)
+
+
+def _find_port() -> int:
+    for name in Path("/sys/class/virtio-ports").glob("*/name"):
+        if name.read_text().strip() == PORT:
+            return os.open(f"/dev/{name.parent.name}", os.O_RDWR | os.O_CLOEXEC)
+    return -1
+
+
+def _is_hung_up(port: int) -> bool:
+    poll = select.poll()
+    poll.register(port, select.POLLIN)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))

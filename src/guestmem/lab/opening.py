@@ -1,0 +1,36 @@
+"""From a kernel in the cache to a running lab."""
+
+from __future__ import annotations
+
+import os
+
+from guestmem.lab.backend import LabBackend
+from guestmem.lab.image import make_image
+from guestmem.lab.kernel import DEFAULT, find_kernel
+from guestmem.lab.machine import Machine
+from guestmem.lab.qemu import Hardware
+
+__all__ = ("boot", "open_backend")
+
+
+def boot(kernel: str = DEFAULT, hardware: Hardware | None = None) -> Machine:
+    """Boot a lab; close it when done. kernel is a version or a path, as it was given to build.
+
+    BackendUnavailable if that kernel is not built or there is no QEMU; LabFailed if the machine does not come up.
+    """
+    found = find_kernel(kernel)
+    image = make_image()
+    try:
+        return Machine.boot(found.image, image, hardware or Hardware())
+    finally:
+        os.close(image)
+
+
+def open_backend(kernel: str = DEFAULT, hardware: Hardware | None = None) -> LabBackend:
+    """Boot a lab with one backend in it, which ends it. Many backends on one lab: ``LabBackend(boot())`` for each."""
+    machine = boot(kernel, hardware)
+    try:
+        return LabBackend(machine, owns_machine=True)
+    except BaseException:
+        machine.close()
+        raise

@@ -1,0 +1,96 @@
+"""The model's own limits of a mapping (``model.levels.LIMITS``), run on unknowns: which levels does a fault get?
+
+The fault, the slot and the limits are the model's classes and functions. The VM around them is a stand-in: attributes
+are uniform, no page is poisoned, the slot logs no dirty pages, nothing is fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import z3
+
+from guestmem.model.fault import Fault
+from guestmem.model.levels import LIMITS, Limit
+from guestmem.model.memslots import Memslot
+from guestmem.proofs import request
+from guestmem.proofs.symbolic import Formula
+from guestmem.rules import Rule
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE
+
+if TYPE_CHECKING:
+    from guestmem.proofs.example import Example
+    from guestmem.proofs.situation import Situation
+
+__all__ = ("KVM_LIMITS", "allowed", "fault_on", "limits_named")
+
+KVM_LIMITS = ("folio-order", "rule", "slot-head", "slot-tail")
+"""What KVM checks of a file's page without new code: the rule, and the ends of the slot in guest-physical space."""
+
+
+class _Uniform:
+    """Every frame is private."""
+
+    def get(self, gfn: object) -> int:
+        """The attribute of a frame."""
+        return KVM_MEMORY_ATTRIBUTE_PRIVATE
+
+    def covers(self, start: object, end: object, value: object) -> bool:
+        """Every frame has it."""
+        return True
+
+
+class _NoPoison:
+    """No page of the file is poisoned."""
+
+    def overlaps(self, start: object, end: object) -> bool:
+        """No page is."""
+        return False
+
+
+class _Cache:
+    """What a rule may know of a file's pages: orders, which are the unknown page sizes' on each path."""
+
+    def __init__(self, place: Situation | Example) -> None:
+        self._place = place
+        self.poisoned = _NoPoison()
+
+    @property
+    def largest_order(self) -> int:
+        """Of the backing."""
+        return self._place.geometry.order_of(int(self._place.backing))
+
+
+def limits_named(names: Sequence[str]) -> tuple[Limit, ...]:
+    """Some of the model's limits."""
+    found = tuple(limit for limit in LIMITS if limit.name in names)
+    assert len(found) == len(names), f"bug in guestmem: of {names} the model has {[limit.name for limit in found]}"
+    return found
+
+
+def fault_on(place: Situation | Example, rule: Rule) -> Fault:
+    """A private fault on the page touched, after the backing took its folio; of unknowns or of an example's numbers."""
+    vm: Any = request.vm_of(place.geometry)
+    vm.rule, vm.attributes = rule, _Uniform()
+    shift = vm.page_shift
+    known: Any = place  # the model's classes want integers
+    gmem: Any = SimpleNamespace(vm=vm, cache=_Cache(place), page_size=place.page)
+    slot = Memslot(0, 0, known.gpa >> shift, known.size >> shift, KVM_MEM_GUEST_MEMFD, 0, gmem)
+    slot.pgoff = known.offset >> shift
+    fault = Fault(vm, (known.gpa + known.into) >> shift)
+    fault.slot, fault.gmem, fault.private = slot, gmem, True
+    fault.index, fault.folio_order = known.access >> shift, known.folio
+    return fault
+
+
+def allowed(situation: Situation, rule: Rule, limits: Sequence[Limit] = LIMITS) -> dict[int, Formula]:
+    """By huge order: none of the limits forbids the leaf. The model maps the largest such order."""
+    fault = fault_on(situation, rule)
+
+    def formula(limit: Limit, order: int) -> Formula:
+        key = (limit, order, rule if limit.name == "rule" else None)
+        return situation.once(key, lambda: situation.holds(lambda: limit.allows(fault, order)))
+
+    return {order: z3.And([formula(limit, order) for limit in limits]) for order in situation.huge}

@@ -1,0 +1,77 @@
+"""The Markdown form of ``guestmem rules``: a page for documentation, the totals of all layouts before each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from guestmem.layout.bound import PACKINGS, Verdicts
+from guestmem.report.rules_text import PACKING_WORDS, row, sizes
+from guestmem.report.words import percent, size_text
+from guestmem.rules import RULES
+from guestmem.units import format_size
+
+__all__ = ("to_markdown",)
+
+
+def to_markdown(verdicts: list[Verdicts], command: str) -> str:
+    """A page made by the command: what the rules are, all layouts together, then a table for every layout and packing.
+
+    All verdicts are of one geometry and page size.
+    """
+    return "\n".join([*_head(verdicts, command), *_totals(verdicts), *_layouts(verdicts)]) + "\n"
+
+
+def _head(verdicts: list[Verdicts], command: str) -> Iterator[str]:
+    yield "# Every alignment rule on real layouts"
+    yield ""
+    size = format_size(verdicts[0].page_size) if verdicts else "1G"
+    yield f"Made by `{command}`; do not edit. Each RAM slot is taken as bound to a guest_memfd of {size} pages, all"
+    yield "private, as the profile `next` would map it. `by 2M` and `by 1G` are the bytes that can be mapped with"
+    yield "pages of that size or larger; *best* is what the guest-physical layout allows at the very best, whatever the"
+    yield "offsets. A refused slot maps nothing."
+    yield ""
+    yield from _table(["rule", "who", "when", "statement"], ([r.name, r.author, r.date, r.statement] for r in RULES))
+
+
+def _totals(verdicts: list[Verdicts]) -> Iterator[str]:
+    for packing in PACKINGS:
+        chosen = [one for one in verdicts if one.packing == packing]
+        if not chosen:
+            continue
+        names = [f"by {format_size(size)} of best" for size in sizes(chosen[0])]
+        yield ""
+        yield f"## All {len(chosen)} layouts together: {PACKING_WORDS[packing]}"
+        yield ""
+        yield from _table(["rule", "slots refused", "layouts refused", *names], _total_rows(chosen), right=True)
+
+
+def _total_rows(chosen: list[Verdicts]) -> Iterator[list[str]]:
+    slots = sum(len(one.layout.slots) for one in chosen)
+    levels = range(1, len(sizes(chosen[0])) + 1)
+    for rule, column in zip(RULES, zip(*(one.rules for one in chosen), strict=True), strict=True):
+        refused = sum(verdict.refused for verdict in column)
+        hit = sum(verdict.refused > 0 for verdict in column)
+        shares = []
+        for level in levels:
+            mapped = sum(verdict.coverage.mapped[level] for verdict in column)
+            best = sum(one.best[level] for one in chosen)
+            shares.append(f"{size_text(mapped)} of {size_text(best)}, {percent(mapped, best)}")
+        yield [rule.name, f"{refused} of {slots}", f"{hit} of {len(chosen)}", *shares]
+
+
+def _layouts(verdicts: list[Verdicts]) -> Iterator[str]:
+    for one in verdicts:
+        yield ""
+        yield f"## {one.layout.source}: {PACKING_WORDS[one.packing]}"
+        yield ""
+        best = [size_text(size) for size in one.best[1 : len(sizes(one)) + 1]]
+        rows = [*(row(one, verdict) for verdict in one.rules), ["*best*", "", *best, ""]]
+        names = [f"by {format_size(size)}" for size in sizes(one)]
+        yield from _table(["rule", "refused", *names, "leaves"], rows, right=True)
+
+
+def _table(columns: list[str], rows: Iterable[list[str]], *, right: bool = False) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield f"| --- |{(' ---: |' if right else ' --- |') * (len(columns) - 1)}"
+    for cells in rows:
+        yield f"| {' | '.join(cells)} |"
