@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from guestmem.cli.prove_races import races
+from guestmem.cli import app
 from guestmem.races import MUTATIONS, try_mutation
 from guestmem.races.render import columns
 
-APP = typer.Typer()
-APP.command()(races)
+RACES = ("prove", "races")
 
 
 def test_pairs_are_summed_up_and_every_mutation_is_named() -> None:
-    result = CliRunner().invoke(APP, ["--actors", "2"])
+    result = CliRunner().invoke(app, [*RACES, "--actors", "2"])
 
     assert result.exit_code == 0
     assert "states" in result.stdout
@@ -26,14 +24,14 @@ def test_pairs_are_summed_up_and_every_mutation_is_named() -> None:
 
 
 def test_a_mutation_is_shown_with_its_shortest_schedule() -> None:
-    result = CliRunner().invoke(APP, ["--mutation", "recheck"])
+    result = CliRunner().invoke(app, [*RACES, "--mutation", "recheck"])
 
     assert result.exit_code == 0
     assert columns(try_mutation("recheck").exploration) in result.stdout
 
 
 def test_json_is_one_object_with_the_schedule() -> None:
-    result = CliRunner().invoke(APP, ["--mutation", "flush-before-free", "--json"])
+    result = CliRunner().invoke(app, [*RACES, "--mutation", "flush-before-free", "--json"])
     found = json.loads(result.stdout)
 
     assert result.exit_code == 0
@@ -44,7 +42,7 @@ def test_json_is_one_object_with_the_schedule() -> None:
 
 
 def test_a_mutation_nobody_knows_is_bad_usage_with_the_names() -> None:
-    result = CliRunner().invoke(APP, ["--mutation", "luck"])
+    result = CliRunner().invoke(app, [*RACES, "--mutation", "luck"])
 
     assert isinstance(result.exception, ValueError), "the program's main makes it one line and exit 2"
     assert str(result.exception).startswith("--mutation luck: needed one of recheck, sample-first")
@@ -52,7 +50,7 @@ def test_a_mutation_nobody_knows_is_bad_usage_with_the_names() -> None:
 
 @pytest.mark.parametrize("actors", ["1", "4", "two"])
 def test_two_or_three_actors_race(actors: str) -> None:
-    assert CliRunner().invoke(APP, ["--actors", actors]).exit_code == 2
+    assert CliRunner().invoke(app, [*RACES, "--actors", actors]).exit_code == 2
 
 
 def test_what_does_not_hold_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,4 +60,4 @@ def test_what_does_not_hold_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
         "recheck", MUTATIONS["recheck"].protocol, "mapped/delete+delete", "A rule that this scenario does not need."
     )})  # fmt: skip
 
-    assert CliRunner().invoke(APP, ["--mutation", "recheck"]).exit_code == 1
+    assert CliRunner().invoke(app, [*RACES, "--mutation", "recheck"]).exit_code == 1
