@@ -75,12 +75,12 @@ def mutation_text(result: MutationResult) -> str:
 
 
 def _counts(one: Exploration) -> str:
-    return f"{one.worlds} worlds, {one.interleavings} interleavings"
+    return f"{one.worlds} states, {one.interleavings} interleavings"
 
 
 def text(races: Races) -> str:
     """Everything, as lines for a terminal."""
-    lines = [f"{'machine':<8} {'actors':>6} {'scenarios':>9} {'worlds':>8} {'steps':>8} {'interleavings':>20}  verdict"]
+    lines = [f"{'machine':<8} {'actors':>6} {'scenarios':>9} {'states':>8} {'steps':>8} {'interleavings':>20}  verdict"]
     for row in totals(races):
         numbers = f"{row.actors:>6} {row.scenarios:>9} {row.worlds:>8} {row.steps:>8} {_short(row.interleavings):>20}"
         lines.append(f"{row.machine:<8} {numbers}  {row.verdict}")
@@ -125,7 +125,7 @@ def _to_dict(one: Exploration) -> dict[str, Any]:
         "scenario": one.scenario.name,
         "actors": list(one.scenario.labels),
         "verdict": one.verdict,
-        "worlds": one.worlds,
+        "states": one.worlds,
         "steps": one.steps,
         "interleavings": one.interleavings,
         "ends": one.ends,

@@ -34,7 +34,7 @@ class DeleteSlot:
             *_invalidate_slot(self.id, setting, "remove-slot"),
             step("remove-slot", self._remove, "synchronize-again", "", "slots"),
             *_synchronize("synchronize-again", "wait-again", "unbind", setting),
-            step("unbind", self._unbind(setting), "unbind-locked free-slot", "slots", "file bindings"),
+            step("unbind", self._unbind(setting), "unbind-locked free-slot", "", "file bindings slots"),
             step("unbind-locked", self._unbind_locked, "free-slot", "filemap", "file bindings slots"),
             step("free-slot", self._free, "end", "", "slots slots_lock"),
         )
