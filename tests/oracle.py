@@ -94,6 +94,7 @@ class Oracle:
         self.vms: list[Vm] = []
         self.files: list[File] = []
         self.buffer: dict[int, int] = {}
+        self.zero: set[int] = set()  # pages of the buffer that were read and never written, if it is of base pages
 
     # -- 2: the file -------------------------------------------------------------------------------------------------
 
@@ -201,6 +202,22 @@ class Oracle:
             self.folio(file, index)
         except Refused:
             raise Refused("SIGBUS") from None
+
+    def buffer_page(self, page: int, *, write: bool) -> None:
+        """An access to a page of the buffer: the zero page until the first store, which takes it from every guest."""
+        if self.host_order or page in self.buffer:
+            return
+        if not write:
+            self.zero.add(page)
+            return
+        self.buffer[page] = 0
+        if page not in self.zero:
+            return
+        self.zero.remove(page)
+        for vm in self.vms:
+            for slot in vm.slots.values():
+                if slot.hva <= page < slot.hva + slot.npages:
+                    self.zap(vm, slot.base + page - slot.hva)
 
     # -- 3: slots ----------------------------------------------------------------------------------------------------
 
@@ -325,7 +342,11 @@ class Oracle:
     def touch(self, vm: Vm, gfn: int, *, write: bool, value: int = 0) -> tuple[str, int]:
         """A guest access to a frame's word: how it ended (done, mmio, private EFAULT, ...) and what was read."""
         slot = self._slot_of(vm, gfn)
-        if gfn not in vm.leaves or (write and slot is not None and slot.flags & READONLY):
+        faults = gfn not in vm.leaves or (write and slot is not None and slot.flags & READONLY)
+        if not faults and write:
+            _, _, source, page = vm.leaves[gfn]
+            faults = source is self.buffer and page in self.zero
+        if faults:
             ended = self.fault(vm, gfn, write=write)
             if ended != "mapped":
                 return ended, 0
@@ -359,6 +380,7 @@ class Oracle:
         page = slot.hva + gfn - slot.base
         if page >= BUFFER_PAGES:
             return "host EFAULT"
+        self.buffer_page(page, write=write)
         self._map(vm, slot, gfn, self._host_order(vm, slot, gfn), self.buffer, page - gfn)
         return "mapped"
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import guestmem
-from guestmem.backend import Exit
+from guestmem.backend import Exit, Statistics
 from guestmem.objects import Kvm, Vcpu, Vm
-from guestmem.uapi import MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE
+from guestmem.uapi import MAP_ANONYMOUS, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE
 
 GPA = 1 << 30
 U64 = 1 << 64
@@ -438,3 +438,111 @@ def test_host_and_guest_store_the_low_bytes_of_a_value(kvm: Kvm, vm: Vm, vcpu: V
 def test_a_guest_access_across_pages_is_misuse(vcpu: Vcpu) -> None:
     with pytest.raises(ValueError, match="crosses a page"):
         vcpu.write(GPA + P - 4, 1)
+
+
+# -- the zero page -----------------------------------------------------------------------------------------------------
+
+
+both = pytest.mark.parametrize("profile", ["v6.12", "v7.2"])
+
+
+@pytest.fixture
+def two_slots(kvm: Kvm, vm: Vm, vcpu: Vcpu) -> tuple[int, int]:
+    """Two frames that show one page that was never touched."""
+    hva = kvm.anonymous(P)
+    for slot, gpa in enumerate((GPA, GPA + P)):
+        vm.set_user_memory_region(slot, gpa=gpa, size=P, userspace_addr=hva)
+    return GPA, GPA + P
+
+
+def mapped(vm: Vm) -> int:
+    """How many base pages are mapped, the guest's own not counted; known right after an access."""
+    assert isinstance(vm.backend, Statistics)
+    return vm.mapped_pages().get(P, 0) - vm.backend.boot_pages
+
+
+@both
+def test_a_guests_store_takes_the_zero_page_from_whoever_read_it(
+    vm: Vm, vcpu: Vcpu, two_slots: tuple[int, int]
+) -> None:
+    one, two = two_slots
+    assert load(vcpu, one) == [Exit("done", value=0)]
+    assert mapped(vm) == 1
+
+    store(vcpu, two, 7)
+
+    assert mapped(vm) == 1
+    assert load(vcpu, one) == [Exit("done", value=7)]
+    assert mapped(vm) == 2
+
+
+@both
+def test_only_the_first_store_of_the_process_takes_it(kvm: Kvm, vm: Vm, vcpu: Vcpu) -> None:
+    hva = kvm.anonymous(2 * P)
+    vm.set_user_memory_region(0, gpa=GPA, size=2 * P, userspace_addr=hva)
+    load(vcpu, GPA)
+    for value, left in ((1, 1), (2, 2)):
+        kvm.write(hva, value)
+        load(vcpu, GPA + P)
+        assert mapped(vm) == left
+        assert load(vcpu, GPA) == [Exit("done", value=value)]
+
+
+@both
+@pytest.mark.parametrize(("advice", "left"), [(POPULATE_READ, 1), (POPULATE_WRITE, 2), (DONTNEED, 1)])
+def test_populating_for_writing_gives_pages_of_their_own_and_dropping_takes_them(
+    kvm: Kvm, vm: Vm, vcpu: Vcpu, advice: int, left: int
+) -> None:
+    hva = kvm.anonymous(2 * P)
+    vm.set_user_memory_region(0, gpa=GPA, size=2 * P, userspace_addr=hva)
+    if advice == DONTNEED:
+        kvm.write(hva, 1)
+    kvm.backend.madvise(hva, P, advice)
+    load(vcpu, GPA)
+
+    kvm.write(hva, 1)
+
+    load(vcpu, GPA + P)
+    assert mapped(vm) == left
+
+
+@both
+def test_memory_that_is_mapped_again_where_it_was_is_the_zero_page_again(kvm: Kvm, vm: Vm, vcpu: Vcpu) -> None:
+    hva = kvm.anonymous(2 * P)
+    kvm.write(hva, 1)
+    kvm.backend.munmap(hva, P)
+    assert signal_of(partial(kvm.read, hva)) == "SIGSEGV"
+    vm.set_user_memory_region(0, gpa=GPA, size=2 * P, userspace_addr=hva)
+
+    assert load(vcpu, GPA)[0].errno == "EFAULT"
+    load(vcpu, GPA + P)
+    kvm.write(hva + P, 2)
+    load(vcpu, GPA + P)
+    assert mapped(vm) == 1
+
+
+@both
+def test_shared_memory_has_pages_of_its_own_from_the_start(kvm: Kvm, vm: Vm, vcpu: Vcpu) -> None:
+    hva = kvm.backend.mmap(-1, 2 * P, RW, MAP_SHARED | MAP_ANONYMOUS, 0)
+    vm.set_user_memory_region(0, gpa=GPA, size=2 * P, userspace_addr=hva)
+    load(vcpu, GPA)
+
+    kvm.write(hva, 1)
+
+    load(vcpu, GPA + P)
+    assert mapped(vm) == 2
+
+
+@both
+def test_pre_fault_maps_pages_of_both_kinds(kvm: Kvm, vm: Vm, vcpu: Vcpu) -> None:
+    hva = kvm.anonymous(8 * P)
+    vm.set_user_memory_region(0, gpa=GPA, size=8 * P, userspace_addr=hva)
+    for page in (1, 2, 5):
+        kvm.write(hva + page * P, page)
+    assert vcpu.pre_fault_memory(GPA, 8 * P) == (GPA + 8 * P, 0)
+
+    for page in range(8):
+        kvm.write(hva + page * P, 9)
+
+    assert load(vcpu, GPA + P) == [Exit("done", value=9)]
+    assert mapped(vm) == 3  # the pages that were the process's own before

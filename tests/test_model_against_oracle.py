@@ -312,7 +312,9 @@ class Comparison(RuleBasedStateMachine):
     def host_memory(self, page: int, write: bool, word: int) -> None:
         if write:
             self.kvm.write(self.hva + page * P, word)
+            self.oracle.buffer_page(page, write=True)
             self.oracle.buffer[page] = word
+        self.oracle.buffer_page(page, write=False)
         assert self.kvm.read(self.hva + page * P) == self.oracle.buffer.get(page, 0)
 
     @precondition(lambda self: self.files)

@@ -151,14 +151,14 @@ def _get_host_page(fault: Fault, slot: Memslot) -> Outcome | None:
     if vma is None or not vma.prot & (PROT_WRITE if fault.write else PROT_READ):
         note("get-page", "hva {:#x} is {}".format, fault.hva, "not mapped" if vma is None else "protected")
         return HOST_ERROR
-    offset = fault.hva - vma.delta
+    offset, page = fault.hva - vma.delta, align_down(fault.hva, vm.page_size)
     try:
-        vma.source.host_fault(offset, offset + 1)
+        vm.host.fault_in(vma, page, page + vm.page_size, write=fault.write)
     except HostSignal as signal:
         note("get-page", str, signal)
         return HOST_ERROR
     fault.source, fault.index = vma.source, offset // vm.page_size
-    fault.writable = bool(vma.prot & PROT_WRITE) and not slot.readonly
+    fault.writable = vm.host.is_writable(vma, fault.hva) and not slot.readonly
     note("get-page", "hva {:#x}, host mapping of order {}".format, fault.hva, vma.page_order)
     return None
 
@@ -205,7 +205,14 @@ STEPS: tuple[Step, ...] = (
 
 
 def resolve(fault: Fault) -> Outcome:
-    """Run the steps until one ends the fault."""
+    """Run the steps until one ends the fault; again, if getting the page was itself an invalidation."""
+    while True:
+        outcome = _once(fault)
+        if outcome != RETRY or fault.vm.invalidating(fault.gfn):
+            return outcome
+
+
+def _once(fault: Fault) -> Outcome:
     for step in STEPS:
         outcome = step(fault)
         if outcome is not None:

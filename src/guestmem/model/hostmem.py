@@ -91,6 +91,8 @@ class AddressSpace:
         self.vmas: RunMap[Vma] = RunMap()
         self._lowest = _TOP  # mappings were placed down to here
         self.on_invalidate: list[Callable[[int, int], None]] = []
+        # Private anonymous addresses that were faulted in: True with a page of their own, False with the zero page.
+        self._own_page: RunMap[bool] = RunMap()
 
     def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0, *, shared: bool = False) -> int:
         """Map zeroed memory, whole pages, at a multiple of align; the address. EINVAL for size 0."""
@@ -140,6 +142,7 @@ class AddressSpace:
         self._invalidate(addr, end)
         self.vmas.clear(addr, end)
         self.anonymous.contents.zero(addr, end)
+        self._own_page.clear(addr, end)
         for start, stop, vma in gone:
             self._forget(vma, stop - start)
 
@@ -199,15 +202,48 @@ class AddressSpace:
             raise HostSignal("SIGSEGV", f"nothing is mapped at {addr:#x}")
         if not permits(vma.prot, write=write):
             raise HostSignal("SIGSEGV", f"protection {vma.prot} of {addr:#x} forbids the access")
-        offset = addr - vma.delta
-        vma.source.host_fault(offset, offset + 1)
-        return vma.source, offset
+        page = align_down(addr, self.page_size)
+        self.fault_in(vma, page, page + self.page_size, write=write)
+        return vma.source, addr - vma.delta
+
+    def fault_in(self, vma: Vma, start: int, end: int, *, write: bool) -> None:
+        """Whole pages of one mapping become present, for the process or for a guest (handle_mm_fault); HostSignal.
+
+        Private anonymous memory that is read first is the zero page. The first store gives it a page of its own, and
+        whoever mapped the zero page is told (wp_page_copy). Of mappings of larger pages nothing is kept.
+        """
+        vma.source.host_fault(start - vma.delta, end - vma.delta)
+        if not self._may_be_zero_page(vma):
+            return
+        if write:
+            for first, last, own in list(self._own_page.runs(start, end)):
+                if not own:
+                    self._invalidate(first, last)
+            self._own_page.set(start, end, True)
+        else:
+            for first, last in list(self._own_page.gaps(start, end)):
+                self._own_page.set(first, last, False)
+
+    def is_writable(self, vma: Vma, addr: int) -> bool:
+        """Whether a store at addr, where a page is present, needs no fault."""
+        return bool(vma.prot & PROT_WRITE) and (not self._may_be_zero_page(vma) or self._own_page.get(addr) is True)
+
+    def alike_until(self, addr: int) -> int:
+        """The end of the addresses from addr on whose pages are not of the process's own, or all are."""
+        here = self._own_page.run_at(addr)
+        if here is not None and here[2]:
+            return here[1]
+        return next((start for start, _, own in self._own_page.runs(addr, None) if own), U64)
+
+    def _may_be_zero_page(self, vma: Vma) -> bool:
+        return vma.source is self.anonymous and not vma.shared and not vma.page_order
 
     def dont_need(self, start: int, end: int, *, shared: bool) -> None:
         """MADV_DONTNEED: private anonymous pages become zero; file pages stay in their file, shared ones too."""
         self._invalidate(start, end)
         if not shared:
             self.anonymous.contents.zero(start, end)
+            self._own_page.clear(start, end)
 
     def may_free(self, start: int, end: int) -> None:
         """MADV_FREE: the pages may go when memory is short, which it never is here."""
@@ -224,7 +260,7 @@ class AddressSpace:
     def unmap_all(self) -> None:
         """The process ends."""
         gone = list(self.vmas)
-        self.vmas = RunMap()
+        self.vmas, self._own_page = RunMap(), RunMap()
         for start, stop, vma in gone:
             self._forget(vma, stop - start)
 

@@ -61,7 +61,7 @@ def _apply(host: AddressSpace, vma: Vma, start: int, stop: int, advice: int) -> 
     elif advice == MADV_FREE:
         host.may_free(start, stop)
     elif advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-        _populate(vma, start, stop, write=advice == MADV_POPULATE_WRITE)
+        _populate(host, vma, start, stop, write=advice == MADV_POPULATE_WRITE)
 
 
 def _remove(host: AddressSpace, vma: Vma, start: int, stop: int) -> None:
@@ -74,10 +74,10 @@ def _remove(host: AddressSpace, vma: Vma, start: int, stop: int) -> None:
     host.file_changed(vma.source, start - vma.delta, stop - vma.delta)
 
 
-def _populate(vma: Vma, start: int, stop: int, *, write: bool) -> None:
+def _populate(host: AddressSpace, vma: Vma, start: int, stop: int, *, write: bool) -> None:
     if not vma.prot & (PROT_WRITE if write else PROT_READ):
         raise KvmError(errno.EINVAL, f"prot={vma.prot}", check="mapping-permits")
     try:
-        vma.source.host_fault(start - vma.delta, stop - vma.delta)
+        host.fault_in(vma, start, stop, write=write)
     except HostSignal as signal:
         raise KvmError(errno.EFAULT, str(signal), check="page-can-be-had") from signal

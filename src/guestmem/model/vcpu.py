@@ -147,6 +147,8 @@ class Vcpu:
         if alike > last:
             if fault.gmem is not None:
                 fault.gmem.cache.populate(fault.index + 1, fault.index + alike - fault.gfn)
+            else:
+                _read_fault(fault, alike - fault.gfn)
             assert fault.leaf is not None
             vm.stage2.map(last, fault.leaf, alike - last)
             vm.mmio.forget(last, alike)
@@ -182,7 +184,16 @@ def _alike_until(fault: Fault) -> int:
     vma = vm.host.vmas.run_at(fault.hva)
     if vma is None or vma[2].page_order or not isinstance(fault.source, Anonymous):
         return 0
-    return min(end, fault.gfn + (vma[1] - fault.hva) // vm.page_size)
+    alike = min(vma[1], vm.host.alike_until(fault.hva))
+    return min(end, fault.gfn + (alike - fault.hva) // vm.page_size)
+
+
+def _read_fault(fault: Fault, pages: int) -> None:
+    """The pages of the host's mapping become present, from the one of the fault on."""
+    host = fault.vm.host
+    vma = host.vmas.get(fault.hva)
+    assert vma is not None
+    host.fault_in(vma, fault.hva, fault.hva + pages * fault.vm.page_size, write=False)
 
 
 def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
