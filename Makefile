@@ -7,10 +7,15 @@ BIN := $(VENV)/bin
 
 # What building the lab's kernel and booting it takes, as Debian packages.
 LAB_TOOLS := qemu-system-x86 gcc libc6-dev make binutils flex bison bc perl libelf-dev tar xz-utils
-INSTALL_LAB_TOOLS := apt-get update && apt-get install --yes --no-install-recommends $(LAB_TOOLS)
+# And what the tests use where it is there: a browser for the HTML page, headers for the structures.
+CI_TOOLS := chromium linux-libc-dev
+INSTALL := apt-get -qq update && apt-get -qq install --yes --no-install-recommends
+
+as_root = if [ "$$(id -u)" = 0 ]; then $(1); elif command -v sudo >/dev/null; then sudo sh -c '$(1)'; \
+	else echo 'as root, run: $(1)' >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab-tools test-lab lint prove bench fuzz-parsers docs clean
+.PHONY: help run test lab-tools ci-tools test-lab lint prove bench fuzz-parsers docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,9 +28,10 @@ test: $(VENV)/.installed-dev  ## run the tests, doctests and documentation examp
 	$(BIN)/python -m pytest
 
 lab-tools:  ## install what the lab needs (Debian packages, as root or by sudo)
-	@if [ "$$(id -u)" = 0 ]; then $(INSTALL_LAB_TOOLS); \
-	elif command -v sudo >/dev/null; then sudo sh -c '$(INSTALL_LAB_TOOLS)'; \
-	else echo 'as root, run: $(INSTALL_LAB_TOOLS)' >&2; exit 1; fi
+	@$(call as_root,$(INSTALL) $(LAB_TOOLS))
+
+ci-tools:  ## install what some tests skip without
+	@$(call as_root,$(INSTALL) $(CI_TOOLS))
 
 test-lab: $(VENV)/.installed-dev  ## build the lab's kernel unless it is built, and run the tests that boot it
 	$(BIN)/guestmem lab build
@@ -49,6 +55,7 @@ docs: $(VENV)/.installed-dev  ## write the pages that are made from code
 	$(BIN)/python docs/divergences.py > docs/divergences.md
 	$(BIN)/python docs/rules.py > docs/rules.md
 	$(BIN)/python docs/proofs.py
+	$(BIN)/python docs/races.py > docs/races.md
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build guestmem-check.html

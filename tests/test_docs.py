@@ -45,6 +45,11 @@ def words_of(command: str, project: Path) -> list[str]:
     return [*python[words[0]], *words[1:]]
 
 
+def without_versions(text: str) -> str:
+    """Another version of the solver must come to the same answers."""
+    return re.sub(r"z3 [\d.]+", "z3", text)
+
+
 @pytest.mark.parametrize(("command", "shown"), BLOCKS)
 def test_every_command_of_the_pages_prints_what_stands_there(command: str, shown: str, project: Path) -> None:
     environment = {**os.environ, "COLUMNS": "120", "PYTHONIOENCODING": "utf-8"}
@@ -52,7 +57,7 @@ def test_every_command_of_the_pages_prints_what_stands_there(command: str, shown
     done = subprocess.run(words_of(command, project), cwd=project, env=environment, capture_output=True, text=True)
 
     assert done.returncode in (0, 1), done.stderr
-    assert done.stdout + done.stderr == shown
+    assert without_versions(done.stdout + done.stderr) == without_versions(shown)
 
 
 @pytest.mark.parametrize("script", MADE, ids=lambda script: script.name)

@@ -11,6 +11,8 @@ from guestmem.version import __version__
 
 __all__ = ("app", "main")
 
+LAYOUTS, RECORDINGS, KERNELS, PROOFS = "Layouts of VMs", "Recordings and comparing", "Kernels and hosts", "Proofs"
+
 app = typer.Typer(
     name="guestmem",
     help="KVM's guest-private memory: run it, check it, prove it.",
@@ -19,17 +21,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.command("run", epilog=run.EXAMPLES)(run.run)
-app.command("diff", epilog=diff.EXAMPLES)(diff.diff)
-app.command("fuzz", epilog=fuzz.EXAMPLES)(fuzz.fuzz)
-app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
-app.command("prove", epilog=prove.EXAMPLES)(prove.prove)
-app.command("check", epilog=check.EXAMPLES)(check.check)
-app.command("rules", epilog=rules.EXAMPLES)(rules.rules)
-app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
-app.command("schema")(schema.schema)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.add_typer(lab.app, name="lab")
+app.command("check", rich_help_panel=LAYOUTS, epilog=check.EXAMPLES)(check.check)
+app.command("rules", rich_help_panel=LAYOUTS, epilog=rules.EXAMPLES)(rules.rules)
+app.command("plan", rich_help_panel=LAYOUTS, epilog=plan.EXAMPLES)(plan.plan)
+app.command("schema", rich_help_panel=LAYOUTS)(schema.schema)
+app.command("run", rich_help_panel=RECORDINGS, epilog=run.EXAMPLES)(run.run)
+app.command("explain", rich_help_panel=RECORDINGS, epilog=explain.EXAMPLES)(explain.explain)
+app.command("diff", rich_help_panel=RECORDINGS, epilog=diff.EXAMPLES)(diff.diff)
+app.command("fuzz", rich_help_panel=RECORDINGS, epilog=fuzz.EXAMPLES)(fuzz.fuzz)
+app.command("prove", rich_help_panel=PROOFS, epilog=prove.EXAMPLES)(prove.prove)
+app.command("doctor", rich_help_panel=KERNELS, epilog=doctor.EXAMPLES)(doctor.doctor)
+app.add_typer(lab.app, name="lab", rich_help_panel=KERNELS)
 
 
 def _version(value: bool) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from guestmem.cli import prove_races
+
 if TYPE_CHECKING:
     from guestmem.proofs.answers import Answer, Asked
     from guestmem.proofs.properties import Property
@@ -25,6 +27,8 @@ Examples:
 
     guestmem prove bounded --rule fits-size
 
+    guestmem prove races --mutation recheck
+
     guestmem prove begins-inside --rule none --given page=1G --given offset=0x4000 --given access=0x8000
 
 Exit status: 1 if any answer is *unknown*, or if something asked for by name (a PROPERTY or --rule) is refuted, or if
@@ -36,7 +40,9 @@ _MARKS = {"Holds": "yes", "Refuted": "no", "Unknown": "?", "NotAsked": "n/a"}
 
 def prove(
     properties: list[str] = typer.Argument(
-        None, metavar="[PROPERTY...]", help="A property of the rules, a statement, or `lattice`; else the whole table."
+        None,
+        metavar="[PROPERTY...]",
+        help="A property of the rules, a statement, `lattice` or `races`; else the table.",
     ),
     rule: list[str] = typer.Option([], "--rule", metavar="NAME", help="Only these rules; `none` is no rule at all."),
     geometry: str = typer.Option("x86-64", "--geometry", metavar="NAME", help="The architecture's page sizes."),
@@ -46,12 +52,22 @@ def prove(
     write: Path = typer.Option(
         None, "--write", metavar="DIR", help="Write each counterexample there, as a layout and as a recording."
     ),
+    mutation: str = typer.Option(None, "--mutation", metavar="NAME", help="races: take one rule away."),
+    actors: int = typer.Option(None, "--actors", min=2, max=3, metavar="N", help="races: pairs or triples only."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> None:
-    """Prove or refute, for all 64-bit values, what is claimed of the alignment rules.
+    """Prove or refute, for all 64-bit values, what is claimed of the alignment rules; `races`: explore all orders.
 
-    A refutation is the smallest counterexample, played back on the rule's own code before it is shown.
+    A refutation is the smallest counterexample, played back on the rule's own code before it is shown. `prove races`
+    runs every interleaving of two and three actors (faults, punch holes, attribute and slot changes, close, poison) on
+    small machines, and needs no solver.
     """
+    if "races" in (properties or []):
+        if len(properties) > 1 or rule or given or write:
+            raise ValueError("prove races goes alone: no other property, --rule, --given or --write")
+        raise typer.Exit(prove_races.show_races(mutation, actors, as_json=as_json))
+    if mutation or actors:
+        raise ValueError("--mutation and --actors go with: guestmem prove races")
     try:
         import z3  # noqa: F401  # only to know whether it is there
     except ImportError:

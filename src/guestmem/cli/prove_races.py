@@ -1,0 +1,43 @@
+"""``guestmem prove races``: every interleaving of two and three actors. Needs no solver."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from guestmem.races import Races
+
+__all__ = ("show_races",)
+
+
+def show_races(mutation: str | None, actors: int | None, *, as_json: bool) -> int:
+    """Explore, print, and give the exit status. mutation: None for everything; actors: 2, 3, or None for both."""
+    import json
+
+    from guestmem.races import MUTATIONS, Races, prove_races, try_mutation
+    from guestmem.races.render import mutation_text, text, to_dict
+
+    if mutation is None:
+        found = _with_progress(lambda progress: prove_races((actors,) if actors else (2, 3), progress))
+        written = text(found)
+    elif mutation in MUTATIONS:
+        found = Races(mutations=(try_mutation(mutation),))
+        written = mutation_text(found.mutations[0])
+    else:
+        raise ValueError(f"--mutation {mutation}: needed one of {', '.join(MUTATIONS)}")
+    typer.echo(json.dumps(to_dict(found)) if as_json else written)
+    return 0 if found.holds else 1
+
+
+def _with_progress(work: Callable[[Callable[[str], None]], Races]) -> Races:
+    """What is being explored, on the last line of stderr if that is a terminal."""
+    if not sys.stderr.isatty():
+        return work(lambda name: None)
+    try:
+        return work(lambda name: print(f"\r{name[:78]:<78}", end="", file=sys.stderr, flush=True))
+    finally:
+        print(f"\r{'':<78}\r", end="", file=sys.stderr, flush=True)
