@@ -110,6 +110,7 @@ class Comparison(RuleBasedStateMachine):
         for private in kinds:
             type = int(private and 1 in machine.vm_types)
             self.vms.append((self.kvm.create_vm(type), OracleVm(bool(type))))
+        self.oracle.vms = [plain for _, plain in self.vms]
         self.vcpus = [vm.create_vcpu(0) for vm, _ in self.vms]
         self.next_vcpu = 1
         self.files: list[tuple[GuestMemfd, File]] = []
