@@ -20,7 +20,7 @@ AGENT = """
 from guestmem.lab.agent import Agent
 from guestmem.model.process import Process
 from guestmem.model.profiles import profile_named
-Agent(port, lambda: Process(profile_named("v6.12")), lambda: None).run()
+Agent(port, lambda: Process(profile_named("v6.12")), lambda directory: None).run()
 """
 HELLO = """
 from guestmem.lab import channel

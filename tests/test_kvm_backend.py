@@ -17,7 +17,7 @@ import pytest
 import guestmem
 from guestmem.backend import AuxKind, Boot, Exit, Touch
 from guestmem.errors import BackendUnavailable, HostSignal, KvmError, UnexpectedExit
-from guestmem.kvm import KvmBackend, files, vcpu
+from guestmem.kvm import KvmBackend, files
 from guestmem.transcript.compare import compare
 from guestmem.transcript.reader import Sequence, read_sequences
 from guestmem.transcript.runner import Runner
@@ -47,7 +47,7 @@ RECORDINGS = Path(__file__).parent.parent / "examples" / "recordings"
 @pytest.fixture
 def backend() -> Iterator[KvmBackend]:
     """A backend, ended after the test."""
-    with KvmBackend() as backend:
+    with KvmBackend(run_limit_s=1) as backend:
         try:
             backend.close(backend.open_kvm())
         except BackendUnavailable as reason:
@@ -382,11 +382,8 @@ def test_a_run_on_what_is_no_vcpu_is_the_kernels_own_answer(backend: KvmBackend,
     assert names == {"VM": "ENOTTY", "memfd": "ENOTTY", "devnull": "ENOTTY"}
 
 
-def test_a_guest_that_never_ends_is_interrupted(
-    backend: KvmBackend, vm: int, vcpu_fd: int, memory: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_guest_that_never_ends_is_interrupted(backend: KvmBackend, vm: int, vcpu_fd: int, memory: int) -> None:
     """EINTR; and the vCPU can be run again."""
-    monkeypatch.setattr(vcpu, "_SECONDS", 1)
     boot = Boot(0x1000_0000, backend.anonymous(64 * 1024, RW, P))
     backend.set_user_memory_region(vm, 9, 0, boot.gpa, 64 * 1024, boot.hva)
     load = [Touch(GPA, "r", 8)]

@@ -272,3 +272,13 @@ def killed_owner(how: signal.Signals, *, with_keeper: bool = False) -> list[int]
         owner.send_signal(how)
         owner.communicate()
     return [machine, *others]
+
+
+def test_a_command_started_below_tmp_finds_itself_there(
+    streams: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("of the host")
+    monkeypatch.chdir(tmp_path)
+
+    assert streams.run("sh", "-c", "pwd; cat file; ! touch file") == 0
+    assert streams.written()[0] == f"{tmp_path}\nof the host".encode()

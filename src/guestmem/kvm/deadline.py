@@ -39,7 +39,7 @@ class Deadline:
     """While entered, ``arm`` gives KVM_RUN that many seconds; ``passed`` says whether they ran out."""
 
     def __init__(self, seconds: int) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
 
     def __enter__(self) -> Deadline:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
@@ -51,7 +51,7 @@ class Deadline:
 
     def arm(self) -> None:
         """Start counting again."""
-        self._set(self._seconds)
+        self._set(self.seconds)
 
     def passed(self) -> bool:
         """Whether the signal is pending; takes it off the queue."""
@@ -80,7 +80,7 @@ class Interrupt(Deadline):
         super().__enter__()
         self._old = sigaction.space()
         sigaction.exchange(SIGNAL, sigaction.action(libc.no_effect(), 0), self._old)
-        self._set(self._seconds, again=self._seconds)
+        self._set(self.seconds, again=self.seconds)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
         return self
 

@@ -40,8 +40,9 @@ class _Vm:
 class Machines:
     """vCPU descriptors, with what it takes to run them."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, run_limit_s: int) -> None:
         self._memory = memory
+        self._run_limit_s = run_limit_s
         self._vms: dict[int, _Vm] = {}  # by the caller's descriptors
         self._vcpus: dict[int, tuple[_Vm, Vcpu]] = {}  # likewise
         self._guests: dict[Boot, Guest] = {}
@@ -56,7 +57,7 @@ class Machines:
         vm = self._vms[vm_fd]
         if vm.fd < 0:
             vm.fd = libc.call("dup", "dup of the VM's descriptor", vm_fd)
-        self._vcpus[fd] = vm, Vcpu()
+        self._vcpus[fd] = vm, Vcpu(self._run_limit_s)
 
     def duplicated(self, fd: int, copy: int) -> None:
         """``copy`` is the same open file as fd."""

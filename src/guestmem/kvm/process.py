@@ -29,19 +29,20 @@ _PRE_FAULT_SECONDS = 5
 class KvmBackend:
     """Backend "kvm": the calls of ``guestmem.backend.Backend`` on /dev/kvm of this machine (x86-64).
 
-    BackendUnavailable, saying what is missing, if the machine is of another architecture or has no usable /dev/kvm.
+    run_limit_s bounds every KVM_RUN, in whole seconds: EINTR. BackendUnavailable, saying what is missing, if the
+    machine is of another architecture or has no usable /dev/kvm.
     """
 
     name = "kvm"
     boot_pages = BOOT_PAGES
 
-    def __init__(self) -> None:
+    def __init__(self, run_limit_s: int = 5) -> None:
         if platform.system() != "Linux" or platform.machine() != "x86_64":
             machine = f"{platform.system()} on {platform.machine()}"
             raise BackendUnavailable(f"the guest's code is for Linux on x86-64, not {machine}; use the model")
         self._files = Files()
         self._memory = Memory()
-        self._machines = Machines(self._memory)
+        self._machines = Machines(self._memory, run_limit_s)
 
     def __enter__(self) -> KvmBackend:
         return self

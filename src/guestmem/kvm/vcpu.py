@@ -24,7 +24,6 @@ __all__ = ("Vcpu", "ioctl")
 _PAGE = 4096
 _MMIO_BYTE = 0x5A  # what loads from nowhere are answered with, as in the recordings
 _KVM_EXIT_SHUTDOWN = 8  # include/uapi/linux/kvm.h
-_SECONDS = 5
 
 
 def ioctl(fd: int, name: str, argument: int | bytearray = 0, values: str = "") -> int:
@@ -36,7 +35,8 @@ def ioctl(fd: int, name: str, argument: int | bytearray = 0, values: str = "") -
 class Vcpu:
     """What is known of a vCPU beside its descriptors: whose code and page tables its registers point at."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_limit_s: int) -> None:
+        self._run_limit_s = run_limit_s
         self._guest: Guest | None = None
         self._set_up = False
 
@@ -45,7 +45,7 @@ class Vcpu:
         self._set_up_once(fd, cpuid)
         area = libc.call("mmap", "mmap of kvm_run", 0, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         try:
-            with Deadline(_SECONDS) as deadline:
+            with Deadline(self._run_limit_s) as deadline:
                 run_area = _RunArea(fd, area, run_size, deadline)
                 return [self._touch(run_area, guest, touch) for touch in touches]
         finally:
@@ -120,7 +120,7 @@ class _RunArea:
             if self.failed != errno.EINTR:
                 return
             if self._deadline.passed():
-                raise KvmError(errno.EINTR, f"KVM_RUN did not end within {_SECONDS} s")
+                raise KvmError(errno.EINTR, f"KVM_RUN did not end within {self._deadline.seconds} s")
 
     def settle(self) -> None:
         """Let KVM finish the MMIO access it just reported, without entering the guest.

@@ -24,6 +24,8 @@ from guestmem.version import __version__
 
 __all__ = ("Agent", "main")
 
+_RUN_LIMIT_S = 30  # an emulated processor on a busy host takes its time
+
 _CHUNK = 1 << 16
 _LINK_FD = 200  # out of the way: a session's own descriptors count from 3, as in any fresh process
 
@@ -40,7 +42,7 @@ class _Session:
 class Agent:
     """Sessions by number. ``port`` is a descriptor with a host behind it; backend makes a session's backend."""
 
-    def __init__(self, port: int, backend: Callable[[], Backend], enter_host: Callable[[], None]) -> None:
+    def __init__(self, port: int, backend: Callable[[], Backend], enter_host: Callable[[str], None]) -> None:
         self._port = port
         self._backend = backend
         self._enter_host = enter_host
@@ -99,7 +101,7 @@ class Agent:
         # Here and not at the top: few starts need it, and every start would pay for it.
         from guestmem.lab import command
 
-        self._enter_host()
+        self._enter_host(request.directory)
         os._exit(command.run(link, number, request))
 
     def _fork(self, number: int, body: Callable[[socket.socket], None]) -> None:
@@ -193,7 +195,7 @@ def main() -> NoReturn:
 
     try:
         guest.mount_kernel_filesystems()
-        Agent(guest.open_port(), KvmBackend, guest.enter_host).run()
+        Agent(guest.open_port(), lambda: KvmBackend(run_limit_s=_RUN_LIMIT_S), guest.enter_host).run()
     except BaseException:
         traceback.print_exc()
     finally:

@@ -19,6 +19,7 @@ _MS_RDONLY = 1
 _MS_BIND = 4096
 _RB_AUTOBOOT = 0x01234567  # include/uapi/linux/reboot.h: LINUX_REBOOT_CMD_RESTART
 _HOST = "/host"
+_UNCOVERED = "/host-files"  # the same without what the lab mounts over it
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
@@ -39,14 +40,27 @@ def mount_kernel_filesystems() -> None:
     mount("tmpfs", "/tmp", "tmpfs", options="mode=1777")
 
 
-def enter_host() -> None:
-    """Make the host's file system this process's root: read-only, with the lab's own /proc, /sys, /dev and /tmp."""
+def enter_host(directory: str) -> None:
+    """Make the host's file system this process's root: read-only, with the lab's own /proc, /sys, /dev and /tmp.
+
+    A directory below /tmp is there all the same, with all that its first ancestor in /tmp has.
+    """
     if not os.path.ismount(_HOST):
         mount(HOST_TAG, _HOST, "9p", _MS_RDONLY, "trans=virtio,version=9p2000.L,cache=loose,msize=262144")
+        mount(_HOST, _UNCOVERED, "", _MS_BIND)
         for name in ("/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp"):
             if Path(_HOST + name).is_dir():  # a host without it cannot be given one: the mount is read-only
                 mount(name, _HOST + name, "", _MS_BIND)
+    _uncover(directory)
     os.chroot(_HOST)
+
+
+def _uncover(directory: str) -> None:
+    parts = Path(directory).parts
+    if parts[:2] == ("/", "tmp") and len(parts) > 2:
+        there, seen = f"{_UNCOVERED}/tmp/{parts[2]}", f"{_HOST}/tmp/{parts[2]}"
+        if Path(there).is_dir() and not os.path.ismount(seen):
+            mount(there, seen, "", _MS_BIND)
 
 
 def open_port(limit_s: float = 10.0) -> int:

@@ -1,8 +1,8 @@
 """Programs in the lab: one command, or a shell, on the lab's kernel and the host's files (read-only).
 
-The program sees the host's file system as it is, with the lab's own /dev, /proc, /sys and an empty /tmp, and runs as
-the lab's root. What it writes elsewhere fails; what it leaves in /tmp is gone with the machine.
-"""
+The program sees the host's file system as it is, with the lab's own /dev, /proc, /sys and a /tmp in memory that is
+empty but for what holds the current directory, and runs as the lab's root. What it writes elsewhere fails; what it
+leaves in /tmp is gone with the machine."""
 
 from __future__ import annotations
 
