@@ -1,6 +1,7 @@
 """A lattice as an SVG picture: strictest rules at the bottom, an arrow from each to the next looser ones.
 
-A node stands one row above the highest node below it. Text, so that the same lattice is always the same file.
+A node stands one row below the lowest node above it, so that arrows pass no other row unless they must. Text, so that
+the same lattice is always the same file.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ def svg(lattice: Lattice, title: str) -> str:
 
 
 def _rows(lattice: Lattice) -> list[list[int]]:
-    depth = dict.fromkeys(range(len(lattice.nodes)), 0)
+    below = dict.fromkeys(range(len(lattice.nodes)), 0)
     for _ in lattice.nodes:
         for low, high in lattice.edges:
-            depth[high] = max(depth[high], depth[low] + 1)
-    rows: list[list[int]] = [[] for _ in range(max(depth.values()) + 1)]
-    for node, row in depth.items():
-        rows[row].append(node)
+            below[low] = max(below[low], below[high] + 1)
+    rows: list[list[int]] = [[] for _ in range(max(below.values()) + 1)]
+    for node, row in below.items():
+        rows[len(rows) - 1 - row].append(node)
     place: dict[int, int] = {}
     for row_nodes in rows:
         row_nodes.sort(key=lambda node: _mean([place[low] for low, high in lattice.edges if high == node]))
