@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from guestmem.layout.coverage import Coverage, cover
@@ -27,8 +30,21 @@ class Checked:
 
 def check(layout: Layout, host: Host) -> Checked:
     """Judge a layout."""
-    coverage = cover(layout, host)
-    return Checked(coverage, find_findings(coverage))
+    with _no_collections():
+        coverage = cover(layout, host)
+        return Checked(coverage, find_findings(coverage))
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """The values of a large layout are many and none of them a cycle; looking for cycles took half the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def worst(checked: list[Checked]) -> Severity | None:

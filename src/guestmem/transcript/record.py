@@ -9,6 +9,7 @@ import gzip
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,10 +41,18 @@ def recorded(operation: AnyOperation, outcome: Outcome) -> AnyOperation:
 
 def unrun(operation: AnyOperation) -> AnyOperation:
     """The operation without any outcome."""
-    names = ("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock", "pages")
-    there = {name for name in operation.__struct_fields__ if name in names or name.startswith("st_")}
-    values = {field.name: field.default for field in msgspec.structs.fields(operation) if field.name in there}
-    return msgspec.structs.replace(operation, **values)
+    return msgspec.structs.replace(operation, **_without_outcome(type(operation)))
+
+
+@cache
+def _without_outcome(kind: type[v.Operation]) -> dict[str, Any]:
+    """What the fields of an outcome are before there is one; asking msgspec takes longer than running an operation."""
+    names = ("result", "errno", "exits", "signal", "gpa_out", "size_out", "livelock")
+    return {
+        field.name: field.default
+        for field in msgspec.structs.fields(kind)
+        if field.name in names or field.name.startswith("st_")
+    }
 
 
 def lines_of(begin: v.Begin, operations: Iterable[v.Operation]) -> Iterator[str]:
