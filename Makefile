@@ -15,7 +15,7 @@ as_root = if [ "$$(id -u)" = 0 ]; then $(1); elif command -v sudo >/dev/null; th
 	else echo 'as root, run: $(1)' >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab-tools ci-tools test-lab lint prove bench fuzz-parsers docs clean
+.PHONY: help run test lab-tools ci-tools test-lab lint prove bench fuzz-readers docs clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -48,8 +48,8 @@ prove: $(VENV)/.installed-dev  ## prove the whole table again and compare it wit
 bench: $(VENV)/.installed-dev  ## measure, as ratios against the kernel where there is one
 	$(BIN)/python -m benchmarks
 
-fuzz-parsers: $(VENV)/.installed-fuzz  ## fuzz the layout readers with atheris for FUZZ_SECONDS (60) in all
-	$(BIN)/python -m fuzz $(FUZZ_SECONDS)
+fuzz-readers: $(VENV)/.installed-fuzz  ## fuzz the layout readers with atheris for FUZZ_SECONDS (60) in all
+	$(BIN)/python -m fuzz_readers $(FUZZ_SECONDS)
 
 docs: $(VENV)/.installed-dev  ## write the pages that are made from code
 	$(BIN)/python docs/divergences.py > docs/divergences.md

@@ -12,8 +12,8 @@ import guestmem
 from benchmarks import layouts, sequences
 from benchmarks.kernel import Unavailable, kernel_slot
 from benchmarks.measure import median_us, say
-from guestmem.transcript.places import place_named
-from guestmem.transcript.report import run_recording
+from guestmem.recordings.places import place_named
+from guestmem.recordings.report import run_recording
 from guestmem.units import GIB, MIB, TIB
 
 PRIVATE = guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE

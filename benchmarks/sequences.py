@@ -10,9 +10,9 @@ from guestmem.errors import BackendUnavailable
 from guestmem.fuzz.campaign import open_campaign
 from guestmem.fuzz.generator import sequence
 from guestmem.fuzz.state import Scope
-from guestmem.transcript.places import pair_named, place_named
-from guestmem.transcript.play import Place
-from guestmem.transcript.vocabulary import Begin, Operation
+from guestmem.recordings.places import pair_named, place_named
+from guestmem.recordings.play import Place
+from guestmem.recordings.vocabulary import Begin, Operation
 
 __all__ = ("random_sequences",)
 

@@ -1,8 +1,8 @@
-"""Print docs/divergences.md from the table in guestmem.divergences: `make docs` writes it, a test compares it."""
+"""Print docs/divergences.md from the table of divergences: `make docs` writes it, a test compares it."""
 
 from __future__ import annotations
 
-from guestmem.divergences import DIVERGENCES
+from guestmem.recordings.divergences import DIVERGENCES
 
 __all__ = ("page",)
 
@@ -13,8 +13,8 @@ def page() -> str:
         "# Known divergences",
         "",
         "Where the model may differ from a kernel, and why. Nothing else may. `guestmem run` counts those it can",
-        "recognise in a recording; the others name what the model leaves out. Source: `guestmem.divergences`; this",
-        "page is written by `make docs`.",
+        "recognise in a recording; the others name what the model leaves out. Source:",
+        "`guestmem.recordings.divergences`; this page is written by `make docs`.",
         "",
         "| name | subject | reason | seen in a recording |",
         "| --- | --- | --- | --- |",

@@ -10,9 +10,9 @@ import pytest
 
 import guestmem
 from guestmem.backend import Backend
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.limits import Limits
-from guestmem.transcript.probe import profile_of_release
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.limits import Limits
+from guestmem.recordings.probe import profile_of_release
 
 __all__ = ("hold", "profile_of_kvm", "profile_of_lab")
 

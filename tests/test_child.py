@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guestmem.transcript.child import ChildEnded, messages
+from guestmem.recordings.child import ChildEnded, messages
 
 
 def children() -> bool:

@@ -17,9 +17,9 @@ from recordings import Json, begin, gmem, line, vm, write
 from guestmem.errors import BackendUnavailable
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12
-from guestmem.transcript import places, vocabulary
-from guestmem.transcript.play import Place
-from guestmem.transcript.reader import read_sequences
+from guestmem.recordings import places, vocabulary
+from guestmem.recordings.play import Place
+from guestmem.recordings.reader import read_sequences
 
 FINDINGS = sorted((Path(__file__).parent.parent / "examples" / "findings").glob("*.jsonl"))
 

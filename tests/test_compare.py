@@ -8,9 +8,9 @@ import pytest
 from msgspec import UNSET
 
 from guestmem.backend import Exit
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.compare import Verdict, compare
-from guestmem.transcript.runner import Outcome
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.compare import Verdict, compare
+from guestmem.recordings.runner import Outcome
 
 DONE = Exit("done", value=0)
 

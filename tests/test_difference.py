@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.difference import Difference, ended, first_difference, grouped
-from guestmem.transcript.runner import Outcome
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.difference import Difference, ended, first_difference, grouped
+from guestmem.recordings.runner import Outcome
 
 BEGIN = v.Begin(seq="s")
 OPERATIONS = [v.CreateVm(seq="s", i=index, type=index, out=f"vm{index}") for index in range(4)]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from guestmem.divergences import DIVERGENCES, History, divergence_of
 from guestmem.model.capabilities import CAPABILITIES
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.divergences import DIVERGENCES, History, divergence_of
 
 STALE = v.RecordedExit("memory_fault", errno="EFAULT", anomaly="stale_mmio")
 PLAIN = v.RecordedExit("memory_fault", errno="EFAULT", flags=0)

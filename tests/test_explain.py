@@ -8,8 +8,8 @@ import pytest
 from recordings import Json, begin, gmem, line, touches, vcpu, vm, write
 
 from guestmem.model.profiles import PROFILES
-from guestmem.transcript.explain import Explanation, explain_operation
-from guestmem.transcript.reader import read_sequences
+from guestmem.recordings.explain import Explanation, explain_operation
+from guestmem.recordings.reader import read_sequences
 
 
 def explain(path: Path, *lines: Json) -> dict[str, list[Explanation]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from program import Guestmem
 
-from guestmem.transcript.reader import read_sequences
+from guestmem.recordings.reader import read_sequences
 
 FOUND = sorted((Path(__file__).parent / "data" / "found").glob("*.jsonl"))
 each = pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)

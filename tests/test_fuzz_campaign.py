@@ -14,9 +14,9 @@ from guestmem.fuzz.campaign import Campaign, Figures, Seed, causes, compare_seed
 from guestmem.fuzz.generator import sequence
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12, V6_18, Profile
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.places import place_named
-from guestmem.transcript.play import Place, play
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.places import place_named
+from guestmem.recordings.play import Place, play
 
 MODEL = place_named("model:v6.12")
 FIRST, COUNT = 1, 12

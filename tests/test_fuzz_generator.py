@@ -12,8 +12,8 @@ from guestmem.fuzz.generator import THEMES, sequence
 from guestmem.fuzz.state import BOOT_GPA, BOOT_SIZE, Scope
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.play import play
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.play import play
 from guestmem.units import U64
 
 EVERYTHING = Scope((0, 1), attributes=True, two_dimensional_paging=True, creation_flags=((1, 0),))  # as 6.12 has it

@@ -12,8 +12,8 @@ import pytest
 
 from guestmem.errors import BackendUnavailable
 from guestmem.fuzz.campaign import Figures, causes, open_campaign, run_seeds
-from guestmem.transcript.places import pair_named
-from guestmem.transcript.probe import profile_of_release
+from guestmem.recordings.places import pair_named
+from guestmem.recordings.probe import profile_of_release
 
 FIRST = 9_000_000
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from guestmem.fuzz.generator import sequence
 from guestmem.fuzz.shrink import smallest
 from guestmem.fuzz.state import Scope
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 
 FOUND = sequence(3, Scope(vm_types=(0, 1), attributes=True, two_dimensional_paging=True))
 

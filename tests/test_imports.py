@@ -81,7 +81,7 @@ def test_only_the_real_backend_makes_system_calls_of_its_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vocabulary", "reader", "runner", "compare", "report"])
 def test_running_and_comparing_recordings_knows_no_backend(name: str) -> None:
-    for imported in reached(f"guestmem.transcript.{name}"):
+    for imported in reached(f"guestmem.recordings.{name}"):
         assert not within(imported, "guestmem.model")
         assert not within(imported, "guestmem.kvm")
 
@@ -92,7 +92,7 @@ def test_nothing_but_the_program_itself_knows_the_command_line(name: str) -> Non
         assert not [imported for imported in IMPORTS[name] if within(imported, "guestmem.cli")]
 
 
-@pytest.mark.parametrize("name", of("guestmem.transcript"))
+@pytest.mark.parametrize("name", of("guestmem.recordings"))
 def test_transcripts_print_nothing(name: str) -> None:
     assert not IMPORTS[name] & {"rich", "typer", "sys"}
 

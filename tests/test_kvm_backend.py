@@ -18,9 +18,9 @@ import guestmem
 from guestmem.backend import AuxKind, Boot, Exit, Touch
 from guestmem.errors import BackendUnavailable, HostSignal, KvmError, UnexpectedExit
 from guestmem.kvm import KvmBackend, files
-from guestmem.transcript.compare import compare
-from guestmem.transcript.reader import Sequence, read_sequences
-from guestmem.transcript.runner import Runner
+from guestmem.recordings.compare import compare
+from guestmem.recordings.reader import Sequence, read_sequences
+from guestmem.recordings.runner import Runner
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_MMAP,

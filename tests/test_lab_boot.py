@@ -20,9 +20,9 @@ from guestmem.lab import channel
 from guestmem.lab.kernel import find_kernel
 from guestmem.lab.machine import Machine
 from guestmem.objects import Kvm
-from guestmem.transcript.compare import compare
-from guestmem.transcript.reader import read_sequences
-from guestmem.transcript.runner import Runner
+from guestmem.recordings.compare import compare
+from guestmem.recordings.reader import read_sequences
+from guestmem.recordings.runner import Runner
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_X86_SW_PROTECTED_VM
 from guestmem.units import MIB
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.limits import Limits
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.limits import Limits
 from guestmem.units import GIB, MIB
 
 

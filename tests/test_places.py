@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from guestmem.errors import BackendUnavailable
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.places import pair_named, place_named
-from guestmem.transcript.probe import profile_of_release
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.places import pair_named, place_named
+from guestmem.recordings.probe import profile_of_release
 
 
 @pytest.mark.parametrize("name", ["qemu", "", "Model", "kvm:v6.12"])

@@ -13,9 +13,9 @@ from guestmem.backend import Backend
 from guestmem.errors import UnexpectedExit
 from guestmem.model.process import Process
 from guestmem.model.profiles import V7_2
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.limits import Limits
-from guestmem.transcript.play import Place, play, play_in_child
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.limits import Limits
+from guestmem.recordings.play import Place, play, play_in_child
 
 CREATE = v.CreateVm(seq="s", i=0, type=1, out="vm0")
 HUGE = v.SetUserMemoryRegion(

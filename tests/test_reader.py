@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.reader import MAX_LINE_BYTES, RecordingError, read_sequences
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.reader import MAX_LINE_BYTES, RecordingError, read_sequences
 
 BEGIN = {"op": "begin", "seq": "s", "i": -1, "profile": "612"}
 CREATE = {"op": "create_vm", "seq": "s", "i": 0, "type": 1, "out": "vm0"}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from recordings import SAMPLES
 
-from guestmem.transcript.reader import read_sequences
-from guestmem.transcript.record import recorded, unrun, writing
-from guestmem.transcript.runner import Outcome
-from guestmem.transcript.vocabulary import Begin, CreateVm
+from guestmem.recordings.reader import read_sequences
+from guestmem.recordings.record import recorded, unrun, writing
+from guestmem.recordings.runner import Outcome
+from guestmem.recordings.vocabulary import Begin, CreateVm
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz"])

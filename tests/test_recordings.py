@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from recordings import SAMPLES
 
-from guestmem.transcript.places import place_named
-from guestmem.transcript.report import run_recording
+from guestmem.recordings.places import place_named
+from guestmem.recordings.report import run_recording
 
 # What a count of the files themselves gives: lines that are no begin, a guest touch as an operation of its own.
 MARKED = ("anomaly", "livelock")

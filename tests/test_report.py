@@ -9,10 +9,10 @@ import pytest
 from recordings import Json, begin, failed, gmem, line, touches, vcpu, vm, went, write
 
 from guestmem.model.process import Process
-from guestmem.transcript.places import place_named
-from guestmem.transcript.play import Place
-from guestmem.transcript.reader import RecordingError
-from guestmem.transcript.report import FileReport, run_recording
+from guestmem.recordings.places import place_named
+from guestmem.recordings.play import Place
+from guestmem.recordings.reader import RecordingError
+from guestmem.recordings.report import FileReport, run_recording
 
 MMIO = [
     {"exit": "mmio", "gpa": 0, "len": 8, "is_write": 0},

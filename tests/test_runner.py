@@ -14,8 +14,8 @@ from recordings import gmem, line, touches, vcpu, vm
 from guestmem.errors import NotVisible
 from guestmem.model.process import Process
 from guestmem.model.profiles import V7_2
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.runner import BUFFERS, Outcome, Runner, UnknownHandle
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.runner import BUFFERS, Outcome, Runner, UnknownHandle
 
 Json = dict[str, Any]
 
@@ -284,7 +284,7 @@ def test_one_pad_word_fills_them_all_or_a_list_is_taken_as_it_is(runner: Runner)
 
 
 def test_every_operation_of_the_vocabulary_can_be_run(runner: Runner) -> None:
-    from guestmem.transcript.runner import _ACTIONS
+    from guestmem.recordings.runner import _ACTIONS
 
     assert set(_ACTIONS) == set(v.Line.__args__) - {v.Begin}
 

@@ -8,8 +8,8 @@ import pytest
 
 from guestmem import uapi
 from guestmem.model.profiles import NEXT, PROFILES, V6_12, V6_18, V7_2, Machine
-from guestmem.transcript.vocabulary import Begin
-from guestmem.transcript.world import process_for, profile_for
+from guestmem.recordings.vocabulary import Begin
+from guestmem.recordings.world import process_for, profile_for
 
 
 @pytest.mark.parametrize(

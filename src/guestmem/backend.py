@@ -2,7 +2,7 @@
 
 A backend is a process: a table of file descriptors, an address space, and the calls of this protocol. The model is one
 (in pure Python), /dev/kvm is one, a kernel booted in the lab is one. Everything above (the objects of
-``guestmem.objects``, transcripts, the command line) speaks this protocol only, so whatever runs on one runs on all.
+``guestmem.objects``, recordings, the command line) speaks this protocol only, so whatever runs on one runs on all.
 
 Every refusal is a KvmError with the kernel's errno. File descriptors are plain ints: an int that is not open is EBADF,
 a descriptor of the wrong kind is whatever the kernel answers, and that answer is part of the truth.

@@ -54,7 +54,7 @@ def main() -> None:
     """
     from guestmem.errors import BackendUnavailable
     from guestmem.lab.errors import BuildFailed, LabFailed, SessionFailed
-    from guestmem.transcript.reader import RecordingError
+    from guestmem.recordings.reader import RecordingError
 
     try:
         app()

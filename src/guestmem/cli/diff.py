@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli.words import as_json, group_values, trace
+from guestmem.cli.words import group_values, trace
 
 if TYPE_CHECKING:
-    from guestmem.transcript.collect import Collected
+    from guestmem.recordings.collect import Collected
 
 __all__ = ("EXAMPLES", "diff")
 
@@ -41,8 +41,8 @@ def diff(
     """
     from contextlib import closing
 
-    from guestmem.transcript.collect import collect
-    from guestmem.transcript.places import pair_named
+    from guestmem.recordings.collect import collect
+    from guestmem.recordings.places import pair_named
 
     a, b = pair_named(on, profile)
     with closing(a), closing(b):
@@ -55,7 +55,7 @@ def diff(
 
 
 def _print_text(collected: Collected, a: str, b: str, show: int) -> None:
-    from guestmem.transcript.difference import grouped
+    from guestmem.recordings.difference import grouped
 
     new, known = grouped(collected.new), grouped(collected.known)
     for number, group in enumerate(new[:show], 1):
@@ -76,8 +76,9 @@ def _print_text(collected: Collected, a: str, b: str, show: int) -> None:
 
 
 def _print_json(collected: Collected, a: str, b: str) -> None:
-    from guestmem.transcript.difference import grouped
+    from guestmem.recordings.difference import grouped
+    from guestmem.report.json_text import json_text
 
     counts = {"sequences": collected.sequences, "operations": collected.operations, "not_issued": collected.skipped}
     new, known = ([group_values(group) for group in grouped(each)] for each in (collected.new, collected.known))
-    typer.echo(as_json({"a": a, "b": b, **counts, "new": new, "known": known}))
+    typer.echo(json_text({"a": a, "b": b, **counts, "new": new, "known": known}))

@@ -33,9 +33,9 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="One JSON object o
 
     findings = examine()
     if as_json:
-        import msgspec
+        from guestmem.report.json_text import json_text
 
-        typer.echo(msgspec.json.format(msgspec.json.encode({"findings": findings}), indent=2).decode())
+        typer.echo(json_text({"findings": findings}))
     else:
         for finding in findings:
             for line in _lines(finding):

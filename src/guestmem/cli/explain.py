@@ -12,8 +12,8 @@ from guestmem.errors import errno_name
 
 if TYPE_CHECKING:
     from guestmem.model.checks import Observation
-    from guestmem.transcript.explain import Explanation
-    from guestmem.transcript.reader import Sequence
+    from guestmem.recordings.explain import Explanation
+    from guestmem.recordings.reader import Sequence
 
 __all__ = ("EXAMPLES", "explain")
 
@@ -40,7 +40,7 @@ def explain(
     For a guest access: the steps of the fault, the level of the mapping, and what forbade each level above it.
     """
     from guestmem.model.profiles import profile_named
-    from guestmem.transcript.explain import explain_operation
+    from guestmem.recordings.explain import explain_operation
 
     wanted = [profile_named(name).name for name in profile]
     chosen = _sequence(recording, sequence)
@@ -51,11 +51,10 @@ def explain(
         if not wanted or explanation.profile in wanted
     ]
     if as_json:
-        import msgspec
+        from guestmem.report.json_text import json_text
 
         where = {"file": str(recording), "sequence": chosen.begin.seq, "operation": chosen.operations[position].i}
-        text = msgspec.json.encode({**where, "explanations": explanations})
-        typer.echo(msgspec.json.format(text, indent=2).decode())
+        typer.echo(json_text({**where, "explanations": explanations}))
         return
     typer.echo(
         f"{recording}:{chosen.lines[position]}: {plain(chosen.begin.seq)}, operation {chosen.operations[position].i}"
@@ -64,7 +63,7 @@ def explain(
 
 
 def _sequence(recording: Path, name: str | None) -> Sequence:
-    from guestmem.transcript.reader import read_sequences
+    from guestmem.recordings.reader import read_sequences
 
     for sequence in read_sequences(recording):
         if name is None or sequence.begin.seq == name:

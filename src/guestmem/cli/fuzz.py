@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli.words import as_json, trace
+from guestmem.cli.words import trace
 
 if TYPE_CHECKING:
     from guestmem.fuzz.campaign import Campaign, Figures, Seed
-    from guestmem.transcript.difference import Group
+    from guestmem.recordings.difference import Group
 
 __all__ = ("EXAMPLES", "fuzz")
 
@@ -49,7 +49,7 @@ def fuzz(
     from contextlib import closing
 
     from guestmem.fuzz.campaign import Figures, causes, open_campaign, run_seeds
-    from guestmem.transcript.places import pair_named
+    from guestmem.recordings.places import pair_named
 
     figures, stopped = Figures(), False
     groups: list[Group] = []
@@ -63,7 +63,9 @@ def fuzz(
             stopped = True
     written = [] if out is None else _write(out, groups)
     if json:
-        typer.echo(as_json(_plain(campaign, figures, groups)))
+        from guestmem.report.json_text import json_text
+
+        typer.echo(json_text(_plain(campaign, figures, groups)))
     else:
         _print(campaign, figures, groups, written)
     raise typer.Exit(130 if stopped else 1 if figures.differ else 0)
@@ -91,7 +93,7 @@ def _differing(figures: Figures) -> str:
 
 def _write(directory: Path, groups: list[Group]) -> list[Path]:
     """Each smallest difference as a recording, with what the first backend gave."""
-    from guestmem.transcript.record import writing
+    from guestmem.recordings.record import writing
 
     directory.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -99,8 +99,9 @@ def status(as_json: bool = typer.Option(False, "--json", help="One JSON object o
     if as_json:
         import msgspec
 
-        text = msgspec.json.encode({"ready": found.is_ready, **msgspec.to_builtins(found)})
-        typer.echo(msgspec.json.format(text, indent=2).decode())
+        from guestmem.report.json_text import json_text
+
+        typer.echo(json_text({"ready": found.is_ready, **msgspec.to_builtins(found)}))
     else:
         for line in _lines(found):
             typer.echo(line)

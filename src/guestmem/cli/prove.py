@@ -275,9 +275,8 @@ def _print_totals(answers: list[Answer]) -> None:
 
 
 def _print_json(asked: Asked, answers: list[Answer]) -> None:
-    import msgspec
-
     from guestmem.proofs.verdict import Unknown
+    from guestmem.report.json_text import json_text
 
     texts = _texts(asked)
     rows = []
@@ -293,7 +292,7 @@ def _print_json(asked: Asked, answers: list[Answer]) -> None:
             row |= {"story": each.story, "layout": each.layout, "recording": each.recording}
         rows.append(row)
     head = {"geometry": asked.geometry.name, "solver": _solver(), "limit_s": asked.limit_s}
-    typer.echo(msgspec.json.format(msgspec.json.encode({**head, "answers": rows}), indent=2).decode())
+    typer.echo(json_text({**head, "answers": rows}))
 
 
 def _solver() -> str:

@@ -16,10 +16,9 @@ __all__ = ("show_races",)
 
 def show_races(mutation: str | None, actors: int | None, *, as_json: bool) -> int:
     """Explore, print, and give the exit status. mutation: None for everything; actors: 2, 3, or None for both."""
-    import json
-
     from guestmem.races import MUTATIONS, Races, prove_races, try_mutation
     from guestmem.races.render import mutation_text, text, to_dict
+    from guestmem.report.json_text import json_text
 
     if mutation is None:
         found = _with_progress(lambda progress: prove_races((actors,) if actors else (2, 3), progress))
@@ -29,7 +28,7 @@ def show_races(mutation: str | None, actors: int | None, *, as_json: bool) -> in
         written = mutation_text(found.mutations[0])
     else:
         raise ValueError(f"--mutation {mutation}: needed one of {', '.join(MUTATIONS)}")
-    typer.echo(json.dumps(to_dict(found)) if as_json else written)
+    typer.echo(json_text(to_dict(found)) if as_json else written)
     return 0 if found.holds else 1
 
 

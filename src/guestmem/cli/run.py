@@ -14,7 +14,7 @@ import typer
 from guestmem.cli.words import plain, words
 
 if TYPE_CHECKING:
-    from guestmem.transcript.report import Difference, FileReport
+    from guestmem.recordings.report import Difference, FileReport
 
 __all__ = ("EXAMPLES", "run")
 
@@ -51,9 +51,9 @@ def run(
     """
     from contextlib import closing, nullcontext
 
-    from guestmem.transcript.places import place_named
-    from guestmem.transcript.record import writing
-    from guestmem.transcript.report import run_recording
+    from guestmem.recordings.places import place_named
+    from guestmem.recordings.record import writing
+    from guestmem.recordings.report import run_recording
 
     if profile is not None and on != "model":
         raise ValueError("--profile says which kernel the model is; a real kernel cannot be told")
@@ -100,7 +100,7 @@ def _progress(files: int) -> Iterator[tuple[Callable[[str], None], Callable[[], 
 
 
 def _print_json(reports: list[FileReport]) -> None:
-    import msgspec
+    from guestmem.report.json_text import json_text
 
     files = [
         {
@@ -116,8 +116,7 @@ def _print_json(reports: list[FileReport]) -> None:
         for report in reports
     ]
     differences = [difference for report in reports for difference in report.differences]
-    text = msgspec.json.encode({"files": files, "differences": differences})
-    typer.echo(msgspec.json.format(text, indent=2).decode())
+    typer.echo(json_text({"files": files, "differences": differences}))
 
 
 def _print_text(reports: list[FileReport], show: int, on: str) -> None:

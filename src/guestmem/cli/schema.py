@@ -11,13 +11,14 @@ def schema(
     which: str = typer.Argument("layout", metavar="[layout|check]", help="guestmem's own layout, or check's --json."),
 ) -> None:
     """Print a JSON schema: of a layout (the default), or of the report of check --json."""
-    from guestmem.report.as_json import check_schema, encode
+    from guestmem.report.as_json import check_schema
+    from guestmem.report.json_text import json_text
 
     if which == "layout":
         from guestmem.layout.readers.own import schema as layout_schema
 
-        typer.echo(encode(layout_schema()))
+        typer.echo(json_text(layout_schema()))
     elif which == "check":
-        typer.echo(encode(check_schema()))
+        typer.echo(json_text(check_schema()))
     else:
         raise ValueError(f"no schema {which!r}; there are layout and check")

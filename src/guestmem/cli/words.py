@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from guestmem.transcript.difference import Group
+    from guestmem.recordings.difference import Group
 
-__all__ = ("as_json", "group_values", "plain", "trace", "words")
+__all__ = ("group_values", "plain", "trace", "words")
 
 
 def words(value: Any) -> str:
@@ -38,7 +38,7 @@ def plain(text: str) -> str:
 
 def trace(group: Group, a: str, b: str) -> Iterator[str]:
     """A group of differences as lines: the cause, a recording one can paste, and both outcomes."""
-    from guestmem.transcript.record import lines_of
+    from guestmem.recordings.record import lines_of
 
     cause, smallest = group.cause, group.smallest
     check = f" [{cause.check}]" if cause.check else ""
@@ -59,7 +59,7 @@ def group_values(group: Group) -> dict[str, object]:
     """A group of differences as plain values, for JSON."""
     import msgspec
 
-    from guestmem.transcript.record import lines_of
+    from guestmem.recordings.record import lines_of
 
     smallest = group.smallest
     return {
@@ -71,10 +71,3 @@ def group_values(group: Group) -> dict[str, object]:
         "b": smallest.b,
         "reason": smallest.reason,
     }
-
-
-def as_json(value: object) -> str:
-    """Indented JSON."""
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -18,12 +18,12 @@ from guestmem.fuzz.generator import sequence
 from guestmem.fuzz.shrink import smallest
 from guestmem.fuzz.state import Scope
 from guestmem.model.profiles import V7_2
-from guestmem.transcript.child import ChildEnded, messages
-from guestmem.transcript.collect import compare_places
-from guestmem.transcript.difference import Difference, Group, Pair, grouped
-from guestmem.transcript.play import Place
-from guestmem.transcript.probe import machine_behind
-from guestmem.transcript.vocabulary import Begin, Operation
+from guestmem.recordings.child import ChildEnded, messages
+from guestmem.recordings.collect import compare_places
+from guestmem.recordings.difference import Difference, Group, Pair, grouped
+from guestmem.recordings.play import Place
+from guestmem.recordings.probe import machine_behind
+from guestmem.recordings.vocabulary import Begin, Operation
 from guestmem.uapi import KVM_CAP_GUEST_MEMFD, KVM_CAP_GUEST_MEMFD_FLAGS, KVM_X86_SW_PROTECTED_VM
 
 __all__ = ("Campaign", "Figures", "Seed", "causes", "compare_seed", "open_campaign", "run_seeds")

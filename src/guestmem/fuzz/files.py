@@ -14,7 +14,7 @@ from guestmem.fuzz.values import (
     ODD_MODES,
     PAGE,
 )
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 
 __all__ = ("close", "create_file", "duplicate", "fallocate", "misplaced", "open_other")
 

@@ -2,7 +2,7 @@
 
 A sequence has a theme, which says how often each kind of operation comes; themes exist because a mixture of everything
 never gets deep into anything. It starts with one or two VMs and files, and a few slots. Left out on purpose: what a
-kernel must not be asked (``transcript.limits``), what is a known divergence with every use (guard regions, other
+kernel must not be asked (``recordings.limits``), what is a known divergence with every use (guard regions, other
 files), and fetches, which run whatever bytes a guest wrote.
 """
 
@@ -15,7 +15,7 @@ from typing import Final
 
 from guestmem.fuzz import files, memory, slots
 from guestmem.fuzz.state import Scope, State, Vm
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 
 __all__ = ("THEMES", "sequence")
 

@@ -7,7 +7,7 @@ from typing import Literal
 from guestmem.fuzz.slots import some_buffer
 from guestmem.fuzz.state import BOOT_GPA, BOOT_SIZE, Map, State, Vm
 from guestmem.fuzz.values import ADVICE, M2, ODD_PROTECTIONS, PAGE, PROTECTIONS
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 from guestmem.uapi import MAP_SHARED
 from guestmem.units import GIB, U64
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from guestmem.errors import BackendUnavailable
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn

@@ -16,7 +16,7 @@ from guestmem.fuzz.values import (
     REGION_FLAGS,
     SIZES,
 )
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from guestmem.fuzz.values import BASES, GPA_STEPS, NOT_OPEN, PAGE
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 
 __all__ = ("BOOT_GPA", "BOOT_SIZE", "BOOT_SLOT", "File", "Map", "Scope", "Slot", "State", "Vm")
 

@@ -16,9 +16,10 @@ from guestmem.layout.coverage import Coverage, Host, Lost, SlotCoverage, best_po
 from guestmem.layout.findings import Finding
 from guestmem.layout.findings.value import Bytes
 from guestmem.report.checked import Checked
+from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 
-__all__ = ("CheckReport", "FleetEntry", "FleetLost", "WorstVm", "check_schema", "encode", "report_of", "to_json")
+__all__ = ("CheckReport", "FleetEntry", "FleetLost", "WorstVm", "check_schema", "report_of", "to_json")
 
 
 class LostEntry(msgspec.Struct):
@@ -146,12 +147,7 @@ def report_of(checked: list[Checked], host: Host, profile: str, fleets: Sequence
 
 def to_json(checked: list[Checked], host: Host, profile: str, fleets: Sequence[FleetEntry] = ()) -> str:
     """The report as one JSON document."""
-    return encode(report_of(checked, host, profile, fleets))
-
-
-def encode(value: object) -> str:
-    """A typed value as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return json_text(report_of(checked, host, profile, fleets))
 
 
 def check_schema() -> dict[str, Any]:

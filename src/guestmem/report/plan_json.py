@@ -7,7 +7,7 @@ import msgspec
 from guestmem.layout.coverage import Coverage
 from guestmem.layout.planning.migration import FileMigration, Migration
 from guestmem.layout.planning.plan import FilePlan, Plan, hva_modulus
-from guestmem.report.as_json import encode
+from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 
 __all__ = ("PlanEntry", "entry_of", "to_json")
@@ -89,7 +89,7 @@ class PlanReport(msgspec.Struct):
 
 def to_json(entries: list[PlanEntry]) -> str:
     """The report as one JSON document."""
-    return encode(PlanReport(entries))
+    return json_text(PlanReport(entries))
 
 
 def entry_of(source: str, plan: Plan, migration: Migration | None) -> PlanEntry:

@@ -6,7 +6,7 @@ import msgspec
 
 from guestmem.layout.bound import RuleVerdict, Verdicts
 from guestmem.layout.coverage import SlotCoverage
-from guestmem.report.as_json import encode
+from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 
 __all__ = ("to_json",)
@@ -62,7 +62,7 @@ class RulesReport(msgspec.Struct):
 
 def to_json(verdicts: list[Verdicts]) -> str:
     """The report as one JSON document."""
-    return encode(RulesReport([_entry(one) for one in verdicts]))
+    return json_text(RulesReport([_entry(one) for one in verdicts]))
 
 
 def _entry(one: Verdicts) -> VerdictsEntry:

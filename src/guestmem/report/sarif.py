@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from guestmem.layout.findings import IDS, Finding
 from guestmem.layout.regions import name_of
-from guestmem.report.as_json import encode
 from guestmem.report.checked import Checked
+from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 from guestmem.version import __version__
 
@@ -23,7 +23,7 @@ _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 def to_sarif(checked: list[Checked]) -> str:
     """The log as JSON text."""
-    return encode(sarif_of(checked))
+    return json_text(sarif_of(checked))
 
 
 def sarif_of(checked: list[Checked]) -> dict[str, Any]:

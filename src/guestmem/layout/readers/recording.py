@@ -15,8 +15,8 @@ from guestmem.layout.readers.attributes import with_attribute
 from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
 from guestmem.layout.readers.slot_table import SlotTable
 from guestmem.layout.value import Backing, File, Layout, Range, Slot
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.reader import RecordingError, Sequence, sequences_in
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.reader import RecordingError, Sequence, sequences_in
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGE_PAGES,
     GUEST_MEMFD_HUGE_MASK,

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from guestmem.transcript.vocabulary import Begin, HostAddress, HostWrite, Line, Operation, RecordedTouch, RunTouch
+from guestmem.recordings.vocabulary import Begin, HostAddress, HostWrite, Line, Operation, RecordedTouch, RunTouch
 from guestmem.units import U64
 
 __all__ = ("RecordingError", "Sequence", "read_sequences", "sequences_in")

@@ -12,7 +12,7 @@ from typing import Any
 
 from guestmem.backend import Backend, Boot, Exit, Host, Statistics, Touch
 from guestmem.errors import HostSignal, KvmError, NotVisible, errno_name
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import MIB
 

@@ -8,7 +8,7 @@ say so; whatever a kernel refuses by its arguments alone stays cheap, but is mea
 
 from __future__ import annotations
 
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 from guestmem.uapi import FALLOC_FL_PUNCH_HOLE
 from guestmem.units import GIB, MIB, U64, format_size
 

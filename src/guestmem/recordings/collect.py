@@ -7,10 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from guestmem.transcript.difference import Difference, Pair, first_difference
-from guestmem.transcript.play import Place
-from guestmem.transcript.reader import RecordingError, read_sequences
-from guestmem.transcript.vocabulary import Begin, Operation
+from guestmem.recordings.difference import Difference, Pair, first_difference
+from guestmem.recordings.play import Place
+from guestmem.recordings.reader import RecordingError, read_sequences
+from guestmem.recordings.vocabulary import Begin, Operation
 
 __all__ = ("Collected", "collect", "compare_places")
 

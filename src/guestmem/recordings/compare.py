@@ -12,9 +12,9 @@ from typing import Any
 from msgspec import UNSET
 
 from guestmem.backend import Exit
-from guestmem.divergences import Divergence, History, divergence_of
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.runner import Outcome
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.divergences import Divergence, History, divergence_of
+from guestmem.recordings.runner import Outcome
 
 __all__ = ("Verdict", "compare", "seen", "verdict")
 

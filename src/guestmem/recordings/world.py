@@ -7,8 +7,8 @@ from dataclasses import replace
 from guestmem.geometry import geometry_named
 from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Machine, Profile, profile_named
+from guestmem.recordings.vocabulary import Begin
 from guestmem.rules import DEFAULT, rule_named
-from guestmem.transcript.vocabulary import Begin
 from guestmem.units import parse_size
 
 __all__ = ("process_for", "profile_for")

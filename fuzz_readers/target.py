@@ -1,4 +1,4 @@
-"""One reader under atheris: ``python -m fuzz.target FORMAT [libFuzzer's arguments]``."""
+"""One reader under atheris: ``python -m fuzz_readers.target FORMAT [libFuzzer's arguments]``."""
 
 from __future__ import annotations
 

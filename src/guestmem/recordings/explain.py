@@ -7,12 +7,12 @@ from typing import Any
 
 from guestmem.model.checks import Observation, observing
 from guestmem.model.profiles import PROFILES, Profile
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.compare import compare
-from guestmem.transcript.reader import RecordingError, Sequence
-from guestmem.transcript.report import arguments_of
-from guestmem.transcript.runner import Outcome, Runner, UnknownHandle
-from guestmem.transcript.world import process_for
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.compare import compare
+from guestmem.recordings.reader import RecordingError, Sequence
+from guestmem.recordings.report import arguments_of
+from guestmem.recordings.runner import Outcome, Runner, UnknownHandle
+from guestmem.recordings.world import process_for
 
 __all__ = ("Explanation", "explain_operation")
 

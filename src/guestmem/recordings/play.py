@@ -13,10 +13,10 @@ import msgspec
 
 from guestmem.backend import Backend
 from guestmem.errors import NotVisible, UnexpectedExit
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.child import ChildEnded, messages
-from guestmem.transcript.limits import Limits
-from guestmem.transcript.runner import Outcome, Runner, UnknownHandle
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.child import ChildEnded, messages
+from guestmem.recordings.limits import Limits
+from guestmem.recordings.runner import Outcome, Runner, UnknownHandle
 
 __all__ = ("SEQUENCE_LIMIT_S", "Outcomes", "Place", "play", "play_in_child", "skipped")
 

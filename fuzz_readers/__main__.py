@@ -1,8 +1,9 @@
-"""Fuzz every reader for a bounded time: ``python -m fuzz [SECONDS] [FORMAT...]``.
+"""Fuzz every reader for a bounded time: ``python -m fuzz_readers [SECONDS] [FORMAT...]``.
 
 Each format gets an equal share of SECONDS (its start not counted) in a process of its own, seeded with the shipped
 captures of that format. An input on which a reader raises anything but LayoutError, says more than one line, or takes
-longer than 10 s is kept under fuzz/found/, printed with the command that repeats it, and makes the exit status 1.
+longer than 10 s is kept under fuzz_readers/found/, printed with the command that repeats it, and makes the exit status
+1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from fuzz.seeds import seeds_for
+from fuzz_readers.seeds import seeds_for
 from guestmem.layout.recognise import FORMATS
 
 __all__ = ("main",)
@@ -30,14 +31,14 @@ def main(arguments: list[str]) -> int:
     """Run the targets one after the other; the exit status."""
     if find_spec("atheris") is None:
         version = ".".join(map(str, sys.version_info[:2]))
-        print(f"fuzz-parsers: atheris is not installed: PyPI has no wheel of it for Python {version} here")
+        print(f"fuzz-readers: atheris is not installed: PyPI has no wheel of it for Python {version} here")
         return 1
     seconds = int(arguments[0]) if arguments else 60
     targets = arguments[1:] or [_EVERY, *FORMATS]
     share = max(seconds // len(targets), 1)
     _FOUND.mkdir(exist_ok=True)
     failed = [name for name in targets if not _fuzz(name, share)]
-    print(f"fuzz-parsers: {len(targets)} targets, {share} s each; failed: {', '.join(failed) or 'none'}")
+    print(f"fuzz-readers: {len(targets)} targets, {share} s each; failed: {', '.join(failed) or 'none'}")
     return int(bool(failed))
 
 
@@ -46,7 +47,7 @@ def _fuzz(name: str, seconds: int) -> bool:
     with tempfile.TemporaryDirectory() as directory:
         for index, seed in enumerate(seeds_for(name)):
             (Path(directory) / f"seed{index}").write_bytes(seed)
-        command = [sys.executable, "-m", "fuzz.target", name, f"-max_total_time={seconds}", "-verbosity=0"]
+        command = [sys.executable, "-m", "fuzz_readers.target", name, f"-max_total_time={seconds}", "-verbosity=0"]
         command += [f"-max_len={_MAX_INPUT}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MB}"]
         command += [f"-artifact_prefix={_FOUND}/{name}-", f"-dict={_WORDS}", "-print_final_stats=1", directory]
         done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
@@ -55,7 +56,7 @@ def _fuzz(name: str, seconds: int) -> bool:
     print(f"{name:<20} {runs:>8} inputs", "held" if done.returncode == 0 else "FAILED", flush=True)
     if done.returncode:
         print("\n".join(line for line in said if not line.startswith(("INFO:", "WARNING:", "stat::"))))
-        print(f"repeat with: python -m fuzz.target {name} {_FOUND}/{name}-...")
+        print(f"repeat with: python -m fuzz_readers.target {name} {_FOUND}/{name}-...")
     return done.returncode == 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from guestmem.model.capabilities import CAPABILITIES
-from guestmem.transcript import vocabulary as v
+from guestmem.recordings import vocabulary as v
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS, MAP_PRIVATE
 from guestmem.units import MIB
 

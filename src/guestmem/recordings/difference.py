@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from guestmem.divergences import History
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.compare import Verdict, seen, verdict
-from guestmem.transcript.runner import Outcome
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.compare import Verdict, seen, verdict
+from guestmem.recordings.divergences import History
+from guestmem.recordings.runner import Outcome
 
 __all__ = ("Cause", "Difference", "Group", "Pair", "ended", "first_difference", "grouped")
 

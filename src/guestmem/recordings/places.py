@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from guestmem.backend import Backend
 from guestmem.model.profiles import profile_named
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.play import Place
-from guestmem.transcript.probe import machine_behind, profile_of_release
-from guestmem.transcript.world import process_for, profile_for
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.play import Place
+from guestmem.recordings.probe import machine_behind, profile_of_release
+from guestmem.recordings.world import process_for, profile_for
 
 if TYPE_CHECKING:
     from guestmem.model.profiles import Machine

@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-from guestmem.divergences import History
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.compare import Verdict, compare
-from guestmem.transcript.difference import ended
-from guestmem.transcript.play import Place
-from guestmem.transcript.reader import RecordingError, Sequence, read_sequences
-from guestmem.transcript.record import Write, recorded
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.compare import Verdict, compare
+from guestmem.recordings.difference import ended
+from guestmem.recordings.divergences import History
+from guestmem.recordings.play import Place
+from guestmem.recordings.reader import RecordingError, Sequence, read_sequences
+from guestmem.recordings.record import Write, recorded
 
 __all__ = ("Difference", "FileReport", "arguments_of", "run_recording")
 

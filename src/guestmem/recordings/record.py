@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from guestmem.backend import Exit
-from guestmem.transcript import vocabulary as v
-from guestmem.transcript.runner import Outcome
+from guestmem.recordings import vocabulary as v
+from guestmem.recordings.runner import Outcome
 
 __all__ = ("Write", "lines_of", "recorded", "unrun", "writing")
 

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of the readers with atheris: ``make fuzz-readers``. Never part of ``make test``."""
