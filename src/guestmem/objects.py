@@ -39,7 +39,7 @@ from guestmem.uapi import (
 from guestmem.units import MIB, is_power_of_two
 
 if TYPE_CHECKING:
-    from guestmem.model.gmem import GuestMemfd as ModelGuestMemfd
+    from guestmem.model.vm import GuestMemfd as ModelGuestMemfd
     from guestmem.model.process import Process
     from guestmem.model.vm import Vm as ModelVm
 
