@@ -39,8 +39,8 @@ from guestmem.uapi import (
 from guestmem.units import MIB, is_power_of_two
 
 if TYPE_CHECKING:
-    from guestmem.model.vm import GuestMemfd as ModelGuestMemfd
     from guestmem.model.process import Process
+    from guestmem.model.vm import GuestMemfd as ModelGuestMemfd
     from guestmem.model.vm import Vm as ModelVm
 
 __all__ = ("GuestAccessFailed", "GuestMemfd", "Kvm", "Mapping", "Vcpu", "Vm")

@@ -156,7 +156,18 @@ def _overlap(request: RegionRequest) -> Memslot | None:
 def _say_overlap(request: RegionRequest) -> str:
     other, region = _overlap(request), request.region
     where = f"gpa [{region.gpa:#x}, {region.gpa + region.size:#x})"
-    return f"{where} is free" if other is None else f"{where} overlaps {other!r}"
+    return f"{where} is free" if other is None else f"{where} overlaps {_say_slot(request, other)}"
+
+
+def _say_slot(request: RegionRequest, slot: Memslot) -> str:
+    shift = request.vm.page_shift
+    return f"the slot at gpa [{slot.base_gfn << shift:#x}, {slot.end_gfn << shift:#x})"
+
+
+def _say_old(request: RegionRequest) -> str:
+    old = request.old
+    assert old is not None
+    return f"{_say_slot(request, old)} with userspace_addr={old.userspace_addr:#x} flags={old.flags:#x}"
 
 
 def _same_but_gpa_and_log(request: RegionRequest) -> bool:
@@ -177,9 +188,19 @@ def _in_file(request: RegionRequest) -> bool:
     return end <= request.gmem.size
 
 
-def _range_free(request: RegionRequest) -> bool:
+def _bound(request: RegionRequest) -> tuple[int, int, Memslot] | None:
+    """The first part of the file range that another slot has: start, end (base pages) and the slot."""
     shift, offset = request.vm.page_shift, request.region.offset
-    return not request.gmem.bindings.overlaps(offset >> shift, (offset + request.region.size) >> shift)
+    return next(request.gmem.bindings.runs(offset >> shift, (offset + request.region.size) >> shift), None)
+
+
+def _say_bound(request: RegionRequest) -> str:
+    taken, shift, region = _bound(request), request.vm.page_shift, request.region
+    where = f"file range [{region.offset:#x}, {region.offset + region.size:#x})"
+    if taken is None:
+        return f"{where} is free"
+    start, end, slot = taken
+    return f"{where}: [{start << shift:#x}, {end << shift:#x}) belongs to {_say_slot(request, slot)}"
 
 
 def _values_fd(request: RegionRequest) -> str:
@@ -308,7 +329,7 @@ MODIFY_CHECKS: tuple[Check[RegionRequest], ...] = (
         "a slot cannot be changed by a request with GUEST_MEMFD, not even to what it is",
         _SOURCE,
         lambda r: not r.region.wants_gmem,
-        lambda r: f"slot {r.region.as_id}:{r.region.id} exists: {r.old!r}",
+        lambda r: f"slot {r.region.as_id}:{r.region.id} is {_say_old(r)}",
         "delete the slot (size 0), then create it",
     ),
     Check(
@@ -318,7 +339,8 @@ MODIFY_CHECKS: tuple[Check[RegionRequest], ...] = (
         _SOURCE,
         _same_but_gpa_and_log,
         lambda r: (
-            f"userspace_addr={r.region.userspace_addr:#x} pages={r.npages:#x} flags={r.region.flags:#x} but {r.old!r}"
+            f"userspace_addr={r.region.userspace_addr:#x} size={r.region.size:#x} flags={r.region.flags:#x}, "
+            f"but slot {r.region.as_id}:{r.region.id} is {_say_old(r)}"
         ),
         "delete the slot (size 0), then create it",
     ),
@@ -375,8 +397,8 @@ BINDING_CHECKS: tuple[Check[RegionRequest], ...] = (
         lambda r: r.vm.profile.binding_overlap_errno,
         "no other slot may own any of the range",
         _BIND,
-        _range_free,
-        lambda r: f"file range [{r.region.offset:#x}, {r.region.offset + r.region.size:#x}) bound: {r.gmem.bindings!r}",
+        lambda r: _bound(r) is None,
+        _say_bound,
     ),
 )
 
