@@ -31,34 +31,17 @@ from guestmem.units import GIB, KIB, MIB, TIB
 
 P = 4 * KIB
 USER_LIMIT = (1 << 56) - P
-ROUNDS = 500  # layouts of each profile
+ROUNDS = 400  # layouts of each profile
 
 Refused = tuple[str, str] | None  # errno and check
 
 # Values that fail each check, alone and together, and values close to them that pass.
-GPAS = (
-    0,
-    P,
-    2 * P,
-    16 * P,
-    64 * P,
-    2 * MIB,
-    4 * MIB,
-    GIB,
-    4 * GIB,
-    8 * GIB,
-    1,
-    P + 1,
-    1 << 40,
-    (1 << 64) - P,
-    (1 << 64) - 2 * P,
-    (1 << 64) - 1,
-)
-SIZES = (P, P, 2 * P, 2 * P, 3 * P, 2 * MIB, GIB, 0, 1, P + 1, 8 * TIB - P, 8 * TIB, 1 << 57, (1 << 64) - P)
-OFFSETS = (0, 0, P, 2 * P, 3 * P, 2 * MIB, GIB, 1, (1 << 63) - P, (1 << 63) - 2 * P, 1 << 63, (1 << 64) - P)
-HVAS = (None, 0, P, 1, USER_LIMIT - 2 * P, USER_LIMIT, (1 << 64) - P)
-FLAGS = (0, 0, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, 8, 1 << 16)
-BOUND_FLAGS = (0, 0, 0, 0, 0, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, 8)
+GPAS = (*(2 * n * P for n in range(12)), 2 * MIB, GIB, 1, P + 1, 1 << 40, (1 << 64) - P, (1 << 64) - 2 * P)
+SIZES = (*(P, 2 * P, 3 * P) * 4, 2 * MIB, GIB, 0, 1, P + 1, 8 * TIB - P, 8 * TIB, 1 << 57, (1 << 64) - P)
+OFFSETS = (*(n * P for n in range(6)), 0, 2 * MIB, GIB, 1, (1 << 63) - P, (1 << 63) - 2 * P, 1 << 63, (1 << 64) - P)
+HVAS = (*(None, 0, P) * 4, 1, USER_LIMIT - 2 * P, USER_LIMIT, (1 << 64) - P)
+FLAGS = (0, 0, 0, 0, 0, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, 8, 1 << 16)
+BOUND_FLAGS = (*(0,) * 15, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, 8)
 FILE_SIZES = {"small": 4 * P, "large": 2 * GIB, "unknown": 0}
 
 
@@ -71,13 +54,13 @@ def random_slot(chance: random.Random, number: int, spaces: int) -> Slot:
         flags=chance.choice(BOUND_FLAGS) | KVM_MEM_GUEST_MEMFD if bound else chance.choice(FLAGS),
         offset=chance.choice(OFFSETS) if bound else None,
         file=chance.choice(list(FILE_SIZES)) if bound else None,
-        number=chance.choice((number, number, number, number, 32763 - number, 32764 + number)),
+        number=chance.choice((*(number,) * 12, 32763 - number, 32764 + number)),
         address_space=chance.choice((0, 0, 0, *range(spaces))),
     )
 
 
 def random_layout(chance: random.Random, spaces: int, page_size: int) -> Layout:
-    slots = tuple(random_slot(chance, number, spaces) for number in range(chance.randint(1, 12)))
+    slots = tuple(random_slot(chance, number, spaces) for number in range(chance.randint(1, 8)))
     files = tuple(File(name, -(-size // page_size) * page_size) for name, size in FILE_SIZES.items())
     return Layout("t", "t", slots, files)
 
@@ -199,7 +182,7 @@ def test_a_slot_that_the_rule_refuses_is_lost_to_the_rule_and_its_file_range_is_
 
 @pytest.mark.parametrize(("profile", "errno"), [("v6.12", "EINVAL"), ("v6.18", "EINVAL"), ("v7.2", "EEXIST")])
 def test_check_gives_the_errno_of_the_profile_that_was_asked_for(
-    guestmem: Guestmem, tmp_path: Path, profile: str, errno: str
+    guestmem_command: Guestmem, tmp_path: Path, profile: str, errno: str
 ) -> None:
     table = tmp_path / "layout.toml"
     slots = "".join(
@@ -207,7 +190,7 @@ def test_check_gives_the_errno_of_the_profile_that_was_asked_for(
     )
     table.write_text(f'format = "guestmem-layout/1"\nname = "t"\n[[files]]\nname = "f"\n{slots}')
 
-    ended = guestmem("check", "--json", "--profile", profile, table)
+    ended = guestmem_command("check", "--json", "--profile", profile, table)
 
     findings = json.loads(ended.out)["sources"][0]["findings"]
     [message] = [finding["message"] for finding in findings if finding["id"] == "refused"]
