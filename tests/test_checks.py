@@ -196,10 +196,8 @@ OPERATIONS: dict[str, tuple[Act, dict[str, Act]]] = {
         {
             "range-valid": lambda p, w: raised(p.pre_fault_memory(w.vcpu, 0, 0, 0).refused),
             "gpa-has-memory": lambda p, w: raised(p.pre_fault_memory(w.vcpu, MIB, P, 0).refused),
-            "memory-fault": lambda p, w: raised(
-                (p.set_memory_attributes(w.vm, 0, P, 8, 0), p.pre_fault_memory(w.vcpu, 0, P, 0).refused)[1]
-            ),
-            "host-error": lambda p, w: raised((p.munmap(w.buffer, P), p.pre_fault_memory(w.vcpu, 0, P, 0).refused)[1]),
+            "memory-fault": lambda p, w: pre_fault_private(p, w),
+            "host-error": lambda p, w: pre_fault_unmapped(p, w),
             "fd-takes-this-ioctl": lambda p, w: raised(p.pre_fault_memory(w.vm, 0, P, 0).refused),
         },
     ),
@@ -229,6 +227,16 @@ def raised(refused: KvmError | None) -> None:
     """The refusal that KVM_PRE_FAULT_MEMORY hands back, as an exception like the others."""
     if refused is not None:
         raise refused
+
+
+def pre_fault_private(process: Process, world: World) -> None:
+    process.set_memory_attributes(world.vm, 0, P, 8, 0)
+    raised(process.pre_fault_memory(world.vcpu, 0, P, 0).refused)
+
+
+def pre_fault_unmapped(process: Process, world: World) -> None:
+    process.munmap(world.buffer, P)
+    raised(process.pre_fault_memory(world.vcpu, 0, P, 0).refused)
 
 
 @pytest.fixture
