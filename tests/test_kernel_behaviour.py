@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,3 +81,53 @@ def test_checks_of_the_region_ioctl_come_in_the_order_of_the_page() -> None:
     assert {check for checks in requests.values() for check in checks} == set(order)
     for request, checks in requests.items():
         assert checks == [check for check in order if check in checks], request
+
+
+def errno_of(call: Callable[[], None]) -> str:
+    """How a call ends: the errno's name, or 0."""
+    try:
+        call()
+    except guestmem.KvmError as refused:
+        return refused.name
+    return "0"
+
+
+def differences(profile: str) -> dict[str, str]:
+    """What the model answers to the requests that kernels answer differently."""
+    with guestmem.open("model", profile=profile) as kvm:
+        default = kvm.create_vm(guestmem.KVM_X86_DEFAULT_VM)
+        on_default = default.create_guest_memfd(SIZE)
+        bind_on_default = errno_of(lambda: default.set_user_memory_region2(0, gpa=0, size=SIZE, guest_memfd=on_default))
+        vm = kvm.create_vm(guestmem.KVM_X86_SW_PROTECTED_VM) if profile != "v6.18" else default
+        file = vm.create_guest_memfd(SIZE)
+        vm.set_user_memory_region2(1, gpa=2 * SIZE, size=SIZE, guest_memfd=file)
+
+        def bind(offset: int, gpa: int) -> str:
+            return errno_of(
+                lambda: vm.set_user_memory_region2(2, gpa=gpa, size=SIZE, guest_memfd=file, guest_memfd_offset=offset)
+            )
+
+        return {
+            "flags-valid: GUEST_MEMFD on type 0": bind_on_default,
+            "binding-free: errno": bind(0, 4 * SIZE),
+            "binding-free: place": bind(0, 1 << 60),
+            "binding-in-file: sums at 2^63": bind((1 << 63) - 0x1000, 4 * SIZE),
+        }
+
+
+@pytest.mark.parametrize(("column", "profile"), [(1, "v6.12"), (2, "v6.18"), (3, "v7.2")])
+def test_the_model_differs_between_versions_as_the_page_says(column: int, profile: str) -> None:
+    stated = {row[0]: row[column].replace("*", "") for row in rows(section("Order of checks")) if ": " in row[0]}
+    found = differences(profile)
+
+    assert (
+        found["flags-valid: GUEST_MEMFD on type 0"]
+        == {"EINVAL, on delete too": "EINVAL", "valid": "0"}[stated["flags-valid: GUEST_MEMFD on type 0"]]
+    )
+    assert found["binding-free: errno"] == stated["binding-free: errno"]
+    assert stated["binding-free: place"] == "before gpa-mappable"
+    assert found["binding-free: place"] == found["binding-free: errno"]
+    assert (
+        found["binding-in-file: sums at 2^63"]
+        == {"unsigned: EINVAL": "EINVAL", "signed: accepted": "0"}[stated["binding-in-file: sums at 2^63"]]
+    )
