@@ -43,6 +43,17 @@ def test_the_section_of_an_operation_names_its_fields(op: str) -> None:
     assert fields(OPERATIONS[op]) - COMMON <= named(SECTIONS[op])
 
 
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_the_section_of_an_operation_says_which_fields_are_observed(op: str) -> None:
+    observed = {
+        field.encode_name
+        for field in msgspec.structs.fields(OPERATIONS[op])
+        if any(getattr(mark, "name", "") == "OBSERVED" for mark in getattr(field.type, "__metadata__", ()))
+    }
+
+    assert observed - COMMON <= named(SECTIONS[op].partition("Observed")[2])
+
+
 def test_the_fields_that_all_operations_have_are_named() -> None:
     assert COMMON | {"op"} == named(SECTIONS["Operations"]) & (COMMON | {"op"})
 
