@@ -1,4 +1,4 @@
-"""What can go wrong, told apart by who must act.
+"""What can go wrong, one class for each who must act.
 
 ``KvmError``: the kernel (or the model of it) refused a system call; it is an OSError with the kernel's errno and, from
 the model, the named check that refused. ``HostSignal``: a host access to memory ended in a signal. ``NotVisible``: this
@@ -19,14 +19,12 @@ __all__ = (
     "NotVisible",
     "UnexpectedExit",
     "errno_name",
-    "errno_number",
 )
 
 EHWPOISON = 133  # Python 3.11's errno module does not name it
 
 # Linux has one number for both names; recordings write the POSIX one.
 _NAMES = {**_errno.errorcode, 95: "EOPNOTSUPP", EHWPOISON: "EHWPOISON"}
-_NUMBERS = {**{name: number for number, name in _NAMES.items()}, "ENOTSUP": 95, "EWOULDBLOCK": _errno.EAGAIN}
 
 
 def errno_name(number: int) -> str:
@@ -36,11 +34,6 @@ def errno_name(number: int) -> str:
     ('EOPNOTSUPP', 'EHWPOISON')
     """
     return _NAMES.get(number, f"errno {number}")
-
-
-def errno_number(name: str) -> int:
-    """The number of a symbolic errno; KeyError for an unknown name."""
-    return _NUMBERS[name]
 
 
 class KvmError(OSError):
@@ -81,7 +74,7 @@ class HostSignal(Exception):
 
 
 class NotVisible(Exception):
-    """The backend cannot show this: a real kernel does not tell user space about it."""
+    """The backend cannot show this: a real kernel does not report it to user space."""
 
 
 class BackendUnavailable(Exception):

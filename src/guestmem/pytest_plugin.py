@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from guestmem.lab import Machine
+    from guestmem.lab import LabMachine
     from guestmem.objects import Kvm, Vm
 
 __all__ = (
@@ -67,7 +67,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def guestmem_lab(request: pytest.FixtureRequest) -> Iterator[Machine]:
+def guestmem_lab(request: pytest.FixtureRequest) -> Iterator[LabMachine]:
     """The lab's machine, booted once for all tests that run there."""
     from guestmem import lab
 

@@ -1,4 +1,4 @@
-"""Loads and stores of this process that may have no memory behind them: the true signal, told as HostSignal.
+"""Loads and stores of this process that may have no memory behind them: the true signal, raised as HostSignal.
 
 The access is one machine instruction in an executable page. While it runs, SIGSEGV and SIGBUS go to a handler in the
 same page that, if the fault came from that instruction, puts the signal's number into RAX and RIP on the ``ret`` after

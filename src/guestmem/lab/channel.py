@@ -215,7 +215,7 @@ class Accepted(_Message, frozen=True):
 
 
 class Ended(_Message, frozen=True):
-    """The session's process ended, as waitpid tells (status); the session is free."""
+    """The session's process ended, as waitpid reports it (status); the session is free."""
 
     status: int
 

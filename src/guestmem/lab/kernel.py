@@ -200,7 +200,7 @@ class _Build:
         self.call(["make", "-C", str(self.tree), f"O={self.out}", *fixed, *arguments], stage)
 
     def call(self, command: list[str], stage: Stage) -> None:
-        """Run a command with its output in the log; BuildFailed shows what of it tells most."""
+        """Run a command with its output in the log; BuildFailed shows the most useful lines of it."""
         tail: deque[str] = deque(maxlen=_TAIL)
         log = self.work / "log"
         with log.open("a") as kept, _process_group(command) as process:

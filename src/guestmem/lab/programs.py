@@ -19,7 +19,7 @@ from pathlib import Path
 from guestmem.lab import channel
 from guestmem.lab.errors import SessionFailed
 from guestmem.lab.kernel import DEFAULT
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.lab.opening import boot
 from guestmem.lab.qemu import Hardware
 
@@ -63,7 +63,7 @@ def shell(*, kernel: str = DEFAULT, hardware: Hardware | None = None, stdin: int
         return _run(machine, command, _NO_END, stdin, {1: stdout}, escape=True)
 
 
-def _machine(kernel: str, hardware: Hardware | None) -> Machine:
+def _machine(kernel: str, hardware: Hardware | None) -> LabMachine:
     return boot(kernel, replace(hardware or Hardware(), host_files=True))
 
 
@@ -75,7 +75,7 @@ def _command(
 
 
 def _run(
-    machine: Machine,
+    machine: LabMachine,
     command: channel.Command,
     limit_s: float,
     stdin: int,
@@ -104,7 +104,7 @@ def _run(
                 data = os.read(stdin, _CHUNK)
                 if escape and ESCAPE in data:
                     return 128 + signal.SIGHUP
-                machine.tell(session, channel.Input(data))
+                machine.send(session, channel.Input(data))
                 listening, ended = False, not data
             case _:
                 raise channel.ProtocolError(f"{reply!r:.200} from a command")

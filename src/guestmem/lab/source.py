@@ -31,7 +31,7 @@ class Tree:
     path: Path
 
     def identity(self) -> str:
-        """What tells this source from another: its place; make itself finds out what changed in it."""
+        """What identifies this source: its place; make itself finds out what changed in it."""
         return f"tree {self.path}"
 
 
@@ -42,7 +42,7 @@ class Archive:
     path: Path
 
     def identity(self) -> str:
-        """What tells this source from another: its contents."""
+        """What identifies this source: its contents."""
         digest = hashlib.sha256()
         with self.path.open("rb") as archive:
             while chunk := archive.read(_CHUNK):
