@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from guestmem.errors import BackendUnavailable, HostSignal, KvmError, NotVisible
+from guestmem.errors import BackendUnavailable, HostSignal, InputError, KvmError, NotVisible
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGE_PAGES,
     GUEST_MEMFD_FLAG_HUGETLB,
@@ -128,7 +128,7 @@ def open(
     from guestmem.objects import Kvm
 
     if backend in ("kvm", "lab") and (profile is not None or machine is not None or rule is not None):
-        raise ValueError("profile, machine and rule are the model's; a real kernel has its own")
+        raise InputError("profile, machine and rule are the model's; a real kernel has its own")
     if backend == "kvm":
         from guestmem.kvm import KvmBackend
 
@@ -138,7 +138,7 @@ def open(
 
         return Kvm(open_backend())
     if backend != "model":
-        raise ValueError(f"no backend {backend!r}; there are model, kvm and lab")
+        raise InputError(f"no backend {backend!r}; there are model, kvm and lab")
     from guestmem.model.process import Process
     from guestmem.model.profiles import profile_named
     from guestmem.rules import DEFAULT, rule_named

@@ -2,9 +2,10 @@
 
 ``KvmError``: the kernel (or the model of it) refused a system call; it is an OSError with the kernel's errno and, from
 the model, the named check that refused. ``HostSignal``: a host access to memory ended in a signal. ``NotVisible``: this
-backend cannot show what was asked. ``BackendUnavailable``: this machine cannot run that backend. Misuse of the Python
-API is TypeError or ValueError; a broken invariant is an AssertionError that says it is our bug. ``UnexpectedExit``: a
-guest ended in a way that no access to memory can cause.
+backend cannot show what was asked. ``BackendUnavailable``: this machine cannot run that backend. ``InputError``: what
+the user gave cannot be used, and the message says why. Other misuse of the Python API is TypeError or ValueError; a
+broken invariant is an AssertionError that says it is our bug. ``UnexpectedExit``: a guest ended in a way that no access
+to memory can cause.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ __all__ = (
     "EHWPOISON",
     "BackendUnavailable",
     "HostSignal",
+    "InputError",
     "KvmError",
     "NotVisible",
     "UnexpectedExit",
@@ -34,6 +36,10 @@ def errno_name(number: int) -> str:
     ('EOPNOTSUPP', 'EHWPOISON')
     """
     return _NAMES.get(number, f"errno {number}")
+
+
+class InputError(ValueError):
+    """What the user gave (a file, a name, an option's value) cannot be used; the message is one line that says why."""
 
 
 class KvmError(OSError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from guestmem.cli import prove_races
+from guestmem.errors import InputError
 
 if TYPE_CHECKING:
     from guestmem.proofs.answers import Answer
@@ -60,10 +61,10 @@ def prove(
     """
     if "races" in (properties or []):
         if len(properties) > 1 or rule or given or write:
-            raise ValueError("prove races goes alone: no other property, --rule, --given or --write")
+            raise InputError("prove races goes alone: no other property, --rule, --given or --write")
         raise typer.Exit(prove_races.show_races(mutation, actors, as_json=as_json))
     if mutation or actors:
-        raise ValueError("--mutation and --actors go with: guestmem prove races")
+        raise InputError("--mutation and --actors go with: guestmem prove races")
     try:
         import z3  # noqa: F401  # only to know whether it is there
     except ImportError:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from guestmem.errors import InputError
+
 if TYPE_CHECKING:
     from guestmem.races import Races
 
@@ -27,7 +29,7 @@ def show_races(mutation: str | None, actors: int | None, *, as_json: bool) -> in
         found = Races(mutations=(try_mutation(mutation),))
         written = mutation_text(found.mutations[0])
     else:
-        raise ValueError(f"--mutation {mutation}: needed one of {', '.join(MUTATIONS)}")
+        raise InputError(f"--mutation {mutation}: needed one of {', '.join(MUTATIONS)}")
     typer.echo(json_text(to_dict(found)) if as_json else written)
     return 0 if found.holds else 1
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from guestmem.errors import InputError
+
 __all__ = ("schema",)
 
 
@@ -21,4 +23,4 @@ def schema(
     elif which == "check":
         typer.echo(json_text(check_schema()))
     else:
-        raise ValueError(f"no schema {which!r}; there are layout and check")
+        raise InputError(f"no schema {which!r}; there are layout and check")

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from guestmem.errors import KvmError
+from guestmem.errors import InputError, KvmError
 from guestmem.units import MIB
 
 __all__ = (
@@ -249,7 +249,7 @@ def encode(message: Request | Reply) -> bytes:
     try:
         return _encoder.encode(message)
     except (OverflowError, NotImplementedError, TypeError) as wrong:
-        raise ValueError(f"cannot be sent to the lab: {wrong}") from wrong
+        raise InputError(f"cannot be sent to the lab: {wrong}") from wrong
 
 
 def decode_request(body: bytes) -> Request:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from guestmem.errors import InputError
 from guestmem.lab import channel
 from guestmem.lab.errors import SessionFailed
 from guestmem.lab.kernel import DEFAULT
@@ -56,7 +57,7 @@ def shell(*, kernel: str = DEFAULT, hardware: Hardware | None = None, stdin: int
     stdin and stdout are descriptors of a terminal, ValueError if stdin is none; the shell's has the size it has now.
     """
     if not os.isatty(stdin):
-        raise ValueError("a shell needs a terminal; to run a script use: guestmem lab exec -- sh SCRIPT")
+        raise InputError("a shell needs a terminal; to run a script use: guestmem lab exec -- sh SCRIPT")
     size = os.get_terminal_size(stdin)
     command = _command([os.environ.get("SHELL", "/bin/sh")], None, size.lines, size.columns)
     with _machine(kernel, hardware) as machine, _raw(stdin):

@@ -14,6 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from guestmem.errors import InputError
 from guestmem.lab import cache
 from guestmem.lab.errors import BuildFailed
 
@@ -76,7 +77,7 @@ def find_source(spec: str) -> Source:
         return Tree(path)
     if path.is_file():
         return Archive(path)
-    raise ValueError(f"no kernel source at {path}; give a version such as 6.12, a source tree, or a tar archive of one")
+    raise InputError(f"no kernel source at {path}; give a version such as 6.12, a source tree, or a tar archive of one")
 
 
 def _package(name: str) -> Path:

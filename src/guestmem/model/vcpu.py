@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from guestmem.backend import Exit, PreFault, Touch
-from guestmem.errors import KvmError, errno_name
+from guestmem.errors import InputError, KvmError, errno_name
 from guestmem.model.checks import Check, note, observed, require
 from guestmem.model.fault import MMIO, Fault, Outcome, get_page, look_up_slot, read_attribute, resolve
 from guestmem.model.hostmem import Anonymous
@@ -104,7 +104,7 @@ class Vcpu:
         """One guest access: the exits it took, the last one "done" unless it was abandoned."""
         vm = self.vm
         if touch.gpa & (vm.page_size - 1) > vm.page_size - touch.size:
-            raise ValueError(f"the touch at gpa {touch.gpa:#x} crosses a page")
+            raise InputError(f"the touch at gpa {touch.gpa:#x} crosses a page")
         self._root = vm.root_generation
         gfn, write = touch.gpa >> vm.page_shift, touch.rw == "w"
         leaf = vm.stage2.get(gfn)

@@ -12,6 +12,7 @@ from functools import cache
 from multiprocessing import get_context
 from typing import Literal
 
+from guestmem.errors import InputError
 from guestmem.geometry import Geometry
 from guestmem.proofs.claims import ASKED, Property, Statement
 from guestmem.proofs.example import Example
@@ -80,14 +81,14 @@ def asked_for(
     """
     for rule in rules:
         if rule not in _RULES:
-            raise ValueError(f"no rule {rule!r}; there are {', '.join(_RULES)}")
+            raise InputError(f"no rule {rule!r}; there are {', '.join(_RULES)}")
     known = ("lattice", *_PROPERTIES, *_STATEMENTS)
     for name in names:
         if name not in known:
-            raise ValueError(f"no property {name!r}; there are {', '.join(sorted(known))}")
+            raise InputError(f"no property {name!r}; there are {', '.join(sorted(known))}")
     if not names and not rules:
         if given:
-            raise ValueError("--given needs a PROPERTY or a --rule: its variables are those of the question")
+            raise InputError("--given needs a PROPERTY or a --rule: its variables are those of the question")
         return whole_table(geometry, limit_s)
     return Asked(
         geometry,
@@ -188,6 +189,6 @@ def _explain_pair(geometry: Geometry, stricter: Rule, looser: Rule, values: Valu
 def _given(question: Question, given: Mapping[str, int]) -> Question:
     unknown = [name for name in given if name not in question.variables]
     if unknown:
-        raise ValueError(f"no variable {unknown[0]!r} in this question; there are {', '.join(question.variables)}")
+        raise InputError(f"no variable {unknown[0]!r} in this question; there are {', '.join(question.variables)}")
     pins = [question.variables[name] == value for name, value in given.items()]
     return replace(question, assumptions=[*question.assumptions, *pins])
