@@ -111,7 +111,7 @@ def test_the_smallest_counterexample_comes_first() -> None:
     assert (found.values["folio"], found.values["size"], found.values["offset"]) == (2 * MIB, 2 * MIB, 0x1000)
 
 
-def test_larger_pages_of_the_architecture_are_what_a_slot_of_512g_must_fear() -> None:
+def test_a_slot_of_512g_is_refused_once_the_architecture_has_pages_of_that_size() -> None:
     found = verdict_of("monotone-levels", "size-and-gpa")
 
     assert isinstance(found, Refuted)

@@ -89,7 +89,7 @@ class LabBackend:
         return self._integer("open_aux", kind)
 
     def fstat(self, fd: int) -> FileStat | None:
-        """fstat(2); None for what is no guest_memfd."""
+        """fstat(2); None for any other file."""
         answer: FileStat | None = self._value(FileStat | None, "fstat", fd)
         return answer
 

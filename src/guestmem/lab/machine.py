@@ -1,7 +1,7 @@
 """A booted lab: sessions in it, and requests that are answered within a time or not at all.
 
 Nothing here can be left half done. A request that gets no answer ends its session, a machine that does not even do
-that ends; an exception out of the blue in the middle of an exchange (ctrl-C) ends the machine, because the rest of the
+that ends; an unexpected exception in the middle of an exchange (ctrl-C) ends the machine, because the rest of the
 answer would be taken for the next one's.
 """
 

@@ -1,6 +1,6 @@
 """The model's own checks of a new slot, run on unknowns.
 
-The request is the model's class; what stands around it (VM, file) is a stand-in that holds the few fields the checks
+The request is the model's class; the VM and the file it refers to are substitutes with the few fields that the checks
 read, so that no state is left out silently: a check that reads anything else fails with AttributeError.
 """
 

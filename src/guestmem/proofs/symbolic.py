@@ -212,7 +212,7 @@ def pages(name: str, page_size: int) -> SymInt:
 def _plain(value: object) -> int:
     if isinstance(value, OneOf):
         return value.concrete()
-    assert isinstance(value, int), f"bug in guestmem: {value!r} is no integer"
+    assert isinstance(value, int), f"bug in guestmem: {value!r} is not an integer"
     return value
 
 
