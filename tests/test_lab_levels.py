@@ -15,6 +15,7 @@ import pytest
 
 from guestmem import lab
 from guestmem.backend import Backend, Boot, Statistics, Touch
+from guestmem.harness import BOOT_GPA, BOOT_SIZE, BOOT_SLOT
 from guestmem.lab.machine import LabMachine
 from guestmem.model.process import Process
 from guestmem.model.profiles import profile_named
@@ -38,7 +39,6 @@ RW = PROT_READ | PROT_WRITE
 BUFFER = 16 * MIB
 MADV_HUGEPAGE = 14
 MAP_HUGE_1GB = 30 << 26
-BOOT_GPA = 0xD0000000
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ class Guest:
 
 def guest(backend: Backend, type: int, page: int) -> Guest:
     vm = backend.create_vm(backend.open_kvm(), type)
-    boot = Boot(BOOT_GPA, backend.anonymous(64 * 1024, RW, 2 * MIB))
-    backend.set_user_memory_region(vm, 1000, 0, BOOT_GPA, 64 * 1024, boot.hva)
+    boot = Boot(BOOT_GPA, backend.anonymous(BOOT_SIZE, RW, 2 * MIB))
+    backend.set_user_memory_region(vm, BOOT_SLOT, 0, BOOT_GPA, BOOT_SIZE, boot.hva)
     return Guest(backend, vm, backend.create_vcpu(vm, 0), boot, buffer(backend, page))
 
 
