@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import guestmem
-from guestmem.objects import Kvm, Vm
+from guestmem import Kvm, Vm
 
 PAGE = 4096
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from guestmem.errors import InputError
+
 __all__ = ("schema",)
 
 
@@ -29,4 +31,4 @@ def schema(
 
         typer.echo(json_text(recording_schema()))
     else:
-        raise ValueError(f"no schema {which!r}; there are layout, check and recording")
+        raise InputError(f"no schema {which!r}; there are layout, check and recording")
