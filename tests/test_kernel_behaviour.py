@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import guestmem
-from guestmem import uapi
+from guestmem import harness, uapi
 from guestmem.kvm.structs import IOCTLS
 from guestmem.model.checks import observing
 from guestmem.objects import GuestMemfd, Vm
@@ -132,3 +132,11 @@ def test_the_model_differs_between_versions_as_the_page_says(column: int, profil
         found["binding-in-file: sums at 2^63"]
         == {"unsigned: EINVAL": "EINVAL", "signed: accepted": "0"}[stated["binding-in-file: sums at 2^63"]]
     )
+
+
+def test_the_harness_of_the_page_is_the_one_in_use() -> None:
+    text = section("Harness")
+
+    where = f"slot {harness.BOOT_SLOT} at GPA {harness.BOOT_GPA:#x} ({harness.BOOT_SIZE >> 10} KiB)"
+    assert where in text
+    assert f"answered with bytes {harness.mmio_answer(1):#x}" in text

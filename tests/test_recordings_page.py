@@ -9,6 +9,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from guestmem.harness import BUFFER_ALIGN, BUFFER_SIZE, mmio_answer
 from guestmem.recordings.vocabulary import Begin, Line
 
 ROOT = Path(__file__).parent.parent
@@ -74,3 +75,8 @@ def test_the_lines_shown_are_those_of_the_file() -> None:
 
     assert match is not None
     assert (ROOT / match[1]).read_text().startswith(match[2])
+
+
+def test_the_buffers_and_the_answer_to_mmio_are_those_in_use() -> None:
+    assert f"memory of {BUFFER_SIZE >> 20} MiB at a multiple of {BUFFER_ALIGN >> 20} MiB" in SECTIONS["Names"]
+    assert f"answered with bytes {mmio_answer(1):#x}" in SECTIONS["Guest accesses"]
