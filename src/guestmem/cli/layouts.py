@@ -113,7 +113,7 @@ def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str
         size = parse_size(page_size) if page_size else shape.page_sizes[-1]
         shape.order_of(size)
     files = FileLimits(size, rule_named(rule) if rule else DEFAULT, serve_shared=bool(kernel.gmem_flags))
-    return Host(shape, thp == "possible", files)
+    return Host(shape, thp == "possible", files, kernel)
 
 
 def _version(text: str) -> tuple[int, int]:
