@@ -6,7 +6,7 @@ import re
 
 from guestmem.doctor.host import Host
 from guestmem.doctor.value import Finding, State
-from guestmem.recordings.probe import profile_of_release
+from guestmem.targets import profile_of_release
 
 __all__ = ("examine_kernel",)
 
