@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from layouts import PAGE, SMALL
 
 from guestmem.geometry import X86_64
-from guestmem.layout import Host, Layout, Slot
+from guestmem.layout import HostLimits, Layout, Slot
 from guestmem.layout.binding import FileLimits
 from guestmem.layout.planning.migration import migrate
 from guestmem.layout.planning.moves import Move, schedule
@@ -26,8 +26,8 @@ MODULAR = [rule for rule in RULES if is_modular(rule)]
 PAGE_SIZES = SMALL.page_sizes[1:]
 
 
-def small_host(page_size: int, rule: Rule) -> Host:
-    return Host(SMALL, files=FileLimits(page_size, rule))
+def small_host(page_size: int, rule: Rule) -> HostLimits:
+    return HostLimits(SMALL, files=FileLimits(page_size, rule))
 
 
 def slot(gpa: int, pages: int) -> Slot:
@@ -40,7 +40,7 @@ small_hosts = st.builds(small_host, st.sampled_from(PAGE_SIZES), st.sampled_from
 
 @given(slots, small_hosts)
 @settings(max_examples=250, deadline=None)
-def test_the_best_offsets_are_those_found_by_trying_every_offset(one: Slot, host: Host) -> None:
+def test_the_best_offsets_are_those_found_by_trying_every_offset(one: Slot, host: HostLimits) -> None:
     costs = {offset: cost_at(one, offset, host) for offset in range(0, 2 * SMALL.page_sizes[-1], PAGE)}
     accepted = [cost for cost in costs.values() if cost is not None]
     choice = best_choice(one, host)
@@ -57,7 +57,7 @@ def test_the_best_offsets_are_those_found_by_trying_every_offset(one: Slot, host
 @given(st.lists(slots, min_size=1, max_size=3), small_hosts, st.lists(st.integers(0, 60), max_size=2))
 @settings(max_examples=80, deadline=None)
 def test_packing_that_is_called_optimal_ends_where_the_best_of_all_orders_ends(
-    many: list[Slot], host: Host, marks: list[int]
+    many: list[Slot], host: HostLimits, marks: list[int]
 ) -> None:
     taken = sorted((mark * PAGE, (mark + 3) * PAGE) for mark in marks)
     if len(taken) == 2 and taken[0][1] > taken[1][0]:
@@ -72,7 +72,7 @@ def test_packing_that_is_called_optimal_ends_where_the_best_of_all_orders_ends(
     assert packed.end == max(min(naive), max((end for _, end in taken), default=0))
 
 
-def end_of(order: tuple[Slot, ...], host: Host, taken: list[tuple[int, int]]) -> int:
+def end_of(order: tuple[Slot, ...], host: HostLimits, taken: list[tuple[int, int]]) -> int:
     """Where the bindings end when each is put at the first page that is free, accepted and cheapest."""
     end = 0
     for one in order:
@@ -95,7 +95,7 @@ def test_many_bindings_are_packed_by_good_orders_and_not_called_optimal_without_
 
 
 def test_a_plan_under_creation_flags_moves_the_slot_at_1m_and_says_what_it_costs() -> None:
-    host = Host(files=FileLimits(GIB, CreationFlags()))
+    host = HostLimits(files=FileLimits(GIB, CreationFlags()))
     plan = make_plan(layout("qemu72-q35-4G.txt"), host, one_file=True)
     # GPA 1M cannot be congruent with a multiple of 1G: accepted, but only base pages.
     assert plan.planned.leaves == ((2047 * MIB + 640 * 1024) // 4096, 0, 2)
@@ -103,7 +103,7 @@ def test_a_plan_under_creation_flags_moves_the_slot_at_1m_and_says_what_it_costs
 
 
 def test_a_plan_under_congruent_reaches_the_best_possible() -> None:
-    host = Host(files=FileLimits(GIB, Congruent()))
+    host = HostLimits(files=FileLimits(GIB, Congruent()))
     plan = make_plan(layout("qemu72-q35-4G.txt"), host, one_file=True)
     assert plan.planned.mapped == plan.best == (4095 * MIB + 640 * 1024, 4094 * MIB, 3 * GIB)
     (file,) = plan.files
@@ -111,19 +111,19 @@ def test_a_plan_under_congruent_reaches_the_best_possible() -> None:
 
 
 def test_a_plan_for_one_file_packs_an_odd_layout_without_losing_a_frame() -> None:
-    host = Host(files=FileLimits(2 * MIB, SlotMetadata()))
+    host = HostLimits(files=FileLimits(2 * MIB, SlotMetadata()))
     plan = make_plan(layout("qemu72-q35-numa-odd.txt"), host, one_file=True)
     assert plan.planned.mapped[1] == plan.best[1] == 6140 * MIB
 
 
 def test_offsets_that_serve_as_well_as_any_stay() -> None:
-    host = Host(files=FileLimits(GIB, Congruent()))
+    host = HostLimits(files=FileLimits(GIB, Congruent()))
     plan = make_plan(layout("qemu72-q35-4G.txt"), host, one_file=True)
     assert plan.slots_now == plan.slots_planned
 
 
 def test_offsets_stay_where_others_would_only_shorten_the_last_page_of_the_file() -> None:
-    host = Host(files=FileLimits(2 * MIB, Congruent()))
+    host = HostLimits(files=FileLimits(2 * MIB, Congruent()))
     plan = make_plan(layout("qemu72-q35-numa-odd.txt"), host, one_file=True)
     assert plan.slots_now == plan.slots_planned
     assert [file.size for file in plan.files] == [6146 * MIB]
@@ -131,13 +131,13 @@ def test_offsets_stay_where_others_would_only_shorten_the_last_page_of_the_file(
 
 def test_regions_get_a_file_each_unless_one_is_asked_for() -> None:
     odd = layout("qemu72-q35-numa-odd.txt")
-    host = Host(files=FileLimits(2 * MIB, Congruent()))
+    host = HostLimits(files=FileLimits(2 * MIB, Congruent()))
     assert [file.name for file in make_plan(odd, host).files] == ["n0", "n1"]
     assert [file.name for file in make_plan(odd, host, one_file=True).files] == ["ram"]
 
 
 def test_a_movable_slot_goes_up_to_the_next_gpa_where_it_holds_whole_pages() -> None:
-    host = Host(files=FileLimits(GIB, Congruent()))
+    host = HostLimits(files=FileLimits(GIB, Congruent()))
     odd = layout("qemu72-q35-numa-odd.txt")
     plan = make_plan(odd, host, movable=("n1",))
     moved = [one for one in plan.planned.layout.slots if one.region == "n1"]
@@ -149,7 +149,7 @@ def test_a_movable_slot_goes_up_to_the_next_gpa_where_it_holds_whole_pages() -> 
 def test_a_move_goes_around_what_is_in_the_way() -> None:
     one = Slot(3 * MIB, 4 * MIB, region="dimm", offset=0)
     other = Slot(8 * MIB, 2 * MIB, region="ram", offset=0)
-    host = Host(files=FileLimits(2 * MIB, Congruent()))
+    host = HostLimits(files=FileLimits(2 * MIB, Congruent()))
     plan = make_plan(Layout("t", "t", (one, other)), host, movable=("dimm",))
     assert [(slot.region, slot.gpa) for slot in plan.planned.layout.slots] == [("dimm", 4 * MIB), ("ram", 8 * MIB)]
     crowded = Slot(6 * MIB, 2 * MIB, region="ram", offset=0)
@@ -160,14 +160,14 @@ def test_a_move_goes_around_what_is_in_the_way() -> None:
 
 
 def test_slots_that_a_rule_accepts_nowhere_are_named() -> None:
-    host = Host(files=FileLimits(2 * MIB, next(rule for rule in RULES if rule.name == "both-multiples-of-2M")))
+    host = HostLimits(files=FileLimits(2 * MIB, next(rule for rule in RULES if rule.name == "both-multiples-of-2M")))
     plan = make_plan(layout("qemu72-q35-4G.txt"), host, one_file=True)
     assert [plan.planned.layout.slots[index].gpa for index in plan.refused] == [0, 0x100000]
 
 
 def test_migration_keeps_what_stays_valid_and_moves_the_rest() -> None:
     bound = bound_now(layout("qemu72-q35-4G.txt"), one_file=True)
-    to = Host(X86_64, files=FileLimits(GIB, SizeAndGpa()))
+    to = HostLimits(X86_64, files=FileLimits(GIB, SizeAndGpa()))
     migration = migrate(bound, to)
     # Offset 0x80000000 of the slot at 4G is a multiple of 1G; 0x100000 of the slot at 1M is not.
     assert [why is None for why in migration.why] == [True, False, True]
@@ -180,7 +180,7 @@ def test_migration_keeps_what_stays_valid_and_moves_the_rest() -> None:
 
 def test_nothing_moves_where_the_offsets_serve_as_they_are() -> None:
     bound = bound_now(layout("qemu72-q35-4G.txt"), one_file=True)
-    migration = migrate(bound, Host(files=FileLimits(GIB, Congruent())))
+    migration = migrate(bound, HostLimits(files=FileLimits(GIB, Congruent())))
     assert (migration.moved, migration.files[0].schedule.steps) == (0, ())
     assert migration.before.mapped == migration.after.mapped
 
@@ -282,7 +282,7 @@ def test_a_long_circle_is_still_moved_but_not_called_least() -> None:
 @pytest.mark.parametrize("rule", [FitsSize(), CreationFlags()])
 def test_planning_hundreds_of_equal_devices_is_quick_because_they_share_their_answer(rule: Rule) -> None:
     devices = tuple(Slot((8 + n) * GIB, GIB, region=f"d{n}", offset=0) for n in range(300))
-    plan = make_plan(Layout("t", "t", devices), Host(files=FileLimits(GIB, rule)), one_file=True)
+    plan = make_plan(Layout("t", "t", devices), HostLimits(files=FileLimits(GIB, rule)), one_file=True)
     assert plan.planned.leaves == (0, 0, 300)
     assert plan.files[0].holes == 0
     assert plan.files[0].optimal
@@ -292,21 +292,23 @@ def test_a_movable_slot_goes_around_what_is_not_planned_too() -> None:
     dimm = Slot(0xFF10_0000, 14 * MIB, region="dimm", offset=0)
     firmware = Slot(0xFFFC_0000, 256 << 10, region="bios", flags=KVM_MEM_READONLY)
     display = Slot(0x1_0000_0000, 16 * MIB, region="vga.vram", flags=KVM_MEM_LOG_DIRTY_PAGES)
-    host = Host(files=FileLimits(2 * MIB, Congruent()))
+    host = HostLimits(files=FileLimits(2 * MIB, Congruent()))
     plan = make_plan(Layout("t", "t", (dimm, firmware, display)), host, movable=("dimm",))
     assert [slot.gpa for slot in plan.planned.layout.slots] == [0x1_0100_0000]
 
 
 def test_slots_of_one_region_that_move_stay_apart() -> None:
     pieces = [Slot((8 * at + 1) * MIB, 4 * MIB, region="dimm", offset=4 * at * MIB) for at in range(3)]
-    host = Host(files=FileLimits(2 * MIB, Congruent()))
+    host = HostLimits(files=FileLimits(2 * MIB, Congruent()))
     plan = make_plan(Layout("t", "t", tuple(pieces)), host, movable=("dimm",))
     assert [slot.gpa for slot in plan.slots_planned] == [2 * MIB, 10 * MIB, 18 * MIB]
 
 
 @given(st.lists(slots, min_size=1, max_size=4), small_hosts, st.lists(st.integers(0, 80), min_size=4, max_size=4))
 @settings(max_examples=200, deadline=None)
-def test_a_plan_maps_every_slot_as_its_own_best_offset_would(many: list[Slot], host: Host, starts: list[int]) -> None:
+def test_a_plan_maps_every_slot_as_its_own_best_offset_would(
+    many: list[Slot], host: HostLimits, starts: list[int]
+) -> None:
     placed, at = [], 0
     for one, gap in zip(many, starts, strict=False):
         at += gap * PAGE

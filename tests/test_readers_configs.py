@@ -9,8 +9,8 @@ from examples import LAYOUTS, layout
 
 from guestmem.layout import Backing, LayoutError, Reason, cover
 from guestmem.layout.readers import cloud_hypervisor, firecracker, libvirt
-from guestmem.layout.readers.qemu_machine import Device as MemoryDevice
-from guestmem.layout.readers.qemu_machine import Machine, Ram, machine_slots, parse_machine, place_devices
+from guestmem.layout.qemu_machine import Device as MemoryDevice
+from guestmem.layout.qemu_machine import QemuMachine, Ram, machine_slots, parse_machine, place_devices
 from guestmem.layout.recognise import Options
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import GIB, KIB, MIB
@@ -23,7 +23,7 @@ def pieces(name: str, options: Options | None = None) -> list[tuple[int, int, st
     return [(slot.gpa, slot.size, slot.region) for slot in layout(name, options).slots]
 
 
-# Machine, boot memory in MiB, VGA, and the capture of a real QEMU that must have the same slots.
+# QemuMachine, boot memory in MiB, VGA, and the capture of a real QEMU that must have the same slots.
 MACHINES = [
     ("pc-i440fx-7.2", [2048], True, "qemu72-pc-2G.txt"),
     ("pc-i440fx-7.2", [3583], True, "qemu72-pc-3583M.txt"),
@@ -67,16 +67,16 @@ def test_a_device_goes_to_the_lowest_free_place_at_its_alignment() -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("pc-q35-10.0", Machine("q35", (10, 0))),
-        ("pc-i440fx-1.7", Machine("pc", (1, 7))),
-        ("pc-1.0", Machine("pc", (1, 0))),
-        ("q35", Machine("q35")),
-        ("pc-i440fx-rhel7.6.0", Machine("pc")),
+        ("pc-q35-10.0", QemuMachine("q35", (10, 0))),
+        ("pc-i440fx-1.7", QemuMachine("pc", (1, 7))),
+        ("pc-1.0", QemuMachine("pc", (1, 0))),
+        ("q35", QemuMachine("q35")),
+        ("pc-i440fx-rhel7.6.0", QemuMachine("pc")),
         ("virt-10.0", None),
         ("s390-ccw-virtio", None),
     ],
 )
-def test_machine_names(name: str, wanted: Machine | None) -> None:
+def test_machine_names(name: str, wanted: QemuMachine | None) -> None:
     assert parse_machine(name) == wanted
 
 

@@ -10,9 +10,9 @@ import typer
 from guestmem.cli import layouts
 
 if TYPE_CHECKING:
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.layout.fleet import Fleet, FleetSums
-    from guestmem.report.checked import Checked
+    from guestmem.layout.check import Checked
 
 __all__ = ("EXAMPLES", "check")
 
@@ -57,7 +57,7 @@ def check(
     Sources: QEMU monitor text and traces, libvirt XML, Cloud Hypervisor and Firecracker configs, strace logs, debugger
     dumps, guestmem layouts and recordings; recognised by content.
     """
-    from guestmem.report.checked import check as judge
+    from guestmem.layout.check import check as judge
 
     if fail_on not in _FAIL_ON:
         raise ValueError(f"--fail-on {fail_on}: needed one of {', '.join(_FAIL_ON)}")
@@ -75,12 +75,12 @@ def check(
     if html is not None:
         _write_html(html, checked, profile)
     if as_json:
-        from guestmem.report.as_json import to_json
-        from guestmem.report.fleet import entry_of
+        from guestmem.report.check_json import to_json
+        from guestmem.report.fleet_text import entry_of
 
         typer.echo(to_json(checked, host, profile, [entry_of(one) for one in sums]))
     elif as_sarif:
-        from guestmem.report.sarif import to_sarif
+        from guestmem.report.check_sarif import to_sarif
 
         typer.echo(to_sarif(checked))
     else:
@@ -88,7 +88,7 @@ def check(
     raise typer.Exit(_status(checked, sums, fail_on))
 
 
-def _judge_fleets(fleets: list[Fleet], host: Host) -> list[FleetSums]:
+def _judge_fleets(fleets: list[Fleet], host: HostLimits) -> list[FleetSums]:
     if not fleets:
         return []
     from guestmem.layout.fleet import check_fleet
@@ -97,20 +97,20 @@ def _judge_fleets(fleets: list[Fleet], host: Host) -> list[FleetSums]:
 
 
 def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, rows: int) -> None:
-    from guestmem.report.as_text import console, print_checked
+    from guestmem.report.check_text import console, print_checked
 
     out = console()
     print_checked(out, checked, rows=rows, title=f"as kernel {profile} would map them")
     if fleets:
-        from guestmem.report.fleet import entry_of, print_fleet
+        from guestmem.report.fleet_text import entry_of, print_fleet
 
         for one in fleets:
             print_fleet(out, entry_of(one))
 
 
 def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
-    from guestmem.report.as_html import to_html
-    from guestmem.report.write import write_text
+    from guestmem.report.check_html import to_html
+    from guestmem.report.file import write_text
 
     write_text(path, to_html(checked, profile))
     typer.echo(f"wrote {path}", err=True)
@@ -118,11 +118,11 @@ def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
 
 def _status(checked: list[Checked], fleets: list[FleetSums], fail_on: str) -> int:
     from guestmem.layout.findings import SEVERITIES
-    from guestmem.report.checked import worst
+    from guestmem.layout.check import worst
 
     found = {worst(checked)}
     if fleets:
-        from guestmem.report.fleet import severity_of
+        from guestmem.report.fleet_text import severity_of
 
         found |= {severity_of(one) for one in fleets}
     failing = {severity for index, severity in enumerate(SEVERITIES) if fail_on in SEVERITIES[: index + 1]}

@@ -10,7 +10,7 @@ from guestmem.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from guestmem.layout.assume import Overrides
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.layout.fleet import Fleet
     from guestmem.layout.value import Layout
 
@@ -94,11 +94,11 @@ def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attr
     )
 
 
-def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> Host:
+def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> HostLimits:
     """The kernel and host that the options describe; ValueError lists what there is."""
     from guestmem.geometry import geometry_named
     from guestmem.layout.binding import FileLimits
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.model.profiles import profile_named
     from guestmem.rules import DEFAULT, rule_named
     from guestmem.units import parse_size
@@ -113,7 +113,7 @@ def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str
         size = parse_size(page_size) if page_size else shape.page_sizes[-1]
         shape.order_of(size)
     files = FileLimits(size, rule_named(rule) if rule else DEFAULT, serve_shared=bool(kernel.gmem_flags))
-    return Host(shape, thp == "possible", files)
+    return HostLimits(shape, thp == "possible", files)
 
 
 def _version(text: str) -> tuple[int, int]:

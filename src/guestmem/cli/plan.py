@@ -9,7 +9,7 @@ import typer
 from guestmem.cli import layouts
 
 if TYPE_CHECKING:
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.layout.value import Layout
     from guestmem.report.plan_json import PlanEntry
 
@@ -61,13 +61,13 @@ def plan(
 
         typer.echo(to_json(entries))
     else:
-        from guestmem.report.as_text import console
+        from guestmem.report.check_text import console
         from guestmem.report.plan_text import print_plans
 
         print_plans(console(), entries)
 
 
-def _target(to: str, rule: str, geometry: str) -> Host:
+def _target(to: str, rule: str, geometry: str) -> HostLimits:
     """The host that --to names: a geometry, with its largest page, or a page size of the same geometry."""
     from guestmem.geometry import GEOMETRIES
 
@@ -76,7 +76,9 @@ def _target(to: str, rule: str, geometry: str) -> Host:
     return layouts.host_of("next", to, rule, geometry, "possible")
 
 
-def _planned(layout: Layout, host: Host, target: Host | None, movable: list[str], one_file: bool) -> PlanEntry:
+def _planned(
+    layout: Layout, host: HostLimits, target: HostLimits | None, movable: list[str], one_file: bool
+) -> PlanEntry:
     from guestmem.layout.planning.migration import migrate
     from guestmem.layout.planning.plan import make_plan
     from guestmem.report.plan_json import entry_of

@@ -58,7 +58,7 @@ def rules(
 
         typer.echo(to_markdown(verdicts, f"guestmem rules --markdown {' '.join(sources)}"), nl=False)
     else:
-        from guestmem.report.as_text import console
+        from guestmem.report.check_text import console
         from guestmem.report.rules_text import print_verdicts
 
         print_verdicts(console(), verdicts, slots=slots)

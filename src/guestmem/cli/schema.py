@@ -11,7 +11,7 @@ def schema(
     which: str = typer.Argument("layout", metavar="[layout|check]", help="guestmem's own layout, or check's --json."),
 ) -> None:
     """Print a JSON schema: of a layout (the default), or of the report of check --json."""
-    from guestmem.report.as_json import check_schema
+    from guestmem.report.check_json import check_schema
     from guestmem.report.json_text import json_text
 
     if which == "layout":

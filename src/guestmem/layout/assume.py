@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from guestmem.layout.readers.placement import ALIGNED_BASE
+from guestmem.layout.placement import ALIGNED_BASE
 from guestmem.layout.value import Assumption, Backing, BackingKind, Layout, Range, Slot
 from guestmem.units import U64, format_size, is_power_of_two, parse_size
 

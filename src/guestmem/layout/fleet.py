@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from guestmem.layout.coverage import Host, cover
+from guestmem.layout.coverage import HostLimits, cover
 from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Backing, File, Layout, Range, Slot
 from guestmem.layout.vector import Columns, Flags, Sums, cover_columns, simple_vms
@@ -42,7 +42,7 @@ class FleetSums:
     """The verdict: sums by VM, and how many VMs the scalar path judged."""
 
     fleet: Fleet
-    host: Host
+    host: HostLimits
     sums: Sums
     scalar: int
 
@@ -72,7 +72,7 @@ class FleetSums:
         return [(self.fleet.names[at], int(self.sums.size[at]), int(gone[at])) for at in order.tolist() if gone[at]]
 
 
-def check_fleet(fleet: Fleet, host: Host) -> FleetSums:
+def check_fleet(fleet: Fleet, host: HostLimits) -> FleetSums:
     """Judge every VM."""
     vms = len(fleet.names)
     columns = fleet.columns.sorted()
@@ -123,7 +123,7 @@ def _layout_of(fleet: Fleet, rows: Columns, index: int) -> Layout:
     )
 
 
-def _add(sums: Sums, index: int, layout: Layout, host: Host) -> None:
+def _add(sums: Sums, index: int, layout: Layout, host: HostLimits) -> None:
     """Put a VM that the scalar path judged into the sums."""
     coverage = cover(layout, host)
     sums.size[index] = min(coverage.size, U64_MAX)

@@ -74,6 +74,7 @@ class Slot:
 
     ``region`` names what the slot is a window on (a RAMBlock, a zone, a mapping) and ``offset`` is where in it the slot
     starts; for a slot with ``file`` the offset is guest_memfd_offset. number is the slot id without address space.
+    ``part_of`` names what the VMM gives a size to, where that is more than the region.
     """
 
     gpa: int
@@ -87,6 +88,17 @@ class Slot:
     number: int | None = None
     address_space: int = 0
     assumed_hva: int | None = None
+    part_of: str = ""
+
+    @property
+    def name(self) -> str:
+        """The region's name, or one made of the GPA."""
+        return self.region or f"the slot at GPA {self.gpa:#x}"
+
+    @property
+    def allocation(self) -> str:
+        """The name of what the VMM gave a size to: the region, or what it is a part of."""
+        return self.part_of or self.name
 
     @property
     def end(self) -> int:

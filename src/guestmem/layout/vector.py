@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from guestmem.layout.coverage import Host
+from guestmem.layout.coverage import HostLimits
 from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Backing
 
@@ -75,7 +75,7 @@ def simple_vms(columns: Columns, vms: int, base: int) -> Flags:
     return np.asarray(np.bincount(columns.vm, weights=bad, minlength=vms) == 0)
 
 
-def cover_columns(columns: Columns, vms: int, host: Host) -> Sums:
+def cover_columns(columns: Columns, vms: int, host: HostLimits) -> Sums:
     """Sum up every VM. Columns must be sorted, and the VMs simple."""
     starts = np.searchsorted(columns.vm, np.arange(vms))
     counts = np.diff(np.append(starts, len(columns)))

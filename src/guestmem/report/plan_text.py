@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from guestmem.report.as_text import print_stripped
+from guestmem.report.check_text import print_stripped
 from guestmem.report.plan_json import MigrationEntry, PlanEntry, PlannedFile, PlannedSlot
 from guestmem.report.words import safe, size_text
 from guestmem.units import format_size

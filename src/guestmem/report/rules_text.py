@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from guestmem.layout.bound import RuleVerdict, Verdicts
-from guestmem.report.as_text import print_stripped
+from guestmem.report.check_text import print_stripped
 from guestmem.report.words import leaves_text, safe, size_text
 from guestmem.units import format_size
 

@@ -12,7 +12,7 @@ from guestmem.layout.findings.shape import find_shape_findings
 from guestmem.layout.findings.value import IDS, SEVERITIES, Finding
 from guestmem.layout.reasons import Reason
 from guestmem.layout.refusal import refusals
-from guestmem.layout.regions import Regions, name_of
+from guestmem.layout.regions import Regions
 
 __all__ = ("IDS", "SEVERITIES", "Finding", "find_findings")
 
@@ -46,7 +46,7 @@ def _refused(coverage: Coverage) -> Iterator[Finding]:
     layout, geometry = coverage.layout, coverage.host.geometry
     for index, why in refusals(layout, geometry.base_page_size, _by_rule(coverage)).items():
         slot = layout.slots[index]
-        message = f"{name_of(slot)} at GPA {slot.gpa:#x}: KVM refuses the slot with {why}"
+        message = f"{slot.name} at GPA {slot.gpa:#x}: KVM refuses the slot with {why}"
         remedy = "set the slot as the check wants it: nothing of it is mapped now"
         lost = tuple((size, slot.size) for size in geometry.page_sizes)
         yield Finding("refused", "error", message, remedy, (index,), lost)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from guestmem.layout.coverage import Coverage, cover
-from guestmem.layout.findings import remedies
 from guestmem.layout.findings.value import Bytes, Finding, gained, lost_to, usable
-from guestmem.layout.readers.placement import ALIGNED_BASE
+from guestmem.layout.placement import ALIGNED_BASE
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import Regions, allocation_of, name_of, region_base
+from guestmem.layout.regions import Regions, region_base
 from guestmem.layout.value import Backing, Slot
+from guestmem.layout.vmm import words_of
 from guestmem.units import KIB, align_down, align_up, format_size
 
 __all__ = ("find_address_findings", "on_pages")
@@ -72,15 +72,15 @@ def _explain(coverage: Coverage, regions: Regions, crooked: list[int], page_size
     odd = regions.odd_below(slots[0], page_size)
     if odd is None:
         message = _misplaced(slots[0], page_size)
-        remedy = remedies.align_hva(regions, slots[0], page_size)
+        remedy = words_of(coverage.layout).align_hva(regions, slots[0], page_size)
         return Finding("hva-not-congruent", "warning", message, remedy, tuple(crooked), lost, gain)
-    size, layout = format_size(page_size), coverage.layout
+    size = format_size(page_size)
     message = (
-        f"{allocation_of(layout, slots[0])} starts at GPA {regions.start(slots[0]):#x}, no multiple of {size}, because "
-        f"{allocation_of(layout, odd)} before it has {format_size(regions.allocated(odd))}: with an aligned HVA none "
+        f"{slots[0].allocation} starts at GPA {regions.start(slots[0]):#x}, no multiple of {size}, because "
+        f"{odd.allocation} before it has {format_size(regions.allocated(odd))}: with an aligned HVA none "
         f"of it can be mapped with {size} pages or larger"
     )
-    remedy = remedies.resize(regions, odd, page_size)
+    remedy = words_of(coverage.layout).resize(regions, odd, page_size)
     return Finding("odd-start", "warning", message, remedy, tuple(crooked), lost, gain)
 
 
@@ -91,7 +91,7 @@ def _misplaced(slot: Slot, page_size: int) -> str:
     if slot.hva is None:
         where = f"assumed HVA, {base % page_size:#x} past a multiple of {size},"
     return (
-        f"{name_of(slot)}: its {where}{below} and its GPA {_delta(slot):#x} differ by "
+        f"{slot.name}: its {where}{below} and its GPA {_delta(slot):#x} differ by "
         f"{(base - _delta(slot)) % page_size:#x} modulo {size}: none of it can be mapped with {size} pages or larger"
     )
 
@@ -118,11 +118,11 @@ def _find_splits(coverage: Coverage, regions: Regions, page_size: int) -> Iterat
         now = usable(coverage, low, page_size) and usable(coverage, high, page_size)
         size = format_size(page_size)
         message = (
-            f"{name_of(high)} is cut at GPA {low.end:#x} ({format_size(low.end)}), no multiple of {size}: with any one "
+            f"{high.name} is cut at GPA {low.end:#x} ({format_size(low.end)}), no multiple of {size}: with any one "
             f"HVA the parts below and above the cut cannot both be congruent"
             f"{'' if now else f' (matters once it has {size} pages)'}"
         )
-        remedy = remedies.cut_elsewhere(coverage.layout, low.end, page_size)
+        remedy = words_of(coverage.layout).cut_elsewhere(low.end, page_size)
         lost = lost_to(coverage, (cut.below, cut.above), Reason.HVA) if now else ()
         yield Finding("split", "warning" if now else "note", message, remedy, (cut.below, cut.above), lost, gain)
 

@@ -10,7 +10,6 @@ from guestmem.layout.binding import BindingLimit
 from guestmem.layout.coverage import Coverage, cover
 from guestmem.layout.findings.value import Bytes, Finding, gained_by, lost_to
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import name_of
 from guestmem.layout.value import Layout, Slot
 from guestmem.units import align_up, format_size
 
@@ -36,7 +35,7 @@ def find_file_findings(coverage: Coverage) -> Iterator[Finding]:
         elif reasons & {Reason.OFFSET, Reason.BINDING}:
             yield _crooked(coverage, index, limit, room)
         elif Reason.RULE in reasons:
-            message = f"{name_of(slot)}: {limit.rule.name}: {limit.rule.statement}"
+            message = f"{slot.name}: {limit.rule.name}: {limit.rule.statement}"
             remedy = "'guestmem plan' finds the offsets at which this rule loses least"
             lost = lost_to(coverage, (index,), Reason.RULE)
             yield Finding("rule-lowers-level", "warning", message, remedy, (index,), lost)
@@ -72,7 +71,7 @@ class _Room:
 
 def _refused(coverage: Coverage, index: int, limit: BindingLimit, room: _Room) -> Finding:
     slot = coverage.layout.slots[index]
-    message = f"{name_of(slot)}: the rule {limit.rule.name} refuses the binding (EINVAL): {limit.refusal}"
+    message = f"{slot.name}: the rule {limit.rule.name} refuses the binding (EINVAL): {limit.refusal}"
     better, gain = _better(coverage, index, room)
     lost = lost_to(coverage, (index,), Reason.RULE)
     remedy = "no offset is accepted for this GPA and size: see 'guestmem rules'"
@@ -85,7 +84,7 @@ def _crooked(coverage: Coverage, index: int, limit: BindingLimit, room: _Room) -
     slot = coverage.layout.slots[index]
     size = format_size(limit.page_size)
     message = (
-        f"{name_of(slot)}: GPA {slot.gpa:#x} and file offset {slot.offset or 0:#x} differ by "
+        f"{slot.name}: GPA {slot.gpa:#x} and file offset {slot.offset or 0:#x} differ by "
         f"{(slot.gpa - (slot.offset or 0)) % limit.page_size:#x} modulo {size}: no {size} page can be mapped whole"
     )
     lost = lost_to(coverage, (index,), Reason.OFFSET, Reason.BINDING)

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from guestmem.layout.coverage import Coverage, cover
-from guestmem.layout.findings import remedies
 from guestmem.layout.findings.addresses import on_pages
 from guestmem.layout.findings.value import Finding, gained, lost_to
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import Regions, name_of
+from guestmem.layout.regions import Regions
+from guestmem.layout.vmm import DISPLAY, words_of
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import MIB, align_down, align_up, format_size
 
 __all__ = ("find_memory_findings",)
 
-_DISPLAY = "vga.vram"
 _SMALL = 64 * MIB  # dirty-logged device memory up to this is no loss worth a warning
 
 
@@ -63,7 +62,7 @@ def _find_small_backing(coverage: Coverage, regions: Regions, page_size: int) ->
         "backing-too-small",
         "warning" if page_size == host.sizes[1] else "note",
         message,
-        remedies.bigger_pages(regions, [layout.slots[index] for index in small], page_size),
+        words_of(layout).larger_pages_for(regions, [layout.slots[index] for index in small], page_size),
         tuple(small),
         lost,
         ((page_size, brought),),
@@ -82,15 +81,15 @@ def _find_dirty_logging(coverage: Coverage) -> Iterator[Finding]:
     logged = {index: slot for index, slot in enumerate(layout.slots) if slot.dirty_log and slot.size >= page_size}
     if not logged:
         return
-    names = ", ".join(dict.fromkeys(name_of(slot) for slot in logged.values()))
+    names = ", ".join(dict.fromkeys(slot.name for slot in logged.values()))
     size = sum(slot.size for slot in logged.values())
     off = {index: replace(slot, flags=slot.flags & ~KVM_MEM_LOG_DIRTY_PAGES) for index, slot in logged.items()}
-    harmless = size <= _SMALL or all(slot.region == _DISPLAY for slot in logged.values())
+    harmless = size <= _SMALL or all(slot.region == DISPLAY for slot in logged.values())
     yield Finding(
         "dirty-logging",
         "note" if harmless else "warning",
         f"{names}: dirty logging is on for {format_size(size)}, which is mapped page by page while it is",
-        remedies.no_dirty_logging(layout, next(iter(logged.values()))),
+        words_of(layout).no_dirty_logging(next(iter(logged.values()))),
         tuple(logged),
         lost_to(coverage, logged, Reason.DIRTY_LOG),
         gained(coverage, off),

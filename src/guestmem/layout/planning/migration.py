@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from guestmem.layout.coverage import Coverage, Host, cover
+from guestmem.layout.coverage import Coverage, HostLimits, cover
 from guestmem.layout.planning.moves import Move, Schedule, schedule
 from guestmem.layout.planning.offsets import Choice, best_choice, cost_at
 from guestmem.layout.planning.packing import pack
@@ -43,7 +43,7 @@ class Migration:
         return sum(move.size for file in self.files for move in file.moves)
 
 
-def migrate(bound: Layout, host: Host) -> Migration:
+def migrate(bound: Layout, host: HostLimits) -> Migration:
     """Plan the move of a bound layout to a host whose guest_memfds have host.files.page_size pages."""
     choices = [best_choice(slot, host) for slot in bound.slots]
     why = tuple(_why(slot, choice, host) for slot, choice in zip(bound.slots, choices, strict=True))
@@ -56,7 +56,7 @@ def migrate(bound: Layout, host: Host) -> Migration:
     return Migration(cover(_without_sizes(bound), host), cover(planned, host), why, tuple(files))
 
 
-def _why(slot: Slot, choice: Choice | None, host: Host) -> str | None:
+def _why(slot: Slot, choice: Choice | None, host: HostLimits) -> str | None:
     """Why the binding has to move, or would better; None where it stays (also if no offset is accepted)."""
     cost = cost_at(slot, slot.offset or 0, host)
     if choice is None:
@@ -72,7 +72,7 @@ def _migrate_file(
     slots: list[Slot],
     choices: list[Choice | None],
     why: tuple[str | None, ...],
-    host: Host,
+    host: HostLimits,
 ) -> FileMigration:
     """Place the bindings that move around those that stay, and change them in slots."""
     stay = [index for index in members if why[index] is None]

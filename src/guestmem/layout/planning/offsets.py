@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from guestmem.layout.coverage import Host, cover
+from guestmem.layout.coverage import HostLimits, cover
 from guestmem.layout.value import File, Layout, Range, Slot
 from guestmem.rules import GpaAlignment, GpaAlignmentByHighestBit, GpaPage, JanuaryAsWritten, Rule
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
@@ -27,7 +27,7 @@ class Choice:
     """The best offsets of one slot: ``cost`` leaves at any offset of the classes (modulus, residue)."""
 
     slot: Slot
-    host: Host
+    host: HostLimits
     cost: int
     classes: tuple[tuple[int, int], ...]
 
@@ -59,7 +59,7 @@ def is_modular(rule: Rule) -> bool:
     return not isinstance(rule, _BY_MAGNITUDE)
 
 
-def best_choice(slot: Slot, host: Host) -> Choice | None:
+def best_choice(slot: Slot, host: HostLimits) -> Choice | None:
     """The best offsets of a slot in a file of host.files.page_size pages; None if the rule accepts none."""
     if is_modular(host.files.rule):  # then so is the answer: slots of one size and residue share it
         found = _best_residues(slot.gpa % host.sizes[-1], slot.size, host)
@@ -69,7 +69,7 @@ def best_choice(slot: Slot, host: Host) -> Choice | None:
 
 
 @lru_cache(maxsize=4096)
-def _best_residues(gpa: int, size: int, host: Host) -> tuple[int, tuple[tuple[int, int], ...]] | None:
+def _best_residues(gpa: int, size: int, host: HostLimits) -> tuple[int, tuple[tuple[int, int], ...]] | None:
     """The least cost of a slot and the classes of offsets that have it."""
     slot = Slot(gpa, size, flags=KVM_MEM_GUEST_MEMFD)
     tried = _residues(slot, host)
@@ -81,7 +81,7 @@ def _best_residues(gpa: int, size: int, host: Host) -> tuple[int, tuple[tuple[in
     return best, tuple(_merged(slot, chosen, host))
 
 
-def cost_at(slot: Slot, offset: int, host: Host) -> int | None:
+def cost_at(slot: Slot, offset: int, host: HostLimits) -> int | None:
     """Leaves that the slot costs when bound at an offset, all private; None if the binding is refused."""
     bound = replace(slot, file="f", offset=offset, flags=KVM_MEM_GUEST_MEMFD)
     layout = Layout("plan", "plan", (bound,), files=(File("f"),), private=(Range(slot.gpa, slot.end),))
@@ -89,7 +89,7 @@ def cost_at(slot: Slot, offset: int, host: Host) -> int | None:
     return sum(coverage.leaves) if coverage.mapped[0] == slot.size else None
 
 
-def _residues(slot: Slot, host: Host) -> Iterator[int]:
+def _residues(slot: Slot, host: HostLimits) -> Iterator[int]:
     """Offsets modulo the largest page size that are worth trying, each once."""
     sizes, largest = host.sizes, host.sizes[-1]
     step = sizes[-2] if len(sizes) > 1 else largest
@@ -108,7 +108,7 @@ def _residues(slot: Slot, host: Host) -> Iterator[int]:
                 yield residue
 
 
-def _merged(slot: Slot, residues: list[int], host: Host) -> Iterator[tuple[int, int]]:
+def _merged(slot: Slot, residues: list[int], host: HostLimits) -> Iterator[tuple[int, int]]:
     """Residues as classes: one of a small modulus where every tried residue of it is as good."""
     largest = host.sizes[-1]
     chosen = set(residues)

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from guestmem.layout.bound import as_bound
-from guestmem.layout.coverage import Coverage, Host, best_possible, cover
+from guestmem.layout.coverage import Coverage, HostLimits, best_possible, cover
 from guestmem.layout.planning.offsets import Choice, best_choice
 from guestmem.layout.planning.packing import pack
-from guestmem.layout.regions import name_of
 from guestmem.layout.value import File, Layout, Range, Slot
 from guestmem.units import align_up
 
@@ -55,7 +54,7 @@ class Plan:
         return tuple(bytes_ if size <= page_size else 0 for size, bytes_ in zip(sizes, best, strict=True))
 
 
-def hva_modulus(slot: Slot, host: Host) -> int:
+def hva_modulus(slot: Slot, host: HostLimits) -> int:
     """The largest page that the slot holds whole: its HVA should agree with its GPA modulo that."""
     whole = (size for size in host.sizes if size <= host.files.page_size and _whole(slot, size))
     return max(whole, default=host.geometry.base_page_size)
@@ -73,14 +72,14 @@ def bound_now(layout: Layout, *, one_file: bool) -> Layout:
         return packed
     starts: dict[str, int] = {}
     for slot in packed.slots:
-        starts[name_of(slot)] = min(starts.get(name_of(slot), slot.offset or 0), slot.offset or 0)
+        starts[slot.name] = min(starts.get(slot.name, slot.offset or 0), slot.offset or 0)
     slots = [
-        replace(slot, file=name_of(slot), offset=(slot.offset or 0) - starts[name_of(slot)]) for slot in packed.slots
+        replace(slot, file=slot.name, offset=(slot.offset or 0) - starts[slot.name]) for slot in packed.slots
     ]
     return replace(packed, slots=tuple(slots), files=tuple(File(name) for name in starts))
 
 
-def make_plan(layout: Layout, host: Host, *, movable: Collection[str] = (), one_file: bool = False) -> Plan:
+def make_plan(layout: Layout, host: HostLimits, *, movable: Collection[str] = (), one_file: bool = False) -> Plan:
     """Plan the private slots of a layout for a host whose guest_memfds have host.files.page_size pages."""
     bound = bound_now(layout, one_file=one_file)
     fixed = [slot for slot in layout.slots if not any(slot.gpa == one.gpa for one in bound.slots)]
@@ -98,14 +97,14 @@ def make_plan(layout: Layout, host: Host, *, movable: Collection[str] = (), one_
     return Plan(cover(bound, host), planned, bound.slots, tuple(slots), tuple(files), refused)
 
 
-def as_planned(bound: Layout, slots: Sequence[Slot], host: Host, files: Sequence[FilePlan]) -> Layout:
+def as_planned(bound: Layout, slots: Sequence[Slot], host: HostLimits, files: Sequence[FilePlan]) -> Layout:
     """The bound layout with other slots and files."""
     made = tuple(File(file.name, file.size, page_size=host.files.page_size) for file in files)
     private = tuple(Range(slot.gpa, slot.end) for slot in slots)
     return replace(bound, slots=tuple(slots), files=made, private=private)
 
 
-def _plan_file(name: str, choices: list[Choice], host: Host) -> tuple[FilePlan, tuple[int, ...]]:
+def _plan_file(name: str, choices: list[Choice], host: HostLimits) -> tuple[FilePlan, tuple[int, ...]]:
     page_size = host.files.page_size
     packed = pack(choices)
     offsets, end = packed.offsets, packed.end
@@ -126,13 +125,15 @@ def _own_offsets(choices: Sequence[Choice]) -> tuple[tuple[int, ...], int] | Non
     return offsets, max((end for _, end in ranges), default=0)
 
 
-def _with_moved_gpas(slots: list[Slot], fixed: Sequence[Slot], host: Host, movable: Collection[str]) -> list[Slot]:
+def _with_moved_gpas(
+    slots: list[Slot], fixed: Sequence[Slot], host: HostLimits, movable: Collection[str]
+) -> list[Slot]:
     """Slots that may move, at the next free GPA where they hold more whole pages; in ascending order of GPA.
 
     fixed are the slots that no plan is made for (firmware, video memory), which are in the way all the same.
     """
     for index, slot in enumerate(slots):
-        if name_of(slot) not in movable:
+        if slot.name not in movable:
             continue
         others = [*fixed, *(other for at, other in enumerate(slots) if at != index)]
         for page_size in reversed([size for size in host.sizes if size <= host.files.page_size]):

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
-from guestmem.layout.readers.text import convert, decode_json
+from guestmem.layout.placement import ALIGNED_BASE, hva_assumption
+from guestmem.layout.text import convert, decode_json
 from guestmem.layout.value import Assumption, Backing, Layout, Remark, Slot
 from guestmem.units import GIB, KIB, MIB, U64, align_down, align_up, format_size, is_power_of_two
 
@@ -61,6 +61,7 @@ class _Piece:
     gpa: int
     size: int
     region: str
+    part_of: str = ""
 
 
 def read(source: str, data: bytes) -> list[Layout]:
@@ -143,7 +144,7 @@ def _lay_out(source: str, zones: list[_Zone]) -> tuple[list[_Piece], list[Remark
             end = _RANGES[range_index][1]
             size = min(left, align_down(end - at, _unit(zone)))
             if size:
-                pieces.append(_Piece(zone, at, size, f"{zone.id}/{count}"))
+                pieces.append(_Piece(zone, at, size, f"{zone.id}/{count}", zone.id))
                 at, left, count = at + size, left - size, count + 1
             if left:
                 if at < end:
@@ -190,7 +191,15 @@ def _slot(piece: _Piece) -> Slot:
         backing = Backing("shmem" if zone.shared else "anonymous")
     # Each piece is its own mapping: the huge page's alignment with hugetlb, 2M by recent kernels for THP-sized ones.
     off = 0 if zone.hugepages or (backing.kind == "anonymous" and piece.size % (2 * MIB) == 0) else 4 * KIB
-    return Slot(piece.gpa, piece.size, region=piece.region, offset=0, backing=backing, assumed_hva=ALIGNED_BASE + off)
+    return Slot(
+        piece.gpa,
+        piece.size,
+        region=piece.region,
+        offset=0,
+        backing=backing,
+        assumed_hva=ALIGNED_BASE + off,
+        part_of=piece.part_of,
+    )
 
 
 def _assumptions(memory: _Memory, zones: list[_Zone], slots: list[Slot]) -> list[Assumption]:

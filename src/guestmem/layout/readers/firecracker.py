@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
-from guestmem.layout.readers.text import convert, decode_json
+from guestmem.layout.placement import ALIGNED_BASE, hva_assumption
+from guestmem.layout.text import convert, decode_json
 from guestmem.layout.value import Assumption, Backing, Layout, Slot
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import GIB, KIB, MIB, U64, is_power_of_two

@@ -15,7 +15,7 @@ import numpy as np
 from guestmem.layout.error import LayoutError, printable
 from guestmem.layout.fleet import Fleet
 from guestmem.layout.readers.own import LayoutSpec, SlotSpec, from_spec
-from guestmem.layout.readers.text import lines
+from guestmem.layout.text import lines
 from guestmem.layout.value import Backing, Layout
 from guestmem.layout.vector import Columns
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES

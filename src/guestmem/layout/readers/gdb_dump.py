@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.attributes import with_attribute
-from guestmem.layout.readers.slot_table import SlotTable
-from guestmem.layout.readers.text import lines
+from guestmem.layout.replay import with_attribute
+from guestmem.layout.replay import SlotTable
+from guestmem.layout.text import lines
 from guestmem.layout.value import Assumption, File, Layout, Range, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from xml.etree.ElementTree import Element, ParseError
 
 from guestmem.layout.error import LayoutError, printable
-from guestmem.layout.readers.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva_assumption, private_assumption
-from guestmem.layout.readers.qemu_machine import Device, Machine, Ram, machine_slots, parse_machine, place_devices
-from guestmem.layout.readers.text import number
+from guestmem.layout.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva_assumption, private_assumption
+from guestmem.layout.qemu_machine import Device, QemuMachine, Ram, machine_slots, parse_machine, place_devices
+from guestmem.layout.text import number
 from guestmem.layout.value import Assumption, Backing, File, Layout, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 from guestmem.units import GIB, KIB, MIB, TIB, U64, align_up, is_power_of_two
@@ -43,7 +43,7 @@ class _Domain:
 
     source: str
     root: Element
-    machine: Machine
+    machine: QemuMachine
     pages: list[_HugePage]
     source_type: str
     guest_memfd: bool

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from guestmem.layout.error import LayoutError, printable
-from guestmem.layout.readers.placement import hva_assumption, private_assumption
-from guestmem.layout.readers.text import convert, decode_json, lines
+from guestmem.layout.placement import hva_assumption, private_assumption
+from guestmem.layout.text import convert, decode_json, lines
 from guestmem.layout.value import Assumption, Backing, BackingKind, File, Layout, Range, Slot
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_INIT_SHARED,

@@ -14,9 +14,10 @@ from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva_assumption
-from guestmem.layout.readers.text import lines
+from guestmem.layout.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva_assumption
+from guestmem.layout.text import lines
 from guestmem.layout.value import Assumption, Backing, Layout, Slot
+from guestmem.layout.vmm import DISPLAY
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from guestmem.units import GIB, KIB, MIB, U64, align_down, align_up
 
@@ -33,7 +34,6 @@ _GPA2HVA = re.compile(r"Host virtual address for 0x([0-9a-f]+) \((.*)\) is 0x([0
 _VERSION = re.compile(r"(\d+\.\d+\.\d+)(?:\D.*)?")
 _RAM_TYPES = ("ram", "rom", "romd", "ramd")
 _UNITS = {"K": KIB, "M": MIB, "G": GIB}
-_DISPLAY = "vga.vram"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _flags(row: _Row, known: _Known) -> int:
     # "rom" describes the range: PAM windows on plain RAM say rom too, but their slots have flags 0.
     if row.type == "romd" or (row.type == "rom" and row.region not in known.ram):
         return KVM_MEM_READONLY
-    return KVM_MEM_LOG_DIRTY_PAGES if row.region == _DISPLAY else 0
+    return KVM_MEM_LOG_DIRTY_PAGES if row.region == DISPLAY else 0
 
 
 def _backing(page_size: int, shared: bool | None) -> Backing:
@@ -189,8 +189,8 @@ def _layout(source: str, monitor: _Monitor, slots: list[Slot], under_kvm: bool) 
     if not under_kvm:
         text = "no row bears the accelerator's name (captured without KVM): every RAM row taken as a memslot"
         assumptions.append(Assumption("slots", text, "capture with accel=kvm"))
-    if any(slot.region == _DISPLAY for slot in slots):
-        text = f"dirty logging is not in the source: {_DISPLAY} taken as dirty-logged, as QEMU does for displays"
+    if any(slot.region == DISPLAY for slot in slots):
+        text = f"dirty logging is not in the source: {DISPLAY} taken as dirty-logged, as QEMU does for displays"
         assumptions.append(Assumption("dirty_log", text))
     text = "the source shows no transparent huge pages: memory with 4K pages counts as possibly 2M"
     assumptions.append(Assumption("thp", text, "--thp never"))

@@ -11,9 +11,9 @@ import re
 from dataclasses import replace
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.placement import private_assumption
-from guestmem.layout.readers.slot_table import SlotTable
-from guestmem.layout.readers.text import lines, number
+from guestmem.layout.placement import private_assumption
+from guestmem.layout.replay import SlotTable
+from guestmem.layout.text import lines, number
 from guestmem.layout.value import Assumption, File, Layout, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 from guestmem.units import MIB

@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass, field, replace
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.mapping_table import Mapping, MappingTable
-from guestmem.layout.readers.slot_table import SlotTable
-from guestmem.layout.readers.text import lines, number
+from guestmem.layout.replay import MappingTable, ProcessMapping
+from guestmem.layout.replay import SlotTable
+from guestmem.layout.text import lines, number
 from guestmem.layout.value import Assumption, Backing, Layout, Remark, Slot
 from guestmem.units import KIB, format_size
 
@@ -196,7 +196,7 @@ def _mmap(trace: _Trace, line: int, args: list[str], result: str) -> None:
     if fd in trace.guest_memfds or (path or "").startswith(("anon_inode:[kvm-gmem]", "/[kvm-gmem]")):
         trace.guest_memfds[fd] = max(trace.guest_memfds.get(fd, 0), offset + length)
     name = trace.names.get(fd) or path or (f"fd {fd}" if fd >= 0 else f"anonymous {start:#x}")
-    trace.maps.map(Mapping(start, start + length, name, offset, backing, fd))
+    trace.maps.map(ProcessMapping(start, start + length, name, offset, backing, fd))
 
 
 def _hugetlb(trace: _Trace, flags: int) -> Backing:

@@ -13,8 +13,7 @@ import jinja2
 from guestmem.layout.bound import RuleVerdict, judge
 from guestmem.layout.coverage import Coverage, SlotCoverage
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import name_of
-from guestmem.report.checked import Checked
+from guestmem.layout.check import Checked
 from guestmem.report.picture import Run, best_runs
 from guestmem.report.words import gain_text, leaves_text, size_text
 from guestmem.units import format_size
@@ -79,7 +78,7 @@ def _run(coverage: Coverage, run: Run, top: int) -> dict[str, str]:
         if reason is not None
     ]
     by = f"by {format_size(item.sizes[run.level])}" if run.level >= 0 else "cannot be mapped"
-    where = f"{name_of(item.slot)} {run.start:#x}-{run.end:#x} ({size_text(run.end - run.start)})"
+    where = f"{item.slot.name} {run.start:#x}-{run.end:#x} ({size_text(run.end - run.start)})"
     return {
         "kind": _kind(run.level),
         "x": f"{run.start * _WIDTH / top:.6g}",

@@ -10,8 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from guestmem.layout.findings import IDS, Finding
-from guestmem.layout.regions import name_of
-from guestmem.report.checked import Checked
+from guestmem.layout.check import Checked
 from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 from guestmem.version import __version__
@@ -44,7 +43,7 @@ def _result(one: Checked, finding: Finding) -> dict[str, Any]:
     location: dict[str, Any] = {"physicalLocation": place}
     if slots:
         location["logicalLocations"] = [
-            {"name": name_of(slot), "fullyQualifiedName": f"{slot.gpa:#x}-{slot.end:#x}", "kind": "memslot"}
+            {"name": slot.name, "fullyQualifiedName": f"{slot.gpa:#x}-{slot.end:#x}", "kind": "memslot"}
             for slot in slots
         ]
     return {

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from guestmem.layout.coverage import Coverage, Host, Lost, SlotCoverage, best_possible
+from guestmem.layout.coverage import Coverage, HostLimits, Lost, SlotCoverage, best_possible
 from guestmem.layout.findings import Finding
 from guestmem.layout.findings.value import Bytes
-from guestmem.report.checked import Checked
+from guestmem.layout.check import Checked
 from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 
@@ -140,12 +140,12 @@ class CheckReport(msgspec.Struct):
     format: str = "guestmem-check/1"
 
 
-def report_of(checked: list[Checked], host: Host, profile: str, fleets: Sequence[FleetEntry] = ()) -> CheckReport:
+def report_of(checked: list[Checked], host: HostLimits, profile: str, fleets: Sequence[FleetEntry] = ()) -> CheckReport:
     """The report as typed values."""
     return CheckReport([_source(one) for one in checked], list(fleets), _host(host, profile))
 
 
-def to_json(checked: list[Checked], host: Host, profile: str, fleets: Sequence[FleetEntry] = ()) -> str:
+def to_json(checked: list[Checked], host: HostLimits, profile: str, fleets: Sequence[FleetEntry] = ()) -> str:
     """The report as one JSON document."""
     return json_text(report_of(checked, host, profile, fleets))
 
@@ -159,7 +159,7 @@ def check_schema() -> dict[str, Any]:
     }
 
 
-def _host(host: Host, profile: str) -> HostEntry:
+def _host(host: HostLimits, profile: str) -> HostEntry:
     return HostEntry(
         profile,
         host.geometry.name,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from guestmem.layout.coverage import Coverage, cover
-from guestmem.layout.coverage import Host as Host
+from guestmem.layout.coverage import HostLimits as HostLimits
 from guestmem.layout.findings import SEVERITIES, Finding, find_findings
 from guestmem.layout.value import Layout, Severity
 
@@ -28,7 +28,7 @@ class Checked:
         return self.coverage.layout
 
 
-def check(layout: Layout, host: Host) -> Checked:
+def check(layout: Layout, host: HostLimits) -> Checked:
     """Judge a layout."""
     with _no_collections():
         coverage = cover(layout, host)

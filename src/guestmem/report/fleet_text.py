@@ -10,8 +10,8 @@ from rich.text import Text
 from guestmem.layout.fleet import FleetSums
 from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Severity
-from guestmem.report.as_json import FleetEntry, FleetLost, WorstVm
-from guestmem.report.as_text import print_stripped
+from guestmem.report.check_json import FleetEntry, FleetLost, WorstVm
+from guestmem.report.check_text import print_stripped
 from guestmem.report.words import percent, safe, size_text
 from guestmem.units import format_size
 
