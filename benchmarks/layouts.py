@@ -13,10 +13,10 @@ from typing import Any
 
 from benchmarks.measure import median_us, say
 from guestmem.layout import HostLimits, cover
+from guestmem.layout.check import check
 from guestmem.layout.fleet import check_fleet
 from guestmem.layout.readers.own import read_fleet as read_layouts
 from guestmem.layout.recognise import read, read_fleet
-from guestmem.layout.check import check
 from guestmem.units import GIB, KIB, MIB
 
 __all__ = ("fleets", "large_layout")

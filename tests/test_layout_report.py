@@ -16,13 +16,13 @@ from layouts import hosts, small_layouts
 from rich.console import Console
 
 from guestmem.layout import Assumption, Backing, HostLimits, Layout, Slot, cover
+from guestmem.layout.check import Checked, check, most_severe
 from guestmem.layout.findings import IDS
 from guestmem.report.check_html import to_html
 from guestmem.report.check_json import CheckReport, check_schema, to_json
-from guestmem.report.check_text import print_checked
-from guestmem.layout.check import Checked, check, worst
-from guestmem.report.picture import best_runs, cells, windows
 from guestmem.report.check_sarif import sarif_of
+from guestmem.report.check_text import print_checked
+from guestmem.report.picture import best_runs, cells, windows
 from guestmem.units import GIB, MIB
 
 MEMFD = "qemu100-q35-10G-memfd.txt"
@@ -237,4 +237,4 @@ def test_html_of_nothing_is_a_page() -> None:
 
 @pytest.mark.parametrize(("names", "severity"), [((), None), (("libvirt-plain.xml",), "note"), ((MEMFD,), "warning")])
 def test_the_worst_finding_of_all_counts(names: tuple[str, ...], severity: str | None) -> None:
-    assert worst([checked(name) for name in names]) == severity
+    assert most_severe(checked(name).severity for name in names) == severity

@@ -8,9 +8,9 @@ import pytest
 from examples import LAYOUTS, layout
 
 from guestmem.layout import Backing, LayoutError, Reason, cover
-from guestmem.layout.readers import cloud_hypervisor, firecracker, libvirt
 from guestmem.layout.qemu_machine import Device as MemoryDevice
 from guestmem.layout.qemu_machine import QemuMachine, Ram, machine_slots, parse_machine, place_devices
+from guestmem.layout.readers import cloud_hypervisor, firecracker, libvirt
 from guestmem.layout.recognise import Options
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import GIB, KIB, MIB

@@ -11,8 +11,8 @@ import pytest
 from examples import layout
 
 from guestmem.layout import HostLimits
-from guestmem.report.check_html import to_html
 from guestmem.layout.check import check
+from guestmem.report.check_html import to_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

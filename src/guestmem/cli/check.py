@@ -10,9 +10,9 @@ import typer
 from guestmem.cli import layouts
 
 if TYPE_CHECKING:
+    from guestmem.layout.check import Checked
     from guestmem.layout.coverage import HostLimits
     from guestmem.layout.fleet import Fleet, FleetSums
-    from guestmem.layout.check import Checked
 
 __all__ = ("EXAMPLES", "check")
 
@@ -117,8 +117,8 @@ def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
 
 
 def _status(checked: list[Checked], fleets: list[FleetSums], fail_on: str) -> int:
-    from guestmem.layout.findings import SEVERITIES
     from guestmem.layout.check import worst
+    from guestmem.layout.findings import SEVERITIES
 
     found = {worst(checked)}
     if fleets:

@@ -1,18 +1,15 @@
-"""What ``guestmem check`` found out about one layout: the value that every writer writes."""
+"""What ``guestmem check`` finds out about a layout: its coverage, and what to change."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from guestmem.layout.coverage import Coverage, cover
-from guestmem.layout.coverage import HostLimits as HostLimits
+from guestmem.layout.coverage import Coverage, HostLimits, cover
 from guestmem.layout.findings import SEVERITIES, Finding, find_findings
 from guestmem.layout.value import Layout, Severity
 
-__all__ = ("Checked", "check", "worst")
+__all__ = ("Checked", "check", "most_severe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +24,18 @@ class Checked:
         """The layout that was judged."""
         return self.coverage.layout
 
+    @property
+    def severity(self) -> Severity | None:
+        """The most severe of the findings, or None."""
+        return most_severe(finding.severity for finding in self.findings)
+
 
 def check(layout: Layout, host: HostLimits) -> Checked:
     """Judge a layout."""
-    with _no_collections():
-        coverage = cover(layout, host)
-        return Checked(coverage, find_findings(coverage))
+    coverage = cover(layout, host)
+    return Checked(coverage, find_findings(coverage))
 
 
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """The values of a large layout are many and none of them a cycle; looking for cycles took half the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-def worst(checked: list[Checked]) -> Severity | None:
-    """The most severe finding of all, or None."""
-    severities = [finding.severity for one in checked for finding in one.findings]
-    return max(severities, key=SEVERITIES.index, default=None)
+def most_severe(severities: Iterable[Severity | None]) -> Severity | None:
+    """The most severe of all that are not None."""
+    return max((one for one in severities if one is not None), key=SEVERITIES.index, default=None)

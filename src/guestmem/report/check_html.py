@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 
 from guestmem.layout.bound import RuleVerdict, judge
+from guestmem.layout.check import Checked
 from guestmem.layout.coverage import Coverage, SlotCoverage
 from guestmem.layout.reasons import Reason
-from guestmem.layout.check import Checked
 from guestmem.report.picture import Run, best_runs
 from guestmem.report.words import gain_text, leaves_text, size_text
 from guestmem.units import format_size

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
+from guestmem.layout.check import Checked
 from guestmem.layout.coverage import Coverage, HostLimits, Lost, SlotCoverage, best_possible
 from guestmem.layout.findings import Finding
 from guestmem.layout.findings.value import Bytes
-from guestmem.layout.check import Checked
 from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 

@@ -9,8 +9,8 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from guestmem.layout.findings import IDS, Finding
 from guestmem.layout.check import Checked
+from guestmem.layout.findings import IDS, Finding
 from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 from guestmem.version import __version__

@@ -9,9 +9,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from guestmem.layout.check import Checked
 from guestmem.layout.coverage import Coverage, SlotCoverage, best_possible
 from guestmem.layout.findings import Finding
-from guestmem.layout.check import Checked
 from guestmem.report.picture import cells, windows
 from guestmem.report.words import gain_text, leaves_text, lost_text, percent, safe, size_text
 from guestmem.units import format_size

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.replay import with_attribute
-from guestmem.layout.replay import SlotTable
+from guestmem.layout.replay import SlotTable, with_attribute
 from guestmem.layout.text import lines
 from guestmem.layout.value import Assumption, File, Layout, Range, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE

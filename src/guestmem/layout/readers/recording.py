@@ -11,9 +11,8 @@ import io
 from dataclasses import dataclass, field, replace
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.replay import with_attribute
 from guestmem.layout.placement import ALIGNED_BASE, hva_assumption
-from guestmem.layout.replay import SlotTable
+from guestmem.layout.replay import SlotTable, with_attribute
 from guestmem.layout.value import Backing, File, Layout, Range, Slot
 from guestmem.recordings import vocabulary as v
 from guestmem.recordings.reader import RecordingError, Sequence, sequences_in

@@ -12,8 +12,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.replay import MappingTable, ProcessMapping
-from guestmem.layout.replay import SlotTable
+from guestmem.layout.replay import MappingTable, ProcessMapping, SlotTable
 from guestmem.layout.text import lines, number
 from guestmem.layout.value import Assumption, Backing, Layout, Remark, Slot
 from guestmem.units import KIB, format_size
