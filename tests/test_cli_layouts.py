@@ -145,7 +145,7 @@ def test_recordings_are_checked_sequence_by_sequence() -> None:
         (["check", "--geometry", "vax", MEMFD], "no geometry 'vax'"),
         (["check", "--firecracker-version", "new", MEMFD], "needed X.Y"),
         (["rules", "--packing", "loose", MEMFD], "needed one of one-file, per-slot, both"),
-        (["plan", "--movable", "n7", MEMFD], "--movable n7: there are m0, pc.bios, pc.rom"),
+        (["plan", "--movable", "n7", MEMFD], "--movable n7: the regions are m0, pc.bios, pc.rom"),
         (["plan", "--to", "3M", MEMFD], "no leaf size"),
         (["plan", "--rule", "mine", MEMFD], "no rule 'mine'"),
         (["schema", "world"], "there are layout and check"),

@@ -21,7 +21,7 @@ from guestmem.layout.fleet import FleetSums, check_fleet
 from guestmem.layout.readers import fleet_jsonl, fleet_parquet
 from guestmem.layout.readers.own import read_fleet
 from guestmem.layout.recognise import read, recognise
-from guestmem.report.fleet_text import entry_of, severity_of
+from guestmem.report.check_json import fleet_entry
 from guestmem.units import GIB, MIB
 
 NAMES = {1: "log_dirty_pages", 2: "readonly", 4: "guest_memfd"}
@@ -144,7 +144,7 @@ def test_a_parquet_vm_that_kvm_would_refuse_goes_the_scalar_way() -> None:
     sums = check_fleet(fleet_parquet.read("f", data), HostLimits())
     assert sums.scalar == 1
     assert sums.lost(0)
-    assert severity_of(sums) == "error"
+    assert sums.severity == "error"
 
 
 def test_parquet_rows_of_guest_memfds_are_private_in_released_kernels() -> None:
@@ -201,8 +201,8 @@ def test_check_prints_totals_reasons_and_the_worst_vms(tmp_path: Path) -> None:
 def test_a_fleet_of_perfect_vms_has_no_severity() -> None:
     data = b'{"slots": [{"gpa": 0, "size": "1G", "backing": {"kind": "hugetlb", "page_size": "1G"}}]}\n'
     sums = check_fleet(fleet_jsonl.read("f", data), HostLimits())
-    assert severity_of(sums) is None
-    assert entry_of(sums).levels == {"4K": GIB, "2M": GIB, "1G": GIB}
+    assert sums.severity is None
+    assert fleet_entry(sums).levels == {"4K": GIB, "2M": GIB, "1G": GIB}
 
 
 def test_geometries_without_huge_pages_are_no_special_case() -> None:

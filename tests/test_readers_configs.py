@@ -11,19 +11,18 @@ from guestmem.layout import Backing, LayoutError, Reason, cover
 from guestmem.layout.qemu_machine import Device as MemoryDevice
 from guestmem.layout.qemu_machine import QemuMachine, Ram, machine_slots, parse_machine, place_devices
 from guestmem.layout.readers import cloud_hypervisor, firecracker, libvirt
-from guestmem.layout.recognise import Options
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import GIB, KIB, MIB
 
 ANONYMOUS = Backing("anonymous")
 
 
-def pieces(name: str, options: Options | None = None) -> list[tuple[int, int, str]]:
+def pieces(name: str, firecracker: tuple[int, int] | None = None) -> list[tuple[int, int, str]]:
     """(gpa, size, region) of every slot."""
-    return [(slot.gpa, slot.size, slot.region) for slot in layout(name, options).slots]
+    return [(slot.gpa, slot.size, slot.region) for slot in layout(name, firecracker).slots]
 
 
-# QemuMachine, boot memory in MiB, VGA, and the capture of a real QEMU that must have the same slots.
+# Machine, boot memory in MiB, VGA, and the capture of a real QEMU that must have the same slots.
 MACHINES = [
     ("pc-i440fx-7.2", [2048], True, "qemu72-pc-2G.txt"),
     ("pc-i440fx-7.2", [3583], True, "qemu72-pc-3583M.txt"),
@@ -211,7 +210,7 @@ def test_a_cloud_hypervisor_config_it_would_refuse_is_one_line(memory: dict[str,
 
 def test_firecracker_cuts_at_3g_from_v1_13_on_and_at_3328m_before() -> None:
     assert pieces("fc-4608M-2M.json") == [(0, 3 * GIB, "range 0"), (4 * GIB, 1536 * MIB, "range 1")]
-    old = Options(firecracker=(1, 12))
+    old = (1, 12)
     assert pieces("fc-4608M-2M.json", old) == [(0, 3328 * MIB, "range 0"), (4 * GIB, 1280 * MIB, "range 1")]
 
 
@@ -232,7 +231,7 @@ def test_the_uffd_handshake_gives_hvas_as_facts() -> None:
     slots = layout("fc-uffd-handshake.json").slots
     assert [(slot.gpa, slot.hva) for slot in slots] == [(0, 0x7F2313C60000), (4 * GIB, 0x7F22B0C0A000)]
     with pytest.raises(LayoutError, match="--firecracker-version"):
-        layout("fc-uffd-handshake.json", Options(firecracker=(1, 12)))
+        layout("fc-uffd-handshake.json", (1, 12))
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_a_page_size_that_no_host_has_is_refused_in_a_uffd_handshake(page: int) 
 
 def test_an_hva_below_zero_wraps_as_an_address_does() -> None:
     text = f"{MTREE}  0000000000100000-00000000001fffff (prio 0, ram): pc.ram @0000000000100000\n"
-    text += "HostLimits virtual address for 0x1ff000 (pc.ram) is 0x1000\n"
+    text += "Host virtual address for 0x1ff000 (pc.ram) is 0x1000\n"
     (found,) = read("x", text.encode())
     assert found.slots[0].hva == 0xFFFF_FFFF_FFF0_2000
 

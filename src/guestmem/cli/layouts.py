@@ -54,9 +54,9 @@ def load_sources(
     """Every layout, and unless they are read as layouts too, every fleet."""
     from guestmem.layout.assume import apply
     from guestmem.layout.live import read_live
-    from guestmem.layout.recognise import Options, load, read, read_fleet
+    from guestmem.layout.recognise import load, read, read_fleet
 
-    options = Options(firecracker=_version(firecracker))
+    version = _version(firecracker)
     found: list[Layout] = []
     found_fleets: list[Fleet] = []
     try:
@@ -67,7 +67,7 @@ def load_sources(
             data = load(source)
             fleet = read_fleet(source, data, format) if fleets else None
             if fleet is None:
-                found += read(source, data, format, options)
+                found += read(source, data, format, version)
             else:
                 found_fleets.append(fleet)
     except BackendUnavailable as missing:

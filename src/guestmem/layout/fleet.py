@@ -13,12 +13,15 @@ import numpy as np
 
 from guestmem.layout.coverage import HostLimits, cover
 from guestmem.layout.reasons import Reason
-from guestmem.layout.value import Backing, File, Layout, Range, Slot
+from guestmem.layout.value import Backing, File, Layout, Range, Severity, Slot
 from guestmem.layout.vector import Columns, Flags, Sums, cover_columns, simple_vms
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import U64_MAX
 
 __all__ = ("Fleet", "FleetSums", "check_fleet")
+
+_ERRORS = (Reason.REFUSED, Reason.NO_FILE, Reason.RULE)
+_WARNINGS = (Reason.HVA, Reason.BACKING, Reason.MIXED, Reason.OFFSET, Reason.BINDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,16 @@ class FleetSums:
             for reason in Reason
             if reason in found
         }
+
+    @property
+    def severity(self) -> Severity | None:
+        """The severity that the fleet counts for: what its VMs lose at the second level, or are refused."""
+        if any(reason in self.lost(0) for reason in _ERRORS):
+            return "error"
+        lost = self.lost(1) if len(self.host.sizes) > 1 else {}
+        if any(reason in lost for reason in _WARNINGS):
+            return "warning"
+        return "note" if lost else None
 
     def worst(self, count: int, level: int = 1) -> list[tuple[str, int, int]]:
         """(name, bytes, bytes that cannot be mapped at the level) of the VMs that lose most, the worst first."""

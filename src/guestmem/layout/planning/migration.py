@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from guestmem.layout.coverage import Coverage, HostLimits, cover
 from guestmem.layout.planning.moves import Move, MoveOrder, in_order
 from guestmem.layout.planning.offsets import best_offset, cost_at, laid_out
-from guestmem.layout.planning.plan import FilePlan, as_planned, file_of
+from guestmem.layout.planning.plan import FilePlan, Plan, as_planned, file_of
 from guestmem.layout.value import Layout, Slot
 
-__all__ = ("FileMigration", "Migration", "migrate")
+__all__ = ("FileMigration", "Migration", "migrate", "start_of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,11 @@ def migrate(bound: Layout, host: HostLimits) -> Migration:
         files.append(FileMigration(file, moves, in_order(moves)))
     planned = as_planned(bound, slots, host, [file.file for file in files])
     return Migration(cover(_without_sizes(bound), host), cover(planned, host), why, tuple(files))
+
+
+def start_of(layout: Layout, plan: Plan) -> Layout:
+    """Where a migration starts: as the layout is bound if it says that, else as it was planned."""
+    return plan.now.layout if any(slot.file for slot in layout.slots) else plan.planned.layout
 
 
 def _why(slot: Slot, host: HostLimits) -> str | None:

@@ -13,6 +13,8 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from guestmem.layout.error import LayoutError
 from guestmem.layout.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva_assumption
 from guestmem.layout.text import lines
@@ -92,7 +94,7 @@ class _Known:
 
 def read(source: str, data: bytes) -> list[Layout]:
     """The memslots of the "memory" address space."""
-    monitor = _parse(source, data)
+    monitor = _parse(source, _monitor_text(data))
     if monitor.memory is None:
         raise LayoutError(source, 'needed a FlatView with AS "memory"', remedy="capture the whole of 'info mtree -f'")
     known = _Known(monitor.memory, monitor)
@@ -102,6 +104,24 @@ def read(source: str, data: bytes) -> list[Layout]:
     if not slots:
         raise LayoutError(source, 'the "memory" view holds no RAM', remedy="capture it from a VM that has some")
     return [_layout(source, monitor, slots, bool(under_kvm))]
+
+
+def _monitor_text(data: bytes) -> bytes:
+    """Monitor text out of QMP answers ({"return": "FlatView..."}), or the text as it is."""
+    if data.lstrip()[:1] != b"{":
+        return data
+    texts = []
+    for line in data.splitlines():
+        try:
+            value = msgspec.json.decode(line)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            continue
+        answer = value.get("return") if isinstance(value, dict) else None
+        if isinstance(answer, dict):
+            answer = answer.get("human-readable-text")
+        if isinstance(answer, str):
+            texts.append(answer)
+    return "\n".join(texts).encode("utf-8", "replace")
 
 
 def _parse(source: str, data: bytes) -> _Monitor:
