@@ -122,7 +122,7 @@ def test_an_odd_zone_is_named_as_what_ruins_the_hugetlb_zone_after_it() -> None:
     findings = found("ch-zones-odd-virtio-mem.json")
     assert findings["odd-start"].remedy == "make zone mem0 1026M or 1G instead of 1025M"
     assert findings["odd-start"].gain == ((2 * MIB, 2044 * MIB),)
-    assert "1M below 0xc0000000 stay unused" in findings["unused-gap"].message
+    assert "1M below 0xc0000000 stays unused" in findings["unused-gap"].message
 
 
 def test_an_odd_memory_size_costs_its_last_frame() -> None:
@@ -134,7 +134,7 @@ def test_an_odd_memory_size_costs_its_last_frame() -> None:
 
 def test_firecracker_dirty_tracking_is_a_warning() -> None:
     finding = found("fc-1025M-hotplug.json")["dirty-logging"]
-    assert (finding.severity, finding.remedy) == ("warning", '"track_dirty_pages": false')
+    assert (finding.severity, finding.remedy) == ("warning", 'set "track_dirty_pages": false')
 
 
 def test_confidential_guests_hear_that_the_kernel_hands_out_single_pages() -> None:
@@ -186,7 +186,7 @@ def test_a_rule_that_no_offset_satisfies_usefully_says_so() -> None:
     host = HostLimits(files=FileLimits(GIB, FitsSize()))
     finding = of(slot, host=host, private=(Range(0, 4 * GIB),))["offset-not-congruent"]
     assert finding.severity == "note"
-    assert "none under the rule fits-size" in finding.remedy
+    assert "no offset gains under the rule fits-size" in finding.remedy
 
 
 def test_what_kvm_refuses_is_an_error_with_the_errno() -> None:
@@ -213,7 +213,7 @@ def test_two_slots_of_one_allocation_that_meet_in_a_frame_should_be_one() -> Non
     low = Slot(4 * MIB, 5 * MIB, BASE, region="ram", offset=0, backing=HUGE)
     high = Slot(9 * MIB, 7 * MIB, BASE + 5 * MIB, region="ram", offset=5 * MIB, backing=HUGE)
     finding = of(low, high)["frame-shared"]
-    assert finding.remedy.startswith("make one slot of them")
+    assert finding.remedy.startswith("make one slot of the two")
     assert finding.gain == ((2 * MIB, 2 * MIB),)
 
 

@@ -191,7 +191,7 @@ def test_check_prints_totals_reasons_and_the_worst_vms(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(path)])
     assert result.exit_code == 1
     assert "4 VMs, 4 slots, 4G" in result.stdout
-    assert "GPA and HVA not congruent" in result.stdout
+    assert "GPA and HVA differ modulo the page size" in result.stdout
     answer = json.loads(CliRunner().invoke(app, ["check", "--json", "--fail-on", "error", str(path)]).stdout)
     (fleet,) = answer["fleets"]
     assert (fleet["levels"]["2M"], fleet["vms"]) == (2 * GIB, 4)

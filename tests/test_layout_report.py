@@ -123,9 +123,9 @@ def test_text_has_the_table_the_picture_the_assumptions_and_the_findings() -> No
     assert "0x7f61e40ff000" in text
     assert "hva 2046M, shared frame 1M" in text
     assert "0x0 ░░░" in text
-    assert "change: back m0 by hugetlb pages" in text
+    assert "remedy: back m0 by hugetlb pages" in text
     assert "(gains 10238M with 2M pages)" in text
-    assert "assumed, because the source does not tell" in text
+    assert "assumed, because the source does not say" in text
     assert not any(line.endswith(" ") for line in text.splitlines())
 
 

@@ -193,7 +193,10 @@ def test_cloud_hypervisor_nulls_and_the_answer_of_vm_info_are_the_same_config() 
 @pytest.mark.parametrize(
     ("memory", "wanted"),
     [
-        ({"size": 5, "zones": [{"id": "a", "size": 4096}]}, "memory.size 5: must be 0 beside zones"),
+        (
+            {"size": 5, "zones": [{"id": "a", "size": 4096}]},
+            "memory.size 5: needed 0, because the zones have sizes of their own",
+        ),
         ({"size": 4097}, "memory.size '4097'"),
         ({"size": 2**64}, "memory.size"),
         ({"size": -4096}, "memory.size"),

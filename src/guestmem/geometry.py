@@ -100,4 +100,4 @@ def geometry_named(name: str) -> Geometry:
     try:
         return GEOMETRIES[name]
     except KeyError:
-        raise ValueError(f"no geometry {name!r}; there are {', '.join(GEOMETRIES)}") from None
+        raise ValueError(f"no geometry '{name}'; there are {', '.join(GEOMETRIES)}") from None

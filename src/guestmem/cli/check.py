@@ -89,7 +89,7 @@ def check(
         typer.echo(to_sarif(checked))
     else:
         _print(checked, sums, profile, rows=0 if show_all else _ROWS)
-    worst = most_severe(one.severity for one in (*checked, *sums))
+    worst = most_severe([*(one.severity for one in checked), *(one.severity for one in sums)])
     raise typer.Exit(int(worst is not None and fail_on in SEVERITIES[: SEVERITIES.index(worst) + 1]))
 
 

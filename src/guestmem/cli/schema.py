@@ -21,4 +21,4 @@ def schema(
     elif which == "check":
         typer.echo(json_text(check_schema()))
     else:
-        raise ValueError(f"no schema {which!r}; there are layout and check")
+        raise ValueError(f"no schema '{which}'; there are layout and check")

@@ -19,7 +19,7 @@ __all__ = ("FORMATS", "Format", "reader")
 class Format:
     """A format; ``layouts`` and ``fleet`` are its readers, "MODULE.FUNCTION" of ``guestmem.layout.readers``, or "".
 
-    start: the first bytes that are no blanks. keys: one of them is in the document's object; "[].KEY" is in the first
+    start: the first bytes after blanks. keys: one of them is in the document's object; "[].KEY" is in the first
     object of a list, "lines.KEY" in the first line of JSON Lines, "config.KEY" inside of "config". text: a pattern.
     """
 

@@ -43,7 +43,7 @@ def load(source: str) -> bytes:
     except OSError as error:
         raise LayoutError(source, f"cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise LayoutError(source, f"is no file name: {error}") from None
+        raise LayoutError(source, f"the name cannot be that of a file: {error}") from None
     if data[:2] == b"\x1f\x8b":
         data = _unpack(source, data)
     if len(data) > MAX_BYTES:
@@ -94,8 +94,8 @@ def recognise(source: str, data: bytes) -> str:
     return found
 
 
-def _first(told: Callable[[Format], bool]) -> str | None:
-    return next((name for name, format in FORMATS.items() if told(format)), None)
+def _first(fits: Callable[[Format], bool]) -> str | None:
+    return next((name for name, format in FORMATS.items() if fits(format)), None)
 
 
 def _recognise_json(data: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""A VMM's calls replayed: which slots stand, what is mapped where, and which ranges are private after the next call.
+"""A VMM's calls replayed: which slots there are, what is mapped where, which ranges are private after each call.
 
 For sources that are logs of calls. Addresses are bytes; the caller feeds calls that succeeded, and asks
 ``SlotTable.collides`` where a source does not say whether they did.
@@ -16,7 +16,7 @@ __all__ = ("MappingTable", "ProcessMapping", "SlotTable", "with_attribute")
 
 
 class SlotTable:
-    """What KVM_SET_USER_MEMORY_REGION left standing, by (vm, address space, slot number); a size of 0 deletes."""
+    """What KVM_SET_USER_MEMORY_REGION left, by (vm, address space, slot number); a size of 0 deletes."""
 
     def __init__(self) -> None:
         self._slots: dict[tuple[str, int, int], Slot] = {}
@@ -48,7 +48,7 @@ class SlotTable:
         return list(self._vms)
 
     def slots(self, vm: str) -> list[Slot]:
-        """The slots that stand in a VM."""
+        """The slots that a VM has."""
         return [slot for (owner, _, _), slot in self._slots.items() if owner == vm]
 
 

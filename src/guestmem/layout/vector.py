@@ -121,12 +121,12 @@ def _lost(columns: Columns, end: U64s, below: U64s, above: U64s, largest: U64s, 
     head_shared = _shared(columns.gpa & mask, below, above, page)
     tail_shared = _shared(last & mask, below, above, page)
     zero = np.uint64(0)
-    crooked = columns.has_hva & ((columns.gpa - columns.hva) % page != 0)
+    misaligned = columns.has_hva & ((columns.gpa - columns.hva) % page != 0)
     small = largest < page
     order_0 = columns.from_file
-    hva = ~order_0 & crooked
-    backing = ~order_0 & ~crooked & small
-    dirty = ~order_0 & ~crooked & ~small & columns.dirty_log
+    hva = ~order_0 & misaligned
+    backing = ~order_0 & ~misaligned & small
+    dirty = ~order_0 & ~misaligned & ~small & columns.dirty_log
     return {
         Reason.SHARED_FRAME: np.where(head_shared, head, zero) + np.where(tail_shared, tail, zero),
         Reason.HEAD: np.where(head_shared, zero, head),

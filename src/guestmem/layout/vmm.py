@@ -62,7 +62,7 @@ class Words:
         return "nothing to change: the firmware needs this layout"
 
 
-class Qemu(Words):
+class QemuWords(Words):
     """QEMU's command line."""
 
     def align_hva(self, regions: Regions, slot: Slot, page_size: int) -> str:
@@ -90,7 +90,7 @@ class Qemu(Words):
         return f"{fixed}; {options}" if vga_hole else fixed
 
 
-class Libvirt(Qemu):
+class LibvirtWords(QemuWords):
     """libvirt's domain XML, which QEMU gets as options."""
 
     def hugetlb(self, size: str) -> str:
@@ -102,7 +102,7 @@ class Libvirt(Qemu):
         return f"add <memoryBacking><hugepages>{page}</hugepages></memoryBacking> to the domain"
 
 
-class SizedByPages(Words):
+class SizedByPagesWords(Words):
     """VMMs that map memory at a multiple of a page where its size is one, and refuse huge pages for another size."""
 
     def align_hva(self, regions: Regions, slot: Slot, page_size: int) -> str:
@@ -115,7 +115,7 @@ class SizedByPages(Words):
         return f"{self.larger_pages(page_size)}{needed}"
 
 
-class CloudHypervisor(SizedByPages):
+class CloudHypervisorWords(SizedByPagesWords):
     """Cloud Hypervisor's VM config."""
 
     def sized(self, regions: Regions, slot: Slot) -> tuple[str, int]:
@@ -126,7 +126,7 @@ class CloudHypervisor(SizedByPages):
         return f"set hugepages=on,hugepage_size={format_size(page_size)}"
 
 
-class Firecracker(SizedByPages):
+class FirecrackerWords(SizedByPagesWords):
     """Firecracker's config."""
 
     def sized(self, regions: Regions, slot: Slot) -> tuple[str, int]:
@@ -146,10 +146,10 @@ class Firecracker(SizedByPages):
 
 _UNKNOWN = Words()
 _WORDS = {
-    "qemu": Qemu(),
-    "libvirt": Libvirt(),
-    "cloud-hypervisor": CloudHypervisor(),
-    "firecracker": Firecracker(),
+    "qemu": QemuWords(),
+    "libvirt": LibvirtWords(),
+    "cloud-hypervisor": CloudHypervisorWords(),
+    "firecracker": FirecrackerWords(),
 }
 
 

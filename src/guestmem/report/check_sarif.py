@@ -1,4 +1,4 @@
-"""The SARIF 2.1.0 form of ``guestmem check``, which code review tools show beside the file.
+"""The SARIF 2.1.0 form of ``guestmem check``, which code review tools show at the file.
 
 One result per finding with its remedy; the location is the source file, the logical locations are the slots.
 """

@@ -139,7 +139,7 @@ def _findings(one: Checked, rows: int) -> RenderableType:
 
 def _finding(finding: Finding) -> Text:
     text = Text.assemble(
-        (finding.id, "bold"), f": {safe(finding.message)}\n", ("change: ", "green"), safe(finding.remedy)
+        (finding.id, "bold"), f": {safe(finding.message)}\n", ("remedy: ", "green"), safe(finding.remedy)
     )
     if finding.gain:
         text.append(f" (gains {gain_text(finding.gain)})")

@@ -26,9 +26,9 @@ def _head(verdicts: list[Verdicts], command: str) -> Iterator[str]:
     yield f"""# Every alignment rule on real layouts
 
 Made by `{command}`; do not edit. Each RAM slot is taken as bound to a guest_memfd with {size} pages, all
-private, as the profile `next` would map it. The numbers are the bytes that can be mapped with pages of a size or larger, of what
-the guest-physical layout allows at best, whatever the offsets. A refused slot maps nothing. `guestmem rules FILE` has
-the table of one layout, with `--slots` also which slots a rule refuses, and why.
+private, as the profile `next` would map it. The numbers are the bytes that can be mapped with
+pages of a size or larger, of what the guest-physical layout allows at best, whatever the offsets. A refused slot maps
+nothing. `guestmem rules FILE` has the table of one layout, with `--slots` also which slots a rule refuses, and why.
 """
     yield from _table(["rule", "who", "when", "statement"], ([r.name, r.author, r.date, r.statement] for r in RULES))
 

@@ -16,7 +16,7 @@ from guestmem.units import MIB, align_down, align_up, format_size
 
 __all__ = ("find_memory_findings",)
 
-_SMALL = 64 * MIB  # dirty-logged device memory up to this is no loss worth a warning
+_SMALL = 64 * MIB  # dirty-logged device memory up to this size is not worth a warning
 
 
 def find_memory_findings(coverage: Coverage, regions: Regions) -> Iterator[Finding]:
@@ -38,7 +38,9 @@ def _find_no_file(coverage: Coverage) -> Iterator[Finding]:
     lost = lost_to(coverage, slots, Reason.NO_FILE)
     if lost:
         size = format_size(lost[0][1])
-        message = f"{size} of private memory lie in slots without a guest_memfd: an access ends in a memory fault exit"
+        message = (
+            f"{size} of private memory is in slots without a guest_memfd: an access to it ends in a memory fault exit"
+        )
         remedy = "bind a guest_memfd to the slots, or make the ranges shared"
         yield Finding("no-guest-memfd", "error", message, remedy, slots, lost)
 
@@ -56,7 +58,9 @@ def _find_small_backing(coverage: Coverage, regions: Regions, page_size: int) ->
         return
     size = format_size(page_size)
     kinds = ", ".join(dict.fromkeys(_kind(coverage, index) for index in small))
-    message = f"{kinds} cannot be mapped with {size} pages; with such pages {format_size(brought)} could be"
+    message = (
+        f"{kinds} cannot be mapped with {size} pages; if the host memory had them, {format_size(brought)} could be"
+    )
     lost = tuple(pair for pair in lost_to(coverage, small, Reason.BACKING, Reason.HVA) if pair[0] == page_size)
     yield Finding(
         "backing-too-small",
@@ -72,8 +76,8 @@ def _find_small_backing(coverage: Coverage, regions: Regions, page_size: int) ->
 def _kind(coverage: Coverage, index: int) -> str:
     backing = coverage.layout.slots[index].backing
     if backing.kind == "hugetlb":
-        return f"hugetlb memory of {format_size(backing.page_size)}"
-    return "memory of 4K pages" if backing.kind == "unknown" else f"{backing.kind} memory"
+        return f"hugetlb memory with {format_size(backing.page_size)} pages"
+    return "memory with 4K pages" if backing.kind == "unknown" else f"{backing.kind} memory"
 
 
 def _find_dirty_logging(coverage: Coverage) -> Iterator[Finding]:
@@ -88,7 +92,7 @@ def _find_dirty_logging(coverage: Coverage) -> Iterator[Finding]:
     yield Finding(
         "dirty-logging",
         "note" if harmless else "warning",
-        f"{names}: dirty logging is on for {format_size(size)}, which is mapped page by page while it is",
+        f"{names}: dirty logging is on for {format_size(size)}, mapped page by page as long as it is",
         words_of(layout).no_dirty_logging(next(iter(logged.values()))),
         tuple(logged),
         lost_to(coverage, logged, Reason.DIRTY_LOG),
@@ -102,9 +106,9 @@ def _find_order_0(coverage: Coverage) -> Iterator[Finding]:
     if lost:
         message = (
             f"{format_size(lost[0][1])} come from guest_memfds, which hand out single pages in every released kernel: "
-            "mapped page by page whatever the layout"
+            "they are mapped page by page whatever the layout"
         )
-        remedy = "none in the layout; 'guestmem rules' and --profile next show what hugepage guest_memfd would bring"
+        remedy = "nothing to change in the layout; 'guestmem rules' and --profile next show what huge pages would bring"
         yield Finding("order-0", "note", message, remedy, slots, lost)
 
 

@@ -1,4 +1,4 @@
-"""The shape of guest-physical space: pieces in the first megabyte, odd ends, frames that two slots share."""
+"""The shape of guest-physical space: pieces in the first megabyte, ends inside a frame, frames that two slots share."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def _find_low_memory(coverage: Coverage) -> Iterator[Finding]:
     what += [f"{roms} ROM pieces"] if roms else []
     what += [f"{pam} pieces of RAM from 0xc0000 on, as PAM shadowing makes them"] if pam > 1 else []
     sizes = coverage.host.sizes[1:]
-    never = ", ".join(f"the first {format_size(size)} never with {format_size(size)} pages" for size in sizes)
+    first = [f"the first {format_size(size)} with {format_size(size)} pages" for size in sizes]
+    never = f"KVM can never map {' or '.join(first)}"
     remedy = words_of(layout).spare_low_memory(vga_hole=vga_hole)
     lost = _lost_in_first_frames(coverage)
     yield Finding("low-memory", "note", f"{', '.join(what)}: {never}", remedy, tuple(low), lost)
@@ -74,7 +75,7 @@ def _find_shared_frames(coverage: Coverage) -> Iterator[Finding]:
         )
         remedy = f"let them meet at {frame:#x} or {frame + page_size:#x}"
         if low.region == high.region and _continues(low, high):
-            remedy = "make one slot of them: their HVAs continue one another"
+            remedy = "make one slot of the two: the HVA of the second continues that of the first"
         lost = ((page_size, min(high.end, frame + page_size) - max(low.gpa, frame)),)
         yield Finding("frame-shared", "note", message, remedy, (low_index, high_index), lost, lost)
 

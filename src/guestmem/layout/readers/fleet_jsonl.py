@@ -63,7 +63,7 @@ class _Rows:
 
 
 def read(source: str, data: bytes) -> Fleet:
-    """The fleet; a LayoutError names the line that is no layout."""
+    """The fleet; a LayoutError names the line that cannot be read."""
     rows = _Rows()
     names: list[str] = []
     others: dict[int, Layout] = {}
