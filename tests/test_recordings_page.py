@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from guestmem.harness import BUFFER_ALIGN, BUFFER_SIZE, mmio_answer
+from guestmem.recordings.operation import Field, marked
 from guestmem.recordings.vocabulary import Begin, Line
 
 ROOT = Path(__file__).parent.parent
@@ -46,13 +47,11 @@ def test_the_section_of_an_operation_names_its_fields(op: str) -> None:
 
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_the_section_of_an_operation_says_which_fields_are_observed(op: str) -> None:
-    observed = {
-        field.encode_name
-        for field in msgspec.structs.fields(OPERATIONS[op])
-        if any(getattr(mark, "name", "") == "OBSERVED" for mark in getattr(field.type, "__metadata__", ()))
-    }
+    observed = {*marked(OPERATIONS[op], Field.OBSERVED)} - COMMON
+    arguments, _, outcome = SECTIONS[op].partition("Observed")
 
-    assert observed - COMMON <= named(SECTIONS[op].partition("Observed")[2])
+    assert observed <= named(outcome)
+    assert not observed & named(arguments)
 
 
 def test_the_fields_that_all_operations_have_are_named() -> None:
