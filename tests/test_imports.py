@@ -18,6 +18,7 @@ WORDS = {
     "guestmem.uapi": set(),
     "guestmem.version": set(),
     "guestmem.runmap": set(),
+    "guestmem.harness": set(),
     "guestmem.geometry": {"guestmem.errors", "guestmem.units"},
     "guestmem.rules": {"guestmem.errors", "guestmem.units", "guestmem.geometry", "guestmem.rules"},
     "guestmem.backend": {"guestmem.errors"},
