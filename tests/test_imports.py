@@ -13,13 +13,14 @@ IMPORTS = {name: set(imports(tree, set(MODULES))) for name, tree in MODULES.item
 
 # The words both sides share, and what each may know besides itself.
 WORDS = {
-    "guestmem.units": set(),
     "guestmem.errors": set(),
+    "guestmem.units": {"guestmem.errors"},
     "guestmem.uapi": set(),
     "guestmem.version": set(),
     "guestmem.runmap": set(),
-    "guestmem.geometry": {"guestmem.units"},
-    "guestmem.rules": {"guestmem.units", "guestmem.geometry", "guestmem.rules"},
+    "guestmem.harness": set(),
+    "guestmem.geometry": {"guestmem.errors", "guestmem.units"},
+    "guestmem.rules": {"guestmem.errors", "guestmem.units", "guestmem.geometry", "guestmem.rules"},
     "guestmem.backend": {"guestmem.errors"},
 }
 SHELL = {"ctypes", "fcntl", "mmap"}
