@@ -11,7 +11,7 @@ import pytest
 from program import Guestmem
 
 from guestmem.errors import KvmError
-from guestmem.layout import Host, Layout, Slot, cover
+from guestmem.layout import HostLimits, Layout, Slot, cover
 from guestmem.layout.binding import FileLimits
 from guestmem.layout.reasons import Reason
 from guestmem.layout.refusal import refusals
@@ -101,7 +101,7 @@ def asked(layout: Layout, profile: Profile, vm_type: int, page_size: int, rule: 
     return answers
 
 
-def checked(layout: Layout, host: Host) -> list[Refused]:
+def checked(layout: Layout, host: HostLimits) -> list[Refused]:
     found = refusals(layout, host)
     return [(found[index].name, found[index].check) if index in found else None for index, _ in enumerate(layout.slots)]
 
@@ -115,7 +115,7 @@ def test_check_and_the_models_ioctl_agree_about_errno_and_check_for_thousands_of
         page_size = chance.choice((P, 2 * MIB, GIB)) if profile.huge else P
         rule = chance.choice(RULES) if profile.huge else DEFAULT
         layout = random_layout(chance, 1 if vm_type else 2, page_size)
-        host = Host(files=FileLimits(page_size if profile.huge else 0, rule), profile=profile)
+        host = HostLimits(files=FileLimits(page_size if profile.huge else 0, rule), profile=profile)
         answers = asked(layout, profile, vm_type, page_size, rule)
         assert checked(layout, host) == answers, layout
         seen |= set(answers)
@@ -139,15 +139,16 @@ def test_check_and_the_models_ioctl_agree_about_errno_and_check_for_thousands_of
     assert any(answer and answer[1].startswith("rule:") for answer in seen) == profile.huge
 
 
-def test_an_address_space_that_no_vm_has_is_refused() -> None:
-    [why] = refusals(Layout("t", "t", (Slot(0, P, address_space=2),)), Host()).values()
+@pytest.mark.parametrize("space", [-1, 2, 1 << 20])
+def test_an_address_space_that_no_vm_has_is_refused(space: int) -> None:
+    [why] = refusals(Layout("t", "t", (Slot(0, P, address_space=space),)), HostLimits()).values()
 
     assert (why.name, why.check) == ("EINVAL", "address-space")
 
 
 @pytest.mark.parametrize("number", [-1, 32764, 0x10000, 1 << 40])
 def test_a_slot_number_that_the_ioctl_cannot_hold_is_refused(number: int) -> None:
-    [why] = refusals(Layout("t", "t", (Slot(0, P, number=number),)), Host()).values()
+    [why] = refusals(Layout("t", "t", (Slot(0, P, number=number),)), HostLimits()).values()
 
     assert (why.name, why.check) == ("EINVAL", "slot-id")
 
@@ -160,17 +161,17 @@ def test_what_a_layout_does_not_say_refuses_nothing(profile: Profile) -> None:
         Slot(0, GIB, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=(1 << 62)),
     )
 
-    assert refusals(Layout("t", "t", slots), Host(profile=profile)) == {}
+    assert refusals(Layout("t", "t", slots), HostLimits(profile=profile)) == {}
 
 
 def test_of_two_slots_that_collide_the_lower_is_there_and_what_is_refused_collides_with_nothing() -> None:
     first, second, third = Slot(0, 2 * P), Slot(P, 2 * P), Slot(2 * P, 2 * P)
 
-    assert list(refusals(Layout("t", "t", (third, second, first)), Host())) == [1]
+    assert list(refusals(Layout("t", "t", (third, second, first)), HostLimits())) == [1]
 
 
 def test_a_slot_that_the_rule_refuses_is_lost_to_the_rule_and_its_file_range_is_free() -> None:
-    flags, host = KVM_MEM_GUEST_MEMFD, Host(files=FileLimits(2 * MIB, DEFAULT))
+    flags, host = KVM_MEM_GUEST_MEMFD, HostLimits(files=FileLimits(2 * MIB, DEFAULT))
     odd = Slot(0, 2 * MIB, flags=flags, file="f", offset=P)
     aligned = Slot(4 * MIB, 2 * MIB, flags=flags, file="f", offset=0)
     coverage = cover(Layout("t", "t", (odd, aligned)), host)
@@ -200,7 +201,7 @@ def test_check_gives_the_errno_of_the_profile_that_was_asked_for(
 def test_only_the_refusals_know_the_profile() -> None:
     slot = Slot(0, 4 * MIB, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=0)
     layout = Layout("t", "t", (slot, replace(slot, gpa=GIB, offset=MIB)))
-    old, new = (cover(layout, Host(profile=PROFILES[name])) for name in ("v6.12", "v7.2"))
+    old, new = (cover(layout, HostLimits(profile=PROFILES[name])) for name in ("v6.12", "v7.2"))
 
     assert (old.refused[1].name, new.refused[1].name) == ("EINVAL", "EEXIST")
     assert old.slots == new.slots

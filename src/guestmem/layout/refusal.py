@@ -26,7 +26,7 @@ from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_X86_SW_PROTECTED_VM
 from guestmem.units import KIB, S64_MAX, align_down
 
 if TYPE_CHECKING:
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
 
 __all__ = ("is_by_rule", "refusals")
 
@@ -34,7 +34,7 @@ _USER_LIMIT = (1 << 56) - 4 * KIB  # five-level paging, the largest any x86 kern
 _SPACES = 2  # KVM_MAX_NR_ADDRESS_SPACES
 
 
-def refusals(layout: Layout, host: Host) -> dict[int, KvmError]:
+def refusals(layout: Layout, host: HostLimits) -> dict[int, KvmError]:
     """Index into layout.slots -> the errno, check and values with which the host's kernel refuses that slot."""
     profile = host.profile or (NEXT if host.files.page_size else V7_2)
     spaces = [_Ascending() for _ in range(_SPACES)]
@@ -107,14 +107,16 @@ def _machine(geometry: Geometry) -> Machine:
 
 
 def _region(slot: Slot) -> Region:
-    number = slot.number or 0
-    if not 0 <= number <= 0xFFFF:
-        number = 0xFFFF  # no argument of the ioctl holds it; refused as it is
-    place = slot.address_space << 16 | number
+    place = _u16(slot.address_space) << 16 | _u16(slot.number or 0)
     return Region(2, place, slot.flags, slot.gpa, slot.size, slot.hva or 0, offset=slot.offset or 0)
 
 
-def _file(vm: VmSlots, layout: Layout, slot: Slot, host: Host, files: dict[str, _File]) -> _File:
+def _u16(number: int) -> int:
+    """The number as half of the ioctl's field; one that does not fit becomes the largest, which is refused too."""
+    return number if 0 <= number <= 0xFFFF else 0xFFFF
+
+
+def _file(vm: VmSlots, layout: Layout, slot: Slot, host: HostLimits, files: dict[str, _File]) -> _File:
     """The file a slot is bound to; one of its own where the layout does not name it."""
     file = files.get(slot.file or "")
     if file is not None:

@@ -19,8 +19,8 @@ from guestmem.model.create import GUEST_MEMFD_CHECKS
 from guestmem.model.profiles import NEXT, Profile
 from guestmem.model.region_checks import ARGUMENT_CHECKS, BINDING_CHECKS, CREATE_CHECKS, Region, RegionRequest
 from guestmem.model.vm import AddressSpaceSlots, BindableFile, VmSlots
-from guestmem.proofs.paths import Explorer, Remark
-from guestmem.proofs.symbolic import Choice, Formula, SymInt
+from guestmem.proofs.paths import Explorer, Sum
+from guestmem.proofs.symbolic import Formula, OneOf, SymInt
 from guestmem.rules import DEFAULT
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_X86_SW_PROTECTED_VM
 from guestmem.units import is_power_of_two
@@ -33,11 +33,11 @@ RANGE_CHECKS = tuple(check for check in BINDING_CHECKS if check.name in ("bindin
 
 @dataclass(frozen=True, slots=True)
 class CheckFormula:
-    """A check of the model and when it passes; remarks are the sums and shifts on the way."""
+    """A check of the model and when it passes; sums are those, and the shifts, on the way."""
 
     name: str
     passes: Formula
-    remarks: tuple[Remark, ...]
+    sums: tuple[Sum, ...]
 
 
 def formulas(
@@ -46,7 +46,7 @@ def formulas(
     size: SymInt,
     offset: SymInt,
     file_size: SymInt,
-    page: Choice,
+    page: OneOf,
     geometry: Geometry,
 ) -> list[Formula]:
     """What must be true of a slot of guest_memfd before a rule is asked; size is not 0, which would delete."""
@@ -90,5 +90,5 @@ def walk(explorer: Explorer, checks: Iterable[Check[Any]], request: Any) -> Iter
 def _formula(explorer: Explorer, check: Check[Any], request: Any) -> CheckFormula:
     paths = list(explorer.paths(lambda: bool(check.passes(request))))
     passes = z3.Or([path.condition for path in paths if path.result])
-    remarks = {id(remark): remark for path in paths for remark in path.remarks}
-    return CheckFormula(check.name, passes, tuple(remarks.values()))
+    sums = {id(each): each for path in paths for each in path.sums}
+    return CheckFormula(check.name, passes, tuple(sums.values()))
