@@ -29,7 +29,7 @@ def set_memory_region(vm: Vm, region: Region, file: OpenFile | None) -> None:
     """Do what the ioctl asks, or raise the KvmError of the first check that fails. file: what region.fd names."""
     request = RegionRequest(vm, region, file)
     require(ARGUMENT_CHECKS, request)
-    request.old = old = request.space.by_id.get(region.slot & 0xFFFF)
+    request.old = old = vm.spaces[region.slot >> 16].by_id.get(region.slot & 0xFFFF)
     if not region.size:
         require(DELETE_CHECKS, request)
         assert old is not None
