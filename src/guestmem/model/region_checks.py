@@ -1,6 +1,6 @@
 """The checks of KVM_SET_USER_MEMORY_REGION and _REGION2, the binding's included, in the kernel's order.
 
-They stand in groups (kvm_vm_ioctl_set_memory_region, kvm_set_memory_region, kvm_gmem_bind,
+They are in groups (kvm_vm_ioctl_set_memory_region, kvm_set_memory_region, kvm_gmem_bind,
 kvm_arch_prepare_memory_region), because the kernel branches between them. They look at a request and at the part of a
 VM and of a file that ``VmSlots`` and ``BindableFile`` hold, and at nothing else: the ioctl, the refusals of a layout
 and the proofs run the same ones.

@@ -1,6 +1,6 @@
 """The state of one VM: struct kvm, its memslots and its guest_memfds, which point at one another.
 
-Only state and what keeps it whole stand here; what a call checks and does is in the modules of the calls. A file
+This module holds state and what keeps it consistent; what a call checks and does is in the modules of the calls. A file
 belongs for ever to the VM that made it and keeps that VM alive; a memslot knows the file it is bound to and the file
 knows its slots (``bindings``), and neither keeps the other alive.
 
