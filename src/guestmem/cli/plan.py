@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from guestmem.cli import layouts
+from guestmem.errors import InputError
 
 if TYPE_CHECKING:
     from guestmem.layout.coverage import HostLimits
@@ -18,7 +19,7 @@ Examples:
 
     guestmem plan --one-file examples/layouts/qemu72-q35-4G.txt
 
-    guestmem plan --rule fits-size --page-size 2M domain.xml
+    guestmem plan --rule fits-size --page-size 2M examples/layouts/libvirt-plain.xml
 
     guestmem plan --page-size 2M --to 1G --one-file examples/layouts/qemu72-q35-numa-odd.txt
 
@@ -60,7 +61,7 @@ def plan(
     known = {slot.region for layout in found for slot in layout.slots}
     for name in movable:
         if name not in known:
-            raise ValueError(f"--movable {name}: the regions are {', '.join(sorted(known))}")
+            raise InputError(f"--movable {name}: the regions are {', '.join(sorted(known))}")
     plans = [make_plan(layout, host, movable=movable, one_file=one_file) for layout in found]
     entries = [
         entry_of(layout.source, made, None if target is None else migrate(start_of(layout, made), target))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from guestmem.errors import InputError
 from guestmem.layout.error import printable
 from guestmem.layout.placement import ALIGNED_BASE
 from guestmem.layout.value import Assumption, Backing, BackingKind, Layout, Range, Slot
@@ -34,9 +35,8 @@ def apply(layout: Layout, overrides: Overrides) -> Layout:
     for name in (*overrides.hva, *overrides.backing):
         if name and name not in regions:
             known = ", ".join(sorted(region for region in regions if region))
-            raise ValueError(
-                f"{layout.source} has no region '{printable(name)}'; its regions are {known or 'without names'}"
-            )
+            known = known or "without names"
+            raise InputError(f"{layout.source} has no region '{printable(name)}'; its regions are {known}")
     layout = _set_hva(layout, overrides)
     layout = _set_backing(layout, overrides.backing)
     return _set_attributes(layout, overrides.attributes)
@@ -50,7 +50,7 @@ def parse_hva(text: str) -> tuple[str, int]:
     """
     region, equals, address = text.rpartition("=")
     if not equals or not region:
-        raise ValueError(f"--hva '{printable(text)}': needed REGION=ADDRESS, as in pc.ram=0x7f0000000000")
+        raise InputError(f"--hva '{printable(text)}': needed REGION=ADDRESS, as in pc.ram=0x7f0000000000")
     return region, parse_size(address)
 
 
@@ -67,9 +67,9 @@ def parse_backing(text: str) -> tuple[str, Backing]:
         if kind == known:
             page_size = parse_size(size) if size else Backing().page_size
             if not is_power_of_two(page_size) or (kind == "hugetlb" and not size):
-                raise ValueError(f"--backing '{printable(text)}': needed a page size, as in hugetlb:2M")
+                raise InputError(f"--backing '{printable(text)}': needed a page size, as in hugetlb:2M")
             return region, Backing(known, page_size)
-    raise ValueError(f"--backing '{printable(text)}': needed [REGION=]KIND[:SIZE] with KIND one of {', '.join(kinds)}")
+    raise InputError(f"--backing '{printable(text)}': needed [REGION=]KIND[:SIZE] with KIND one of {', '.join(kinds)}")
 
 
 def _set_hva(layout: Layout, overrides: Overrides) -> Layout:

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from guestmem.report.console import columns, print_stripped
 from guestmem.report.plan_json import MigrationEntry, PlanEntry, PlannedFile, PlannedSlot
-from guestmem.report.words import counted, safe, size_text
+from guestmem.report.words import size_text
+from guestmem.text import counted, safe
 from guestmem.units import format_size
 
 __all__ = ("print_plans",)

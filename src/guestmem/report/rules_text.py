@@ -10,7 +10,8 @@ from rich.text import Text
 
 from guestmem.layout.bound import RuleVerdict, Verdicts
 from guestmem.report.console import columns, print_stripped
-from guestmem.report.words import counted, leaves_text, safe, size_text
+from guestmem.report.words import leaves_text, size_text
+from guestmem.text import counted, safe
 from guestmem.units import format_size
 
 __all__ = ("PACKING_WORDS", "print_verdicts", "sizes")
