@@ -23,7 +23,7 @@ import guestmem
 from guestmem.objects import Kvm, Vcpu, Vm
 
 if TYPE_CHECKING:
-    from guestmem.lab import Machine
+    from guestmem.lab import LabMachine
 
 BackendName = Literal["model", "kvm", "lab"]
 DEFAULT_PROFILE = "v7.2"
@@ -124,7 +124,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 
 @pytest.fixture(scope="session")
-def machine() -> Iterator[Machine]:
+def machine() -> Iterator[LabMachine]:
     """The lab, booted once for all."""
     from guestmem import lab
 

@@ -16,7 +16,7 @@ import pytest
 from guestmem import lab
 from guestmem.backend import Backend, Boot, Statistics, Touch
 from guestmem.harness import BOOT_GPA, BOOT_SIZE, BOOT_SLOT
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.model.process import Process
 from guestmem.model.profiles import profile_named
 from guestmem.uapi import (
@@ -42,7 +42,7 @@ MAP_HUGE_1GB = 30 << 26
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+def machine() -> Iterator[LabMachine]:
     hardware = lab.Hardware(memory=3 * GIB, kernel_arguments=("hugepagesz=1G", "hugepages=1"))
     with lab.boot(hardware=hardware) as machine:
         yield machine
@@ -101,7 +101,7 @@ def page(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(params=[0, 1], ids=["default", "protected"])
-def pair(request: pytest.FixtureRequest, machine: Machine, page: int) -> Iterator[tuple[Guest, Guest]]:
+def pair(request: pytest.FixtureRequest, machine: LabMachine, page: int) -> Iterator[tuple[Guest, Guest]]:
     """The same VM on the lab and on the model."""
     with lab.LabBackend(machine) as real, Process(profile_named("v6.12")) as model:
         yield guest(real, request.param, page), guest(model, request.param, page)

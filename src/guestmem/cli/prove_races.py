@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from guestmem.errors import InputError
+
 if TYPE_CHECKING:
     from guestmem.races import Races
 
@@ -25,7 +27,7 @@ def show_races(mutation: str | None, actors: int | None, *, as_json: bool) -> in
     elif mutation in MUTATIONS:
         found = Races(mutations=(try_mutation(mutation),))
     else:
-        raise ValueError(f"--mutation {mutation}: needed one of {', '.join(MUTATIONS)}")
+        raise InputError(f"--mutation {mutation}: needed one of {', '.join(MUTATIONS)}")
     if as_json:
         typer.echo(races_json(found))
     else:

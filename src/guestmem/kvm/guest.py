@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from guestmem.backend import Boot, Touch
+from guestmem.errors import InputError
 from guestmem.harness import BOOT_SIZE, PAGE_SIZE
 from guestmem.kvm.memory import Memory
 from guestmem.kvm.structs import REGS, SEGMENT, SREGS
@@ -118,7 +119,7 @@ class Guest:
         if number is None:
             number = len(self._windows)
             if number == _MAX_WINDOWS:
-                raise ValueError(
+                raise InputError(
                     f"a guest can touch {_MAX_WINDOWS} different 2 MiB frames, not another one at {gpa:#x}"
                 )
             entry = self._boot.hva + _WINDOWS * PAGE_SIZE + number * 8

@@ -1,10 +1,10 @@
-"""Loads and stores of this process that may have no memory behind them: the true signal, told as HostSignal.
+"""Loads and stores of this process that may have no memory behind them: the true signal, raised as HostSignal.
 
 The access is one machine instruction in an executable page. While it runs, SIGSEGV and SIGBUS go to a handler in the
 same page that, if the fault came from that instruction, puts the signal's number into RAX and RIP on the ``ret`` after
 it. So the width is the width asked for, the address goes through the same page tables as any other access of the
 process, and the signal is the kernel's, not a guess from /proc/self/maps. Copying through a pipe instead would turn
-both signals into EFAULT, and a copy of the kernel is no access of the process.
+both signals into EFAULT, and a copy of the kernel is not an access of the process.
 
 The handler is installed for the one access and is one-shot (SA_RESETHAND): a foreign fault in that moment returns, runs
 again and ends the process as it should. x86-64 only. Handlers belong to the process, not to a thread, so accesses take

@@ -32,7 +32,7 @@ def ioctl(fd: int, name: str, argument: int | bytearray = 0, values: str = "") -
 
 
 class Vcpu:
-    """What is known of a vCPU beside its descriptors: whose code and page tables its registers point at."""
+    """What is known of a vCPU apart from its descriptors: whose code and page tables its registers point at."""
 
     def __init__(self, run_limit_s: int) -> None:
         self._run_limit_s = run_limit_s
