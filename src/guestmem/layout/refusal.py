@@ -25,7 +25,7 @@ from guestmem.uapi import KVM_X86_SW_PROTECTED_VM
 from guestmem.units import KIB
 
 if TYPE_CHECKING:
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.layout.value import Layout, Slot
 
 __all__ = ("is_by_rule", "refusals")
@@ -35,7 +35,7 @@ _MAX_FILE_SIZE = 1 << 63  # a file's size is positive as a signed number (kvm_gm
 _SPACES = 2  # KVM_MAX_NR_ADDRESS_SPACES
 
 
-def refusals(layout: Layout, host: Host) -> dict[int, KvmError]:
+def refusals(layout: Layout, host: HostLimits) -> dict[int, KvmError]:
     """Index into layout.slots -> the errno, check and values with which the host's kernel refuses that slot."""
     vm = _Slots(host.profile or (NEXT if host.files.page_size else V7_2), host.geometry, host.files.rule)
     files: dict[str, BindableFile] = {}
@@ -101,7 +101,7 @@ def _region(slot: Slot) -> Region:
     return Region(2, place, slot.flags, slot.gpa, slot.size, slot.hva or 0, offset=slot.offset or 0)
 
 
-def _file(vm: _Slots, layout: Layout, slot: Slot, host: Host, files: dict[str, BindableFile]) -> BindableFile:
+def _file(vm: _Slots, layout: Layout, slot: Slot, host: HostLimits, files: dict[str, BindableFile]) -> BindableFile:
     """The file a slot is bound to; one of its own where the layout does not name it."""
     named = layout.file_of(slot)
     if named is None:
