@@ -1,4 +1,5 @@
-"""A deliberately naive oracle of coverage: page by page, frame by frame, straight from SEMANTICS section 5.
+"""A deliberately naive oracle of coverage: page by page, frame by frame, straight from the kernel's functions
+(kvm_alloc_memslot_metadata, kvm_mmu_hugepage_adjust; docs/kernel-behaviour.md, Mapping levels).
 
 No ranges, no closed form, nothing shared with guestmem.layout but its values: every base page of a slot is asked, for
 every level, what would limit a fault on it. Only for layouts of a few hundred pages.

@@ -1,4 +1,4 @@
-"""Mapping levels: the verified examples of real kernels (SEMANTICS 5.4), leaf by leaf."""
+"""Mapping levels: the examples counted on real kernels (docs/kernel-behaviour.md, Examples of levels), leaf by leaf."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ kernel's uapi header where one is installed.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Final
 
 # include/uapi/linux/kvm.h: struct kvm_userspace_memory_region2.flags
@@ -35,6 +36,17 @@ KVM_EXIT_MMIO: Final = 6
 KVM_EXIT_SHUTDOWN: Final = 8
 KVM_EXIT_MEMORY_FAULT: Final = 39
 KVM_MEMORY_EXIT_FLAG_PRIVATE: Final = 1 << 3
+
+# include/uapi/linux/kvm.h: the encoded requests that traces of system calls show
+IOCTL_NUMBERS: Final = MappingProxyType(
+    {
+        "KVM_SET_USER_MEMORY_REGION": 0x4020AE46,
+        "KVM_SET_USER_MEMORY_REGION2": 0x40A0AE49,
+        "KVM_SET_MEMORY_ATTRIBUTES": 0x4020AED2,
+        "KVM_CREATE_GUEST_MEMFD": 0xC040AED4,
+    }
+)
+DEV_KVM: Final = "/dev/kvm"
 
 # arch/x86/include/uapi/asm/kvm.h: KVM_CREATE_VM types
 KVM_X86_DEFAULT_VM: Final = 0
