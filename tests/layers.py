@@ -24,10 +24,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("objects",),
     ("lab",),
     ("kvm", "model"),
-    ("backend", "harness"),
+    ("backend",),
     ("rules",),
     ("geometry",),
-    ("units", "runmap", "uapi", "version", "text"),
+    ("units", "runmap", "uapi", "harness", "version", "text"),
     ("errors",),
 )
 BACKENDS = ("model", "kvm", "lab")

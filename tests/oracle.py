@@ -26,7 +26,7 @@ class Refused(Exception):
 
 @dataclass
 class Kernel:
-    """What differs between the profiles, as docs/kernel-behaviour.md lists it (Differences between versions)."""
+    """What differs between the profiles, as docs/kernel-behaviour.md#differences-between-versions lists it."""
 
     name: str
     huge: bool = False

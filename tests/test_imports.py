@@ -185,6 +185,10 @@ except SystemExit:
     assert backends(loaded_after(program)) <= errors_only
 
 
+def test_the_package_itself_loads_no_backend() -> None:
+    assert backends(loaded_after("import guestmem")) == set()
+
+
 def test_a_loaded_backend_is_seen() -> None:
     assert "guestmem.model.process" in backends(loaded_after("import guestmem\nguestmem.open()"))
 

@@ -1,4 +1,4 @@
-"""Mapping levels: the examples counted on real kernels (docs/kernel-behaviour.md, Examples of levels), leaf by leaf."""
+"""Mapping levels: the verified examples of real kernels, leaf by leaf (docs/kernel-behaviour.md#examples-of-levels)."""
 
 from __future__ import annotations
 
