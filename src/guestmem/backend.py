@@ -12,11 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from guestmem.errors import KvmError
 
-__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFault", "Statistics", "Touch")
+__all__ = (
+    "BOOT_GPA",
+    "BOOT_SIZE",
+    "BOOT_SLOT",
+    "AuxKind",
+    "Backend",
+    "Boot",
+    "Exit",
+    "FileStat",
+    "Host",
+    "PreFault",
+    "Statistics",
+    "Touch",
+)
 
 AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
 
@@ -88,6 +101,12 @@ class Boot:
 
     gpa: int
     hva: int
+
+
+# Where the guest's code is put unless a caller says otherwise: the convention of every recorder.
+BOOT_SLOT: Final = 1000
+BOOT_GPA: Final = 0xD0000000
+BOOT_SIZE: Final = 64 * 1024  # bytes; the page after them is the doorbell
 
 
 @runtime_checkable

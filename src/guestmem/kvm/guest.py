@@ -16,14 +16,13 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from guestmem.backend import Boot, Touch
+from guestmem.backend import BOOT_SIZE, Boot, Touch
 from guestmem.kvm.memory import Memory
 from guestmem.kvm.structs import REGS, SEGMENT, SREGS
 from guestmem.units import align_down
 
-__all__ = ("BOOT_PAGES", "BOOT_SIZE", "Guest")
+__all__ = ("BOOT_PAGES", "Guest")
 
-BOOT_SIZE: Final = 64 * 1024
 _PAGE, _M2, _G1 = 4096, 1 << 21, 1 << 30
 _ROOT, _UPPER, _LOW_DIRECTORY, _LOW_TABLE, _CODE, _WINDOWS = range(6)  # page numbers in the boot memory
 _ENTRIES = 512

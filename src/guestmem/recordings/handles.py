@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from guestmem.backend import Backend, Host, Statistics
+from guestmem.backend import BOOT_SIZE, Backend, Host, Statistics
 from guestmem.errors import NotVisible
 from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import MIB
@@ -18,7 +18,7 @@ from guestmem.units import MIB
 if TYPE_CHECKING:
     from guestmem.recordings.operation import Handle, HostAddress
 
-__all__ = ("BOOT_SIZE", "BUFFERS", "BUFFER_SIZE", "Handles", "NotThere", "UnknownHandle")
+__all__ = ("BUFFERS", "BUFFER_SIZE", "Handles", "NotThere", "UnknownHandle")
 
 BUFFERS: Final = MappingProxyType(
     {
@@ -30,7 +30,6 @@ BUFFERS: Final = MappingProxyType(
     }
 )
 BUFFER_SIZE: Final = 64 * MIB
-BOOT_SIZE: Final = 64 * 1024
 _BUFFER_ALIGN = 2 * MIB
 _PAGE = 4096
 
