@@ -14,22 +14,7 @@ from guestmem.fuzz.values import (
     ODD_MODES,
     PAGE,
 )
-from guestmem.recordings.calls import (
-    Close,
-    Dup,
-    Fallocate,
-    Fstat,
-    Fsync,
-    Ftruncate,
-    Lseek,
-    OpenAux,
-    Pread,
-    Pwrite,
-    Read,
-    Reopen,
-    Write,
-)
-from guestmem.recordings.ioctls import CheckExtension, CreateGuestMemfd, CreateVcpu, CreateVm
+from guestmem.recordings import calls, ioctls
 from guestmem.recordings.operation import Handle, Operation
 
 __all__ = ("close", "create_file", "duplicate", "fallocate", "misplaced", "open_other")
@@ -47,7 +32,7 @@ def create_file(s: Draft) -> None:
     handle = s.vm_handle(30) if odd else vm.handle
     name = s.name("gm")
     reserved = [s.one((0, 1, (1 << 64) - 1)) for _ in range(6)] if s.chance(3) else []
-    s.add(CreateGuestMemfd, vm=handle, size=size, flags=flags, out=name, reserved=reserved)
+    s.add(ioctls.CreateGuestMemfd, vm=handle, size=size, flags=flags, out=name, reserved=reserved)
     s.files.append(DraftFile(name, vm.handle, size if size < _S63 else PAGE, flags))
 
 
@@ -64,7 +49,7 @@ def fallocate(s: Draft) -> None:
     if s.chance(8):
         length = s.one((*ODD_LENGTHS, max(_S63 - 1 - offset, 1), max(_S63 - PAGE - offset, 1)))
     handle = file.handle if file and not s.chance(6) else s.any_handle()
-    s.add(Fallocate, fd=handle, mode=mode, offset=max(offset, -_S63), len=min(length, _S63 - 1))
+    s.add(calls.Fallocate, fd=handle, mode=mode, offset=max(offset, -_S63), len=min(length, _S63 - 1))
 
 
 def close(s: Draft) -> None:
@@ -75,7 +60,7 @@ def close(s: Draft) -> None:
         handles += [handle for vm in s.vms for handle in (vm.handle, *vm.vcpus)] + s.closed[-1:]
     if handles:
         handle = s.one(handles)
-        s.add(Close, fd=handle)
+        s.add(calls.Close, fd=handle)
         if isinstance(handle, str):
             s.closed.append(handle)
             if s.chance(70):
@@ -86,7 +71,7 @@ def duplicate(s: Draft) -> None:
     """dup(2), or open through /proc/self/fd."""
     handle, name = s.file_handle(20), s.name("dup")
     if s.chance(70):
-        s.add(Dup, fd=handle, out=name)
+        s.add(calls.Dup, fd=handle, out=name)
         if handle in s.vcpus:
             s.vcpus.add(name)
         original = next((file for file in s.files if file.handle == handle), None)
@@ -94,7 +79,7 @@ def duplicate(s: Draft) -> None:
             s.files.append(DraftFile(name, original.vm, original.size, original.flags))
             return
     elif isinstance(handle, str) and handle.startswith("gm"):
-        s.add(Reopen, fd=handle, out=name, oflags=s.one((2, 0, 1, 0x200000, 0x10000, 0x20000, 0x220000, 0xC0)))
+        s.add(calls.Reopen, fd=handle, out=name, oflags=s.one((2, 0, 1, 0x200000, 0x10000, 0x20000, 0x220000, 0xC0)))
     else:
         return
     s.others.append(name)
@@ -103,7 +88,7 @@ def duplicate(s: Draft) -> None:
 def open_other(s: Draft) -> None:
     """A descriptor of another kind."""
     name = s.name("aux")
-    s.add(OpenAux, kind=s.one(("memfd", "eventfd", "devnull", "pipe")), out=name)
+    s.add(calls.OpenAux, kind=s.one(("memfd", "eventfd", "devnull", "pipe")), out=name)
     s.others.append(name)
 
 
@@ -114,20 +99,20 @@ def misplaced(s: Draft) -> None:
         return
     handle = s.file_handle(30)
     if s.chance(15):
-        s.add(Fstat, fd=handle)
+        s.add(calls.Fstat, fd=handle)
     elif _is_guest_memfd(s, handle):
         # Other files answer by rules of their own (divergence "other-files"); only what they are is asked of them.
         length, offset = s.one((0, 8, PAGE)), s.one((0, PAGE, -1, _S63 - 1))
-        calls: tuple[tuple[type[Operation], dict[str, int]], ...] = (
-            (Ftruncate, {"length": s.one((0, PAGE, -1, M2, _S63 - 1))}),
-            (Lseek, {"offset": s.one((0, PAGE, -1, -_S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
-            (Read, {"len": length}),
-            (Write, {"len": length}),
-            (Pread, {"len": length, "offset": offset}),
-            (Pwrite, {"len": length, "offset": offset}),
-            (Fsync, {}),
+        asked: tuple[tuple[type[Operation], dict[str, int]], ...] = (
+            (calls.Ftruncate, {"length": s.one((0, PAGE, -1, M2, _S63 - 1))}),
+            (calls.Lseek, {"offset": s.one((0, PAGE, -1, -_S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
+            (calls.Read, {"len": length}),
+            (calls.Write, {"len": length}),
+            (calls.Pread, {"len": length, "offset": offset}),
+            (calls.Pwrite, {"len": length, "offset": offset}),
+            (calls.Fsync, {}),
         )
-        kind, arguments = s.one(calls)
+        kind, arguments = s.one(asked)
         s.add(kind, fd=handle, **arguments)
 
 
@@ -136,21 +121,22 @@ def _is_guest_memfd(s: Draft, handle: Handle) -> bool:
 
 
 def _check_extension(s: Draft) -> None:
-    s.add(CheckExtension, on=s.any_handle() if s.chance(50) else s.vm_handle(), cap=s.one(CAPABILITIES))
+    s.add(ioctls.CheckExtension, on=s.any_handle() if s.chance(50) else s.vm_handle(), cap=s.one(CAPABILITIES))
 
 
 def _create_vm(s: Draft) -> None:
-    s.add(CreateVm, on=s.any_handle(), type=s.one((0, 1, 2, 31, 32, 1 << 32, (1 << 64) - 1)), out=s.name("other"))
+    handle, type = s.any_handle(), s.one((0, 1, 2, 31, 32, 1 << 32, (1 << 64) - 1))
+    s.add(ioctls.CreateVm, on=handle, type=type, out=s.name("other"))
 
 
 def _create_vcpu(s: Draft) -> None:
     id = s.one((1, 2, 3, 4095, 4096, 4097, 1 << 31, (1 << 32) - 1, 1 << 32))
-    s.add(CreateVcpu, vm=s.vm_handle(30), id=id, out=s.name("other"))
+    s.add(ioctls.CreateVcpu, vm=s.vm_handle(30), id=id, out=s.name("other"))
 
 
 def _create_file_on_anything(s: Draft) -> None:
     handle, size, flags = s.any_handle(), s.one((0, PAGE, PAGE // 2)), s.one((0, 3))
-    s.add(CreateGuestMemfd, vm=handle, size=size, flags=flags, out=s.name("other"))
+    s.add(ioctls.CreateGuestMemfd, vm=handle, size=size, flags=flags, out=s.name("other"))
 
 
 _IOCTLS = (_check_extension, _create_vm, _create_vcpu, _create_file_on_anything)

@@ -15,7 +15,7 @@ from typing import Final
 
 from guestmem.fuzz import files, memory, slots
 from guestmem.fuzz.draft import Draft, DraftVm, Scope
-from guestmem.recordings.ioctls import CreateVcpu, CreateVm
+from guestmem.recordings import ioctls
 from guestmem.recordings.operation import Operation
 
 __all__ = ("THEMES", "sequence")
@@ -105,12 +105,12 @@ def _begin(s: Draft) -> None:
     for _ in range(s.one((1, 1, 1, 2))):
         handle, type = s.name("vm"), s.one((*s.scope.vm_types, s.scope.vm_types[-1]))
         vm = DraftVm(handle, type)
-        s.add(CreateVm, type=type, out=handle)
+        s.add(ioctls.CreateVm, type=type, out=handle)
         s.vms.append(vm)
         slots.boot(s, vm)
         for id in range(s.one((1, 1, 1, 2))):
             vcpu = s.name("vcpu")
-            s.add(CreateVcpu, vm=handle, id=id, out=vcpu)
+            s.add(ioctls.CreateVcpu, vm=handle, id=id, out=vcpu)
             vm.vcpus.append(vcpu)
             s.vcpus.add(vcpu)
     for _ in range(s.one((1, 1, 2))):

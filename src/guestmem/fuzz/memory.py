@@ -8,8 +8,7 @@ from guestmem.backend import BOOT_GPA, BOOT_SIZE
 from guestmem.fuzz.draft import Draft, DraftMap, DraftVm
 from guestmem.fuzz.slots import some_buffer
 from guestmem.fuzz.values import ADVICE, M2, ODD_PROTECTIONS, PAGE, PROTECTIONS
-from guestmem.recordings.calls import HostRead, HostWrite, Madvise, Mmap, Mprotect, Munmap
-from guestmem.recordings.ioctls import MappedPages, PreFault, RecordedTouch, RunTouch
+from guestmem.recordings import calls, ioctls
 from guestmem.recordings.operation import Handle
 from guestmem.uapi import MAP_SHARED
 from guestmem.units import GIB, U64
@@ -42,7 +41,7 @@ def map_file(s: Draft) -> None:
     if handle in s.vcpus:
         return  # that would be struct kvm_run, which the backend itself works with
     name = s.name("map")
-    s.add(Mmap, fd=handle, length=length, prot=prot, flags=flags, offset=offset, out=name)
+    s.add(calls.Mmap, fd=handle, length=length, prot=prot, flags=flags, offset=offset, out=name)
     if length < GIB:
         s.maps.append(DraftMap(name, file, -(-length // PAGE) * PAGE, offset))
 
@@ -52,11 +51,11 @@ def unmap(s: Draft) -> None:
     if s.maps:
         map = s.one(s.maps)
         if s.chance(50):
-            s.add(Munmap, map=map.handle)
+            s.add(calls.Munmap, map=map.handle)
             s.maps.remove(map)
         else:
             off = s.page_of(map.length)
-            s.add(Munmap, map=map.handle, off=off, length=s.one((PAGE, PAGE, 2 * PAGE, 0, 1, PAGE + 1)))
+            s.add(calls.Munmap, map=map.handle, off=off, length=s.one((PAGE, PAGE, 2 * PAGE, 0, 1, PAGE + 1)))
 
 
 def protect(s: Draft) -> None:
@@ -65,7 +64,7 @@ def protect(s: Draft) -> None:
         map = s.one(s.maps)
         off, length = s.page_of(map.length), s.one((PAGE, PAGE, 2 * PAGE, map.length, 0, PAGE - 1))
         s.add(
-            Mprotect,
+            calls.Mprotect,
             map=map.handle,
             off=off,
             length=length,
@@ -83,7 +82,7 @@ def advise(s: Draft) -> None:
         advice = s.one(ADVICE)
         if advice in (22, 23, 25) and length > 16 * M2:
             advice = 9
-        s.add(Madvise, map=map.handle, off=off, length=length, advice=advice)
+        s.add(calls.Madvise, map=map.handle, off=off, length=length, advice=advice)
 
 
 def host_access(s: Draft) -> None:
@@ -97,9 +96,9 @@ def host_access(s: Draft) -> None:
         place = some_buffer(s)
         where = {"buf": place.buf, "off": place.off + min(s.one(_IN_PAGE), PAGE - width)}
     if s.chance(50):
-        s.add(HostRead, size=width, **where)
+        s.add(calls.HostRead, size=width, **where)
     else:
-        s.add(HostWrite, size=width, value=s.random.getrandbits(8 * width), **where)
+        s.add(calls.HostWrite, size=width, value=s.random.getrandbits(8 * width), **where)
 
 
 def touch(s: Draft) -> None:
@@ -110,28 +109,29 @@ def touch(s: Draft) -> None:
     vm = s.one([vm for vm in machines if vm.slots] or machines)
     if not vm.slots and s.chance(90):
         return  # nothing but MMIO
-    touches: list[RecordedTouch] = []
+    touches: list[ioctls.RecordedTouch] = []
     for _ in range(s.one((1, 1, 2, 3, 4, 6))):
         gpa = _page_to_touch(s, vm) if not touches or s.chance(70) else touches[-1].gpa // PAGE * PAGE
         if gpa is not None:
             width = s.one(_WIDTHS)
             rw = s.one(_LOAD_STORE)
             value = s.random.getrandbits(8 * width) if rw == "w" else 0
-            touches.append(RecordedTouch(gpa=gpa + min(s.one(_IN_PAGE), PAGE - width), rw=rw, size=width, value=value))
+            gpa += min(s.one(_IN_PAGE), PAGE - width)
+            touches.append(ioctls.RecordedTouch(gpa=gpa, rw=rw, size=width, value=value))
     vcpu: Handle = s.one(vm.vcpus)
     if s.chance(3):
         vcpu = s.any_handle()
         if vcpu in s.vcpus:
             return  # a vCPU of another VM has another boot memory
     if touches:
-        s.add(RunTouch, vm=vm.handle, vcpu=vcpu, boot_gpa=BOOT_GPA, touches=touches)
+        s.add(ioctls.RunTouch, vm=vm.handle, vcpu=vcpu, boot_gpa=BOOT_GPA, touches=touches)
         if s.scope.two_dimensional_paging and vcpu in vm.vcpus and not _huge_pages_were_asked_for(s):
-            s.add(MappedPages, vm=vm.handle)
+            s.add(ioctls.MappedPages, vm=vm.handle)
 
 
 def _huge_pages_were_asked_for(s: Draft) -> bool:
     """Whether some of the host's memory may be of pages that the model does not know of."""
-    return any(isinstance(each, Madvise) and each.advice in (_HUGEPAGE, _COLLAPSE) for each in s.operations)
+    return any(isinstance(each, calls.Madvise) and each.advice in (_HUGEPAGE, _COLLAPSE) for each in s.operations)
 
 
 def _page_to_touch(s: Draft, vm: DraftVm) -> int | None:
@@ -158,4 +158,4 @@ def pre_fault(s: Draft) -> None:
         gpa = s.one((1, PAGE - 1, U64 - PAGE, U64 - 2 * PAGE, 1 << 52, 1 << 40))
     if s.chance(8):
         size = s.one((0, 1, PAGE - 1, U64 - PAGE, U64 - 1, (U64 - gpa) % U64))
-    s.add(PreFault, vcpu=vcpu, gpa=gpa, size=size, flags=s.one((0,) * 15 + (1,)))
+    s.add(ioctls.PreFault, vcpu=vcpu, gpa=gpa, size=size, flags=s.one((0,) * 15 + (1,)))

@@ -17,8 +17,8 @@ from guestmem.fuzz.values import (
     REGION_FLAGS,
     SIZES,
 )
+from guestmem.recordings import ioctls
 from guestmem.recordings.handles import BUFFER_SIZE
-from guestmem.recordings.ioctls import SetMemoryAttributes, SetUserMemoryRegion, SetUserMemoryRegion2
 from guestmem.recordings.operation import Handle, HostAddress
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
@@ -55,7 +55,7 @@ def set_slot(s: Draft) -> None:
     handle = s.any_handle() if s.chance(2) else vm.handle
     if s.chance(25):
         s.add(
-            SetUserMemoryRegion,
+            ioctls.SetUserMemoryRegion,
             vm=handle,
             slot=number,
             flags=slot.flags,
@@ -154,7 +154,7 @@ def set_attributes(s: Draft) -> None:
     if attributes and address < BOOT_GPA + BOOT_SIZE + PAGE and address + size > BOOT_GPA:
         return  # the guest's own code and its doorbell, which ends every touch, stay shared
     handle = s.any_handle() if s.chance(3) else vm.handle
-    s.add(SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
+    s.add(ioctls.SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
 
 
 def _believe(vm: DraftVm, number: int, slot: DraftSlot) -> None:
@@ -220,7 +220,7 @@ def _hits_boot(slot: DraftSlot) -> bool:
 
 def _region(s: Draft, vm: Handle, number: int, slot: DraftSlot, file: Handle, offset: int, **pads: int) -> None:
     s.add(
-        SetUserMemoryRegion2,
+        ioctls.SetUserMemoryRegion2,
         vm=vm,
         slot=number,
         flags=slot.flags,
