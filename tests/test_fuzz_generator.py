@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import msgspec
 
-from guestmem.backend import BOOT_GPA, BOOT_SIZE
 from guestmem.fuzz.draft import Scope
 from guestmem.fuzz.generator import THEMES, sequence
+from guestmem.harness import BOOT_GPA, BOOT_SIZE
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12
 from guestmem.recordings.calls import Dup

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from guestmem.kvm import structs
 from guestmem.kvm.structs import IOCTLS, STRUCTS, Ioctl, Struct
 from guestmem.lab import cache
+from guestmem.uapi import IOCTL_NUMBERS
 
 HEADER = Path("/usr/include/linux/kvm.h")
 MACHINE_HEADER = Path("/usr/include/x86_64-linux-gnu/asm/kvm.h")
@@ -241,7 +242,7 @@ def _ask_compiler(expressions: list[str], needs: str, include: list[Path], tmp_p
     if compiler is None or not HEADER.exists():
         pytest.skip(f"needs a C compiler and {HEADER} (packages gcc and linux-libc-dev)")
     if not include and not _declares(HEADER.read_text() + MACHINE_HEADER.read_text(), needs):
-        pytest.skip(f"the installed {HEADER} is older than {needs.strip(' {')!r}; make test-lab has a newer one")
+        pytest.skip(f"the installed {HEADER} is too old to declare this; make test-lab has a newer one")
     prints = "\n".join(f'printf("%zu\\n", (size_t)({expression}));' for expression in expressions)
     source, program = tmp_path / "ask.c", tmp_path / "ask"
     source.write_text(
@@ -289,3 +290,9 @@ def test_an_unknown_field_is_named() -> None:
 def test_direction_and_size_are_part_of_the_number() -> None:
     """The same minor number with another size is another ioctl."""
     assert Ioctl("x", 0x49, 1, 160).number != Ioctl("x", 0x49, 1, 32).number
+
+
+@pytest.mark.parametrize("name", IOCTL_NUMBERS)
+def test_the_numbers_that_traces_show_are_those_of_the_table(name: str) -> None:
+    """uapi.IOCTL_NUMBERS, which readers of traces use, and kvm.structs.IOCTLS, which encodes them."""
+    assert IOCTL_NUMBERS[name] == IOCTLS[name].number

@@ -12,31 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from guestmem.errors import KvmError
 
-__all__ = (
-    "BOOT_GPA",
-    "BOOT_SIZE",
-    "BOOT_SLOT",
-    "AuxKind",
-    "Backend",
-    "Boot",
-    "Exit",
-    "FileStat",
-    "Host",
-    "PreFault",
-    "Statistics",
-    "Touch",
-)
+__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFaultResult", "Statistics", "Touch")
 
 AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
 
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """What fstat tells of a guest_memfd (struct stat; bytes, 512-byte blocks, mode with the file type)."""
+    """What fstat reports of a guest_memfd (struct stat; bytes, 512-byte blocks, mode with the file type)."""
 
     st_size: int
     st_blocks: int
@@ -46,7 +33,7 @@ class FileStat:
 
 
 @dataclass(frozen=True, slots=True)
-class PreFault:
+class PreFaultResult:
     """KVM_PRE_FAULT_MEMORY: gpa and size (bytes) as the kernel wrote them back, also when it failed (refused)."""
 
     gpa: int
@@ -103,12 +90,6 @@ class Boot:
     hva: int
 
 
-# Where the guest's code is put unless a caller says otherwise: the convention of every recorder.
-BOOT_SLOT: Final = 1000
-BOOT_GPA: Final = 0xD0000000
-BOOT_SIZE: Final = 64 * 1024  # bytes; the page after them is the doorbell
-
-
 @runtime_checkable
 class Host(Protocol):
     """What a test may do to the host under a guest_memfd; a real kernel offers it only in part, or not at all."""
@@ -122,7 +103,7 @@ class Host(Protocol):
 
 @runtime_checkable
 class Statistics(Protocol):
-    """What KVM counts for a VM, where a backend can tell.
+    """What KVM counts for a VM, where a backend can report it.
 
     boot_pages is how many base pages the backend's own guest code takes right after a touch; they are in the count.
     A slot that goes may have taken them along, so the count without them is known only then, and only while the guest
@@ -224,7 +205,7 @@ class Backend(Protocol):
     def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES on a VM; address and size in bytes."""
 
-    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
+    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY on a vCPU; a refusal is in the value, because gpa and size are written back with it."""
 
     # -- host memory ------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from dataclasses import replace
 from typing import Final
 
 from guestmem.backend import Backend
-from guestmem.errors import KvmError
+from guestmem.errors import InputError, KvmError
 from guestmem.geometry import geometry_named
+from guestmem.harness import PAGE_SIZE
 from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Machine, Profile, profile_named
 from guestmem.recordings.target import Target
@@ -44,12 +45,11 @@ __all__ = (
 )
 
 TARGETS: Final = ("model", "kvm", "lab")
-_PAGE = 4096
-_LIMIT_4_LEVELS, _LIMIT_5_LEVELS = (1 << 47) - _PAGE, (1 << 56) - _PAGE
+_LIMIT_4_LEVELS, _LIMIT_5_LEVELS = (1 << 47) - PAGE_SIZE, (1 << 56) - PAGE_SIZE
 
 
 def target_named(name: str, profile: str | None = None, machine: Machine | None = None) -> Target:
-    """The target of a name, ready to run: BackendUnavailable if this machine has none, ValueError for an unknown name.
+    """The target of a name, ready to run: BackendUnavailable if this machine has none, InputError for an unknown name.
 
     "model:v6.12" is the model of that kernel. profile and machine are the model's: which kernel it is, where neither
     its name nor the recording says.
@@ -61,21 +61,21 @@ def target_named(name: str, profile: str | None = None, machine: Machine | None 
         return _kvm()
     if name == "lab":
         return _lab()
-    raise ValueError(f"no backend {name!r}; there are {', '.join(TARGETS)}, and model:PROFILE")
+    raise InputError(f"no backend {name!r}; there are {', '.join(TARGETS)}, and model:PROFILE")
 
 
 def pair_named(names: Sequence[str], profile: str | None = None) -> tuple[Target, Target]:
     """Two targets to compare; a model and a real kernel: that kernel's model, on the machine that it is found to be.
 
-    ValueError if there are not two, or if nothing says which kernel the model is; BackendUnavailable.
+    InputError if there are not two, or if nothing says which kernel the model is; BackendUnavailable.
     """
     if len(names) != 2:
-        raise ValueError(f"two backends are compared, not {len(names)}: --on model --on kvm")
+        raise InputError(f"two backends are compared, not {len(names)}: --on model --on kvm")
     real = {name: target_named(name) for name in names if not name.startswith("model")}
     for target in real.values():
         profile = profile or target.profile(Begin(seq="")) or None
         if profile is None:
-            raise ValueError(f"no profile is of {target.title(Begin(seq=''))}; name the nearest with --profile")
+            raise InputError(f"no profile is of {target.title(Begin(seq=''))}; name the nearest with --profile")
         machine = _machine_of(target, profile)
         return _first_of(real, names[0], profile, machine), _first_of(real, names[1], profile, machine)
     return target_named(names[0], profile), target_named(names[1], profile)
@@ -142,17 +142,17 @@ def _lab() -> Target:
 
 
 def profile_for(begin: Begin, override: str | None = None) -> Profile:
-    """The profile named by the user, else by the recording ("612", "618" or a profile's name); ValueError."""
+    """The profile named by the user, else by the recording ("612", "618" or a profile's name); InputError."""
     if override is not None:
         return profile_named(override)
     if not begin.profile:
-        raise ValueError(f"sequence {begin.seq!r} names no profile; pass --profile with one of {', '.join(PROFILES)}")
+        raise InputError(f"sequence {begin.seq!r} names no profile; pass --profile with one of {', '.join(PROFILES)}")
     recorded = {name.removeprefix("v").replace(".", ""): name for name in PROFILES}
     return profile_named(recorded.get(begin.profile, begin.profile))
 
 
 def process_for(begin: Begin, profile: Profile, machine: Machine | None = None) -> Process:
-    """A fresh process on the machine the recording describes, or on the one given, or the profile's own; ValueError."""
+    """A fresh process on the machine the recording describes, or on the one given, or the profile's own; InputError."""
     described = _machine(begin, machine or profile.machine)
     return Process(profile, described, rule_named(begin.rule) if begin.rule else DEFAULT)
 
@@ -192,7 +192,7 @@ def machine_behind(backend: Backend, profile: Profile) -> Machine:
         vm_types=tuple(each for each in known if offered >> each & 1),
         smm=backend.check_extension(vm, KVM_CAP_MULTI_ADDRESS_SPACE) > 1,
         two_dimensional_paging=backend.check_extension(kvm, KVM_CAP_PRE_FAULT_MEMORY) > 0,
-        gpa_bits=next(bits for bits in range(52, 31, -1) if _accepts(backend, vm, gpa=(1 << bits) - _PAGE)),
+        gpa_bits=next(bits for bits in range(52, 31, -1) if _accepts(backend, vm, gpa=(1 << bits) - PAGE_SIZE)),
         user_limit=_LIMIT_5_LEVELS if _accepts(backend, vm, userspace_addr=1 << 47) else _LIMIT_4_LEVELS,
     )
 
@@ -200,7 +200,7 @@ def machine_behind(backend: Backend, profile: Profile) -> Machine:
 def _accepts(backend: Backend, vm: int, gpa: int = 0, userspace_addr: int = 0) -> bool:
     """Whether a slot of one page can be set there."""
     try:
-        backend.set_user_memory_region(vm, 0, 0, gpa, _PAGE, userspace_addr)
+        backend.set_user_memory_region(vm, 0, 0, gpa, PAGE_SIZE, userspace_addr)
     except KvmError as refused:
         if refused.errno != errno.EINVAL:
             raise

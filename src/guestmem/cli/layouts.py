@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.errors import BackendUnavailable
+from guestmem.errors import BackendUnavailable, InputError
 
 if TYPE_CHECKING:
     from guestmem.layout.assume import Overrides
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.layout.fleet import Fleet
     from guestmem.layout.value import Layout
 
@@ -33,14 +33,25 @@ SOURCES = typer.Argument(
     metavar="SOURCE...",
     help="A file ('-': standard input), qmp:SOCKET of a running QEMU, or 'qemu:ARGUMENTS' to start one paused.",
 )
-FORMAT = typer.Option(None, "--format", metavar="NAME", help="The file's format, where it is not recognised.")
+FORMAT = typer.Option(
+    None,
+    "--format",
+    metavar="NAME",
+    help="The file's format, where it is not recognised: qemu-mtree, qemu-trace, libvirt, firecracker, "
+    "firecracker-uffd, cloud-hypervisor, gdb-dump, strace, recording, guestmem-fleet, guestmem-json, guestmem-toml, "
+    "guestmem-parquet.",
+)
 HVA = typer.Option([], "--hva", metavar="REGION=ADDRESS", help="The host address of a region's start.")
-HVA_ALIGN = typer.Option(None, "--hva-align", metavar="SIZE", help="How unknown host addresses are aligned, no more.")
+HVA_ALIGN = typer.Option(None, "--hva-align", metavar="SIZE", help="How unknown host addresses are aligned.")
 BACKING = typer.Option(
     [], "--backing", metavar="[REGION=]KIND[:SIZE]", help="anonymous, shmem, file, hugetlb:2M, hugetlb:1G, device."
 )
-ATTRIBUTES = typer.Option(None, "--attributes", metavar="shared|private", help="Pages of guest_memfd slots.")
-FIRECRACKER = typer.Option("1.13", "--firecracker-version", metavar="X.Y", help="Its layout changed with 1.13.")
+ATTRIBUTES = typer.Option(
+    None, "--attributes", metavar="shared|private", help="What all pages of guest_memfd slots are."
+)
+FIRECRACKER = typer.Option(
+    "1.13", "--firecracker-version", metavar="X.Y", help="The version whose layout to take: it changed with 1.13."
+)
 
 
 def load_layouts(sources: list[str], format: str | None, firecracker: str, overrides: Overrides) -> list[Layout]:
@@ -54,9 +65,9 @@ def load_sources(
     """Every layout, and unless they are read as layouts too, every fleet."""
     from guestmem.layout.assume import apply
     from guestmem.layout.live import read_live
-    from guestmem.layout.recognise import Options, load, read, read_fleet
+    from guestmem.layout.recognise import load, read, read_fleet
 
-    options = Options(firecracker=_version(firecracker))
+    version = _version(firecracker)
     found: list[Layout] = []
     found_fleets: list[Fleet] = []
     try:
@@ -67,7 +78,7 @@ def load_sources(
             data = load(source)
             fleet = read_fleet(source, data, format) if fleets else None
             if fleet is None:
-                found += read(source, data, format, options)
+                found += read(source, data, format, version)
             else:
                 found_fleets.append(fleet)
     except BackendUnavailable as missing:
@@ -77,15 +88,15 @@ def load_sources(
 
 
 def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attributes: str | None) -> Overrides:
-    """The options as values; ValueError says what was wrong."""
+    """The options as values; InputError says what was wrong."""
     from guestmem.layout.assume import Overrides, parse_backing, parse_hva
     from guestmem.units import is_power_of_two, parse_size
 
     align = None if hva_align is None else parse_size(hva_align)
     if align is not None and not is_power_of_two(align):
-        raise ValueError(f"--hva-align {hva_align}: needed a power of two")
+        raise InputError(f"--hva-align {hva_align}: needed a power of two")
     if attributes not in (None, "shared", "private"):
-        raise ValueError(f"--attributes {attributes}: needed shared or private")
+        raise InputError(f"--attributes {attributes}: needed shared or private")
     return Overrides(
         dict(map(parse_hva, hva)),
         align,
@@ -94,30 +105,30 @@ def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attr
     )
 
 
-def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> Host:
-    """The kernel and host that the options describe; ValueError lists what there is."""
+def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> HostLimits:
+    """The kernel and host that the options describe; InputError lists what there is."""
     from guestmem.geometry import geometry_named
     from guestmem.layout.binding import FileLimits
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.model.profiles import profile_named
     from guestmem.rules import DEFAULT, rule_named
     from guestmem.units import parse_size
 
     shape, kernel = geometry_named(geometry), profile_named(profile)
     if thp not in ("possible", "never"):
-        raise ValueError(f"--thp {thp}: needed possible or never")
+        raise InputError(f"--thp {thp}: needed possible or never")
     if not kernel.huge and (page_size or rule):
-        raise ValueError(f"--page-size and --rule need --profile next: {kernel.name} hands out base pages only")
+        raise InputError(f"--page-size and --rule need --profile next: {kernel.name} hands out base pages only")
     size = 0
     if kernel.huge:
         size = parse_size(page_size) if page_size else shape.page_sizes[-1]
         shape.order_of(size)
     files = FileLimits(size, rule_named(rule) if rule else DEFAULT, serve_shared=bool(kernel.gmem_flags))
-    return Host(shape, thp == "possible", files)
+    return HostLimits(shape, thp == "possible", files, kernel)
 
 
 def _version(text: str) -> tuple[int, int]:
     major, _, minor = text.removeprefix("v").partition(".")
     if not (major.isdecimal() and minor.partition(".")[0].isdecimal()) or len(text) > 12:
-        raise ValueError(f"--firecracker-version {text}: needed X.Y, as in 1.12")
+        raise InputError(f"--firecracker-version {text}: needed X.Y, as in 1.12")
     return int(major), int(minor.partition(".")[0])

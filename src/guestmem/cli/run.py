@@ -9,6 +9,8 @@ from pathlib import Path
 
 import typer
 
+from guestmem.errors import InputError
+
 __all__ = ("EXAMPLES", "run")
 
 EXAMPLES = """
@@ -51,7 +53,7 @@ def run(
     from guestmem.targets import target_named
 
     if profile is not None and on != "model":
-        raise ValueError("--profile says which kernel the model is; a real kernel is what it is")
+        raise InputError("--profile says which kernel the model is; a real kernel is what it is")
     target = target_named(on, profile)
     with (
         closing(target),

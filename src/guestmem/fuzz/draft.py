@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
-from guestmem.fuzz.values import BASES, GPA_STEPS, NOT_OPEN, PAGE
+from guestmem.fuzz.values import BASES, GPA_STEPS, NOT_OPEN
+from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.recordings.operation import Handle, HostAddress, Operation
 
 __all__ = ("Draft", "DraftFile", "DraftMap", "DraftSlot", "DraftVm", "Scope")

@@ -12,14 +12,13 @@ from guestmem.fuzz.values import (
     ODD_FILE_SIZES,
     ODD_LENGTHS,
     ODD_MODES,
-    PAGE,
+    S63,
 )
+from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.recordings import calls, ioctls
 from guestmem.recordings.operation import Handle, Operation
 
 __all__ = ("close", "create_file", "duplicate", "fallocate", "misplaced", "open_other")
-
-_S63 = 1 << 63
 
 
 def create_file(s: Draft) -> None:
@@ -33,7 +32,7 @@ def create_file(s: Draft) -> None:
     name = s.name("gm")
     reserved = [s.one((0, 1, (1 << 64) - 1)) for _ in range(6)] if s.chance(3) else []
     s.add(ioctls.CreateGuestMemfd, vm=handle, size=size, flags=flags, out=name, reserved=reserved)
-    s.files.append(DraftFile(name, vm.handle, size if size < _S63 else PAGE, flags))
+    s.files.append(DraftFile(name, vm.handle, size if size < S63 else PAGE, flags))
 
 
 def fallocate(s: Draft) -> None:
@@ -45,11 +44,11 @@ def fallocate(s: Draft) -> None:
     if s.chance(12):
         mode = s.one(ODD_MODES)
     if s.chance(8):
-        offset = s.one((1, PAGE - 1, -1, -PAGE, _S63 - 1, _S63 - PAGE, _S63 - 2 * PAGE, size - 1, size + 1, -_S63))
+        offset = s.one((1, PAGE - 1, -1, -PAGE, S63 - 1, S63 - PAGE, S63 - 2 * PAGE, size - 1, size + 1, -S63))
     if s.chance(8):
-        length = s.one((*ODD_LENGTHS, max(_S63 - 1 - offset, 1), max(_S63 - PAGE - offset, 1)))
+        length = s.one((*ODD_LENGTHS, max(S63 - 1 - offset, 1), max(S63 - PAGE - offset, 1)))
     handle = file.handle if file and not s.chance(6) else s.any_handle()
-    s.add(calls.Fallocate, fd=handle, mode=mode, offset=max(offset, -_S63), len=min(length, _S63 - 1))
+    s.add(calls.Fallocate, fd=handle, mode=mode, offset=max(offset, -S63), len=min(length, S63 - 1))
 
 
 def close(s: Draft) -> None:
@@ -102,10 +101,10 @@ def misplaced(s: Draft) -> None:
         s.add(calls.Fstat, fd=handle)
     elif _is_guest_memfd(s, handle):
         # Other files answer by rules of their own (divergence "other-files"); only what they are is asked of them.
-        length, offset = s.one((0, 8, PAGE)), s.one((0, PAGE, -1, _S63 - 1))
+        length, offset = s.one((0, 8, PAGE)), s.one((0, PAGE, -1, S63 - 1))
         asked: tuple[tuple[type[Operation], dict[str, int]], ...] = (
-            (calls.Ftruncate, {"length": s.one((0, PAGE, -1, M2, _S63 - 1))}),
-            (calls.Lseek, {"offset": s.one((0, PAGE, -1, -_S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
+            (calls.Ftruncate, {"length": s.one((0, PAGE, -1, M2, S63 - 1))}),
+            (calls.Lseek, {"offset": s.one((0, PAGE, -1, -S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
             (calls.Read, {"len": length}),
             (calls.Write, {"len": length}),
             (calls.Pread, {"len": length, "offset": offset}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from guestmem.backend import BOOT_GPA, BOOT_SIZE, BOOT_SLOT
 from guestmem.fuzz.draft import Draft, DraftFile, DraftSlot, DraftVm
 from guestmem.fuzz.values import (
     ABSOLUTE_HVAS,
@@ -13,12 +12,12 @@ from guestmem.fuzz.values import (
     ODD_GPAS,
     ODD_SIZES,
     ODD_SLOTS,
-    PAGE,
     REGION_FLAGS,
     SIZES,
 )
+from guestmem.harness import BOOT_GPA, BOOT_SIZE, BOOT_SLOT, BUFFER_SIZE
+from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.recordings import ioctls
-from guestmem.recordings.handles import BUFFER_SIZE
 from guestmem.recordings.operation import Handle, HostAddress
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64

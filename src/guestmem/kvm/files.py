@@ -17,10 +17,10 @@ from typing import Final
 from guestmem.backend import AuxKind, FileStat
 from guestmem.errors import BackendUnavailable, KvmError
 from guestmem.kvm import libc
+from guestmem.uapi import DEV_KVM
 
-__all__ = ("DEVICE", "Files", "open_device")
+__all__ = ("Files", "open_device")
 
-DEVICE: Final = "/dev/kvm"
 # What procfs shows for a guest_memfd: up to 6.18 an anonymous inode, then a file of its own file system.
 _GUEST_MEMFD_LINKS: Final = ("anon_inode:[kvm-gmem]", "/[kvm-gmem] (deleted)")
 _REMEDIES: Final = {
@@ -33,14 +33,14 @@ _REMEDIES: Final = {
 def open_device() -> int:
     """Open /dev/kvm read-write; BackendUnavailable if that cannot be."""
     try:
-        return libc.call("open", f"open({DEVICE!r})", DEVICE.encode(), os.O_RDWR | os.O_CLOEXEC, 0)
+        return libc.call("open", f"open({DEV_KVM!r})", DEV_KVM.encode(), os.O_RDWR | os.O_CLOEXEC, 0)
     except KvmError as error:
         remedy = _REMEDIES.get(error.errno or 0, "see the kernel log")
-        raise BackendUnavailable(f"{DEVICE} cannot be opened ({error.name}): {remedy}") from error
+        raise BackendUnavailable(f"{DEV_KVM} cannot be opened ({error.name}): {remedy}") from error
 
 
 class Files:
-    """Descriptors made here; ``open_now`` tells which of them are still open."""
+    """Descriptors made here; ``open_now`` lists those that are still open."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()
@@ -77,7 +77,7 @@ class Files:
         return self.installed(_AUX[kind]())
 
     def fstat(self, fd: int) -> FileStat | None:
-        """fstat(2); told of a guest_memfd only."""
+        """fstat(2); answered for a guest_memfd only."""
         try:
             found = os.stat(fd) if fd >= 0 else None  # Python refuses a negative one with an error of its own
         except OverflowError:

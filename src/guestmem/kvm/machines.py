@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from guestmem.backend import BOOT_GPA, BOOT_SIZE, BOOT_SLOT, Boot, Exit, Touch
+from guestmem.backend import Boot, Exit, Touch
 from guestmem.errors import UnexpectedExit
+from guestmem.harness import BOOT_GPA, BOOT_SIZE, BOOT_SLOT
 from guestmem.kvm import libc
 from guestmem.kvm.files import open_device
 from guestmem.kvm.guest import Guest
@@ -78,7 +79,7 @@ class Machines:
             del self._guests[boot]
 
     def run_touch(self, fd: int, boot: Boot | None, touches: Sequence[Touch]) -> list[list[Exit]]:
-        """Make the touches; on what is no vCPU of this backend, KVM_RUN as it is (KvmError)."""
+        """Make the touches; on a descriptor that is not a vCPU of this backend, KVM_RUN as it is (KvmError)."""
         vm, vcpu = self._vcpus.get(fd, (None, None))
         if vm is None or vcpu is None:
             libc.call("ioctl", f"KVM_RUN({fd=})", fd, IOCTLS["KVM_RUN"].number, 0)

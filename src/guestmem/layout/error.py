@@ -7,6 +7,8 @@ shortened and stripped of control characters, since they come from files of stra
 
 from __future__ import annotations
 
+from guestmem.errors import InputError
+
 __all__ = ("LayoutError", "printable")
 
 _LINE_LIMIT = 1000
@@ -24,7 +26,7 @@ def printable(value: object, limit: int = _VALUE_LIMIT) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-class LayoutError(ValueError):
+class LayoutError(InputError):
     """An input cannot be read as a layout.
 
     source is the file or live thing, line counts from 1 (0: the whole input), field and value say what was found,
@@ -46,7 +48,9 @@ class LayoutError(ValueError):
         place = f"{printable(self.source, 200)}:{self.line}" if self.line else printable(self.source, 200)
         found = self.field
         if self.value is not None:
-            found = f"{found} {printable(self.value)!r}".strip()
+            value = printable(self.value)
+            found = f"{found} {value}" if isinstance(self.value, int) else f"{found} '{value}'"
+            found = found.strip()
         text = f"{place}: {found}: {self.needed}" if found else f"{place}: {self.needed}"
         # Texts of parsers quote the input, so the whole line is stripped once more.
         return printable(f"{text}; {self.remedy}" if self.remedy else text, _LINE_LIMIT)

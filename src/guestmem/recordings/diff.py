@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from guestmem.errors import InputError
 from guestmem.recordings.compare import Verdict, verdicts
 from guestmem.recordings.divergences import History
 from guestmem.recordings.operation import Operation
@@ -104,7 +105,7 @@ def diff_recordings(
         for sequence in read_sequences(path):
             try:
                 collected.add(compare_targets(sequence.begin, sequence.operations, a, b))
-            except ValueError as error:
+            except InputError as error:
                 raise RecordingError(str(path), sequence.line, str(error)) from error
             on_sequence()
     return collected

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from guestmem.errors import InputError
 from guestmem.recordings.compare import Verdict, compare
 from guestmem.recordings.divergences import History
 from guestmem.recordings.operation import Operation
@@ -68,7 +69,7 @@ def run_recording(
             observed = list(_run_sequence(path, sequence, target, report))
         except RecordingError:
             raise
-        except ValueError as error:  # a machine that cannot be
+        except InputError as error:  # a machine that cannot be
             raise RecordingError(str(path), sequence.line, str(error)) from error
         if profile not in report.profiles:
             report.profiles.append(profile)
