@@ -14,7 +14,7 @@ from guestmem.errors import HostSignal, KvmError
 from guestmem.model.checks import Observation, observing
 from guestmem.model.process import Process
 from guestmem.model.profiles import NEXT, Machine
-from guestmem.recordings.vocabulary import OPERATIONS as VOCABULARY
+from guestmem.recordings import vocabulary
 from guestmem.uapi import FALLOC_FL_KEEP_SIZE, MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from guestmem.units import MIB
 
@@ -40,6 +40,17 @@ class World:
 
 
 Act = Callable[[Process, World], object]
+
+
+def pre_fault_of_private_memory_without_a_file(process: Process, world: World) -> None:
+    process.set_memory_attributes(world.vm, 0, P, 8, 0)
+    raised(process.pre_fault_memory(world.vcpu, 0, P, 0).refused)
+
+
+def pre_fault_of_unmapped_host_memory(process: Process, world: World) -> None:
+    process.munmap(world.buffer, P)
+    raised(process.pre_fault_memory(world.vcpu, 0, P, 0).refused)
+
 
 # Each operation of the recordings: one that is accepted, ones that are refused, and the checks that refuse them.
 OPERATIONS: dict[str, tuple[Act, dict[str, Act]]] = {
@@ -196,8 +207,8 @@ OPERATIONS: dict[str, tuple[Act, dict[str, Act]]] = {
         {
             "range-valid": lambda p, w: raised(p.pre_fault_memory(w.vcpu, 0, 0, 0).refused),
             "gpa-has-memory": lambda p, w: raised(p.pre_fault_memory(w.vcpu, MIB, P, 0).refused),
-            "memory-fault": lambda p, w: pre_fault_private(p, w),
-            "host-error": lambda p, w: pre_fault_unmapped(p, w),
+            "memory-fault": pre_fault_of_private_memory_without_a_file,
+            "host-error": pre_fault_of_unmapped_host_memory,
             "fd-takes-this-ioctl": lambda p, w: raised(p.pre_fault_memory(w.vm, 0, P, 0).refused),
         },
     ),
@@ -229,16 +240,6 @@ def raised(refused: KvmError | None) -> None:
         raise refused
 
 
-def pre_fault_private(process: Process, world: World) -> None:
-    process.set_memory_attributes(world.vm, 0, P, 8, 0)
-    raised(process.pre_fault_memory(world.vcpu, 0, P, 0).refused)
-
-
-def pre_fault_unmapped(process: Process, world: World) -> None:
-    process.munmap(world.buffer, P)
-    raised(process.pre_fault_memory(world.vcpu, 0, P, 0).refused)
-
-
 @pytest.fixture
 def world() -> Iterator[World]:
     with Process(NEXT) as process:
@@ -250,7 +251,7 @@ def checks(walked: list[Observation]) -> list[Observation]:
 
 
 def test_the_table_has_every_operation_of_the_vocabulary() -> None:
-    tags = {operation.__struct_config__.tag for operation in VOCABULARY}
+    tags = {operation.__struct_config__.tag for operation in vocabulary.OPERATIONS}
 
     assert tags - OPERATIONS.keys() == {"open_aux", "host_read", "host_write"}
     assert OPERATIONS.keys() - tags == set()
