@@ -175,6 +175,9 @@ class Backend(Protocol):
     def check_extension(self, fd: int, cap: int) -> int:
         """KVM_CHECK_EXTENSION on /dev/kvm or a VM."""
 
+    def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
+        """KVM_ENABLE_CAP on a VM; at most four words of arguments, the others 0."""
+
     def create_vm(self, fd: int, type: int) -> int:
         """KVM_CREATE_VM on /dev/kvm."""
 

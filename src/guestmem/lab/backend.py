@@ -131,6 +131,10 @@ class LabBackend:
         """KVM_CHECK_EXTENSION."""
         return self._integer("check_extension", fd, cap)
 
+    def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
+        """KVM_ENABLE_CAP."""
+        self._call("enable_cap", fd, cap, tuple(args), flags)
+
     def create_vm(self, fd: int, type: int) -> int:
         """KVM_CREATE_VM."""
         return self._integer("create_vm", fd, type)
