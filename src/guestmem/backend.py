@@ -10,13 +10,13 @@ a descriptor of the wrong kind is whatever the kernel answers, and that answer i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from guestmem.errors import KvmError
 
-__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFaultResult", "Statistics", "Touch")
+__all__ = ("METHODS", "AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFaultResult", "Statistics", "Touch")
 
 AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
 
@@ -239,3 +239,12 @@ class Backend(Protocol):
 
         boot None lets the backend set up what it needs (on a real kernel: slot 1000 at GPA 0xd0000000).
         """
+
+
+METHODS: Mapping[str, Callable[..., Any]] = {
+    name: function
+    for protocol in (Backend, Statistics)
+    for name, function in vars(protocol).items()
+    if not name.startswith("_") and callable(function)
+}
+"""The calls of a process by name, as the protocols declare them."""
