@@ -69,6 +69,7 @@ CAPABILITIES: Mapping[int, Answer] = MappingProxyType(
         uapi.KVM_CAP_JOIN_MEMORY_REGIONS_WORKS: _one,
         uapi.KVM_CAP_READONLY_MEM: _one,
         uapi.KVM_CAP_DISABLE_QUIRKS: _one,
+        uapi.KVM_CAP_MAX_VCPU_ID: lambda profile, machine, vm: machine.max_vcpu_ids,
         uapi.KVM_CAP_DISABLE_QUIRKS2: _quirks,
         uapi.KVM_CAP_MULTI_ADDRESS_SPACE: _address_spaces,
         uapi.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: lambda profile, machine, vm: 3,

@@ -23,7 +23,7 @@ from guestmem.model.files import ANONYMOUS, KVM_DEVICE, OpenFile, PathFile
 from guestmem.model.hostmem import AddressSpace
 from guestmem.model.madvise import madvise
 from guestmem.model.pools import HostPools
-from guestmem.model.profiles import V7_2, Machine, Profile
+from guestmem.model.profiles import NEWEST, Machine, Profile
 from guestmem.model.region import set_memory_region
 from guestmem.model.region_checks import Region
 from guestmem.model.vcpu import PreFaultRequest, Vcpu
@@ -59,7 +59,7 @@ class Process(Descriptors):
     name = "model"
     boot_pages = 0  # no code runs
 
-    def __init__(self, profile: Profile = V7_2, machine: Machine | None = None, rule: Rule = DEFAULT) -> None:
+    def __init__(self, profile: Profile = NEWEST, machine: Machine | None = None, rule: Rule = DEFAULT) -> None:
         super().__init__()
         self.profile = profile
         self.machine = machine or profile.machine
