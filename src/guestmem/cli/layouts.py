@@ -31,7 +31,7 @@ __all__ = (
 SOURCES = typer.Argument(
     ...,
     metavar="SOURCE...",
-    help="A file ('-': standard input), qmp:SOCKET of a running QEMU, or 'qemu:ARGUMENTS' to start one paused.",
+    help="A file ('-': standard input), pid:PID of a running VMM, qmp:SOCKET of a QEMU, 'qemu:ARGUMENTS' to start one.",
 )
 FORMAT = typer.Option(None, "--format", metavar="NAME", help="The file's format, where it is not recognised.")
 HVA = typer.Option([], "--hva", metavar="REGION=ADDRESS", help="The host address of a region's start.")
@@ -61,7 +61,7 @@ def load_sources(
     found_fleets: list[Fleet] = []
     try:
         for source in sources:
-            if source.startswith(("qmp:", "qemu:")):
+            if source.startswith(("pid:", "qmp:", "qemu:")):
                 found += read_live(source)
                 continue
             data = load(source)

@@ -8,9 +8,11 @@ __all__ = ("schema",)
 
 
 def schema(
-    which: str = typer.Argument("layout", metavar="[layout|check]", help="guestmem's own layout, or check's --json."),
+    which: str = typer.Argument(
+        "layout", metavar="[layout|check|host]", help="guestmem's own layout, or the --json of check or host."
+    ),
 ) -> None:
-    """Print a JSON schema: of a layout (the default), or of the report of check --json."""
+    """Print a JSON schema: of a layout (the default), or of the report of check --json or host --json."""
     from guestmem.report.as_json import check_schema
     from guestmem.report.json_text import json_text
 
@@ -20,5 +22,9 @@ def schema(
         typer.echo(json_text(layout_schema()))
     elif which == "check":
         typer.echo(json_text(check_schema()))
+    elif which == "host":
+        from guestmem.report.host_json import host_schema
+
+        typer.echo(json_text(host_schema()))
     else:
-        raise ValueError(f"no schema {which!r}; there are layout and check")
+        raise ValueError(f"no schema {which!r}; there are layout, check and host")

@@ -19,6 +19,7 @@ __all__ = (
     "HostReport",
     "HostSlot",
     "HostVm",
+    "SlotStrip",
     "MappedLost",
     "VmTotals",
     "host_schema",
@@ -56,6 +57,14 @@ class BackingEntry(msgspec.Struct, frozen=True):
     huge: list[tuple[str, str]] | None
 
 
+class SlotStrip(msgspec.Struct, frozen=True):
+    """The slot in equal shares, one character each: "1" 1G, "2" 2M, "4" 4K, "." nothing. At most 128."""
+
+    possible: str
+    host: str
+    mapped: str
+
+
 class HostSlot(msgspec.Struct, frozen=True):
     """One memslot; ``region`` names the mapping that it is a window on, ``offset`` where in it the slot starts."""
 
@@ -72,6 +81,7 @@ class HostSlot(msgspec.Struct, frozen=True):
     region: str = ""
     offset: str = "0x0"
     backing: BackingEntry | None = None
+    strip: SlotStrip | None = None
 
 
 class VmTotals(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from guestmem.host.document import (
     HostSlot,
     HostVm,
     MappedLost,
+    SlotStrip,
     VmTotals,
 )
 from guestmem.host.kernel import Kernel
@@ -35,24 +36,32 @@ __all__ = ("survey",)
 _TRIES = 3  # of a whole VM whose slots change while it is walked
 
 
-def survey(kernel: Kernel, processes: Processes, pid: int | None = None, *, every_space: bool = False) -> HostReport:
-    """Look at every VM, or those of process ``pid``; ``every_space`` lists the slots of SMM's address space too.
+def survey(
+    kernel: Kernel,
+    processes: Processes,
+    pid: int | None = None,
+    *,
+    every_space: bool = False,
+    strips: bool = False,
+) -> HostReport:
+    """Look at every VM, or those of process ``pid``; ``every_space`` lists the slots of SMM's address space too,
+    ``strips`` adds a picture of each slot.
 
     A VM that cannot be read is in the report with a note that says why.
     """
     start = time.monotonic()
-    vms = [_look(kernel, processes, vm, every_space) for vm in find_vms(kernel, processes, pid)]
+    vms = [_look(kernel, processes, vm, every_space, strips) for vm in find_vms(kernel, processes, pid)]
     exact = all(not vm.note and vm.totals.leaves == vm.totals.counted for vm in vms)
     return HostReport(FORMAT, vms, kernel.memory.name, round(time.monotonic() - start, 3), exact)
 
 
-def _look(kernel: Kernel, processes: Processes, vm: Vm, every_space: bool) -> HostVm:
+def _look(kernel: Kernel, processes: Processes, vm: Vm, every_space: bool, strips: bool) -> HostVm:
     name, vmm = processes.name(vm.pid), processes.vmm(vm.pid)
     note = ""
     for _ in range(_TRIES):
         try:
             slots, leaves, counters = _walk(kernel, vm)
-            entries = list(_judged(kernel, processes, vm, slots, leaves))
+            entries = list(_judged(kernel, processes, vm, slots, leaves, strips))
             if read_slots(kernel, vm.address) == slots:
                 return _entry(vm, name, vmm, entries, leaves, counters, every_space)
             note = f"slots are changing: other ones after each of {_TRIES} walks"
@@ -75,12 +84,12 @@ def _walk(kernel: Kernel, vm: Vm) -> tuple[tuple[KernelSlot, ...], Leaves, Count
 
 
 def _judged(
-    kernel: Kernel, processes: Processes, vm: Vm, slots: tuple[KernelSlot, ...], leaves: Leaves
+    kernel: Kernel, processes: Processes, vm: Vm, slots: tuple[KernelSlot, ...], leaves: Leaves, strips: bool
 ) -> Iterator[HostSlot]:
     mappings = processes.mappings(vm.pid)
     for slot in slots:
         backing = find_backing(processes, vm.pid, slot, mappings)
-        verdict = judge_slot(kernel, slot, leaves.of(slot), backing)
+        verdict = judge_slot(kernel, slot, leaves.of(slot), backing, strip=strips)
         yield _slot(slot, leaves, verdict, backing, region_of(slot.hva, mappings))
 
 
@@ -105,6 +114,7 @@ def _slot(slot: KernelSlot, leaves: Leaves, verdict: SlotVerdict, backing: SlotB
             backing.thp,
             None if backing.unknown else [(f"{start:#x}", f"{end:#x}") for start, end in backing.huge],
         ),
+        None if verdict.strip is None else SlotStrip(*verdict.strip),
     )
 
 

@@ -20,6 +20,7 @@ from guestmem.host.kernel import Kernel
 from guestmem.host.leaves import ENTRIES, FRAME, LARGE, SlotLeaves, frames_of
 from guestmem.host.memory import PAGE
 from guestmem.host.slots import KernelSlot
+from guestmem.host.strip import strip_of
 
 __all__ = ("Cause", "Lost", "SlotVerdict", "judge_slot")
 
@@ -75,17 +76,22 @@ class Lost:
 class SlotVerdict:
     """Bytes of one slot: allowed by KVM's own verdict and possible as things are set, for 4K, 2M and 1G or larger.
 
-    lost: of what is mapped, for 2M, and for 1G where the host backs the slot by 1G pages.
+    lost: of what is mapped, for 2M, and for 1G where the host backs the slot by 1G pages. strip: the three rows
+    possible, host and mapped of ``guestmem.host.strip``, if they were asked for.
     """
 
     allowed: tuple[int, int, int]
     possible: tuple[int, int, int]
     lost: tuple[Lost, ...]
+    strip: tuple[str, str, str] | None = None
 
 
-def judge_slot(kernel: Kernel, slot: KernelSlot, leaves: SlotLeaves, backing: SlotBacking) -> SlotVerdict:
+def judge_slot(
+    kernel: Kernel, slot: KernelSlot, leaves: SlotLeaves, backing: SlotBacking, *, strip: bool = False
+) -> SlotVerdict:
     """Read KVM's verdicts for the slot and set them against what is mapped."""
     allowed, possible, lost = [slot.size], [slot.size], []
+    could, has = (np.ones(frames_of(slot, FRAME), np.int64) for _ in range(2))
     for level, size in enumerate(_LEVELS):
         verdict = _verdict(kernel, slot, level, size)
         free = verdict == 0
@@ -95,7 +101,10 @@ def judge_slot(kernel: Kernel, slot: KernelSlot, leaves: SlotLeaves, backing: Sl
         possible.append(int(np.count_nonzero(now)) * size)
         if size == FRAME or backing.page_size >= size:
             lost += _lost(slot, size, verdict, _smaller(slot, leaves, size), able.now, able.known)
-    return SlotVerdict((allowed[0], allowed[1], allowed[2]), (possible[0], possible[1], possible[2]), tuple(lost))
+        could[_by_small_frames(slot, size, now)] = level + 2
+        has[_by_small_frames(slot, size, able.now)] = level + 2
+    rows = (strip_of(could), strip_of(has), strip_of(_mapped_levels(slot, leaves))) if strip else None
+    return SlotVerdict((allowed[0], allowed[1], allowed[2]), (possible[0], possible[1], possible[2]), tuple(lost), rows)
 
 
 def _verdict(kernel: Kernel, slot: KernelSlot, level: int, size: int) -> NDArray[np.uint32]:
@@ -117,6 +126,22 @@ def _smaller(slot: KernelSlot, leaves: SlotLeaves, size: int) -> NDArray[np.int6
     below[head : head + len(small)] = small + leaves.big * FRAME
     sums: NDArray[np.int64] = below.reshape(-1, ENTRIES).sum(axis=1)
     return sums
+
+
+def _by_small_frames(slot: KernelSlot, size: int, frames: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What holds of frames of ``size``, said of each 2M frame that the slot touches."""
+    if size == FRAME:
+        return frames
+    head = slot.gpa // FRAME % ENTRIES
+    return np.repeat(frames, ENTRIES)[head : head + frames_of(slot, FRAME)]
+
+
+def _mapped_levels(slot: KernelSlot, leaves: SlotLeaves) -> NDArray[np.int64]:
+    """For each 2M frame the level of what maps it: 0 nothing, 1 some 4K, 2 a 2M leaf, 3 a 1G leaf."""
+    levels = (leaves.small > 0).astype(np.int64)
+    levels[leaves.big] = 2
+    levels[_by_small_frames(slot, LARGE, leaves.giant)] = 3
+    return levels
 
 
 def _lost(

@@ -73,6 +73,7 @@ FORMATS = {
     "guestmem-toml": Format("own", "guestmem layout, TOML", "read_toml"),
     "guestmem-fleet": Format("own", "guestmem layouts, JSON Lines", "read_fleet"),
     "guestmem-parquet": Format("fleet_parquet", "slots of many VMs, Parquet", fleet=True),
+    "guestmem-host": Format("host", "guestmem host, saved"),
     "recording": Format("recording", "guestmem recording, JSON Lines"),
 }
 
@@ -170,6 +171,8 @@ def _recognise_json(data: bytes) -> str | None:
         return None
     if "op" in value:
         return "recording"
+    if "vms" in value:
+        return "guestmem-host"
     if "slots" in value:
         return "guestmem-json" if whole else "guestmem-fleet"
     if "return" in value:
@@ -183,6 +186,7 @@ def _recognise_json(data: bytes) -> str | None:
 def _recognise_broken(head: bytes) -> str | None:
     for mark, name in (
         (b'"op"', "recording"),
+        (b'"guestmem-host/', "guestmem-host"),
         (b'"slots"', "guestmem-json"),
         (b'"base_host_virt_addr"', "firecracker-uffd"),
         (b'"machine-config"', "firecracker"),

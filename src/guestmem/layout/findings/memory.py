@@ -74,7 +74,8 @@ def _kind(coverage: Coverage, index: int) -> str:
     backing = coverage.layout.slots[index].backing
     if backing.kind == "hugetlb":
         return f"hugetlb memory of {format_size(backing.page_size)}"
-    return "memory of 4K pages" if backing.kind == "unknown" else f"{backing.kind} memory"
+    what = "memory of 4K pages" if backing.kind == "unknown" else f"{backing.kind} memory"
+    return f"{what} that gets no transparent huge pages" if backing.thp is False else what
 
 
 def _find_dirty_logging(coverage: Coverage) -> Iterator[Finding]:
