@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import guestmem
 from guestmem.cli import app
-from guestmem.errors import BackendUnavailable
+from guestmem.errors import BackendUnavailable, InputError
 from guestmem.host.document import HostReport, HostSlot
 from guestmem.host.kernel import Kernel, open_kernel
 from guestmem.host.machine import look_at_machine
@@ -116,7 +116,7 @@ def test_looking_leaves_no_descriptor_behind(kvm: Kvm) -> None:
 def test_a_process_without_a_vm_is_said_to_have_none(kernel: Kernel) -> None:
     assert look_at_machine(os.getppid()).vms == []
     result = CliRunner().invoke(app, ["host", str(os.getppid())])
-    assert isinstance(result.exception, ValueError)
+    assert isinstance(result.exception, InputError)
     assert "holds no VM" in str(result.exception)
 
 

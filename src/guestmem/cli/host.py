@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from guestmem.errors import InputError
+
 if TYPE_CHECKING:
     from guestmem.host.document import HostReport
     from guestmem.layout.findings import Finding
@@ -54,17 +56,17 @@ def host(
     from guestmem.host.machine import look_at_machine
 
     if fail_on not in _FAIL_ON:
-        raise ValueError(f"--fail-on {fail_on}: needed one of {', '.join(_FAIL_ON)}")
+        raise InputError(f"--fail-on {fail_on}: needed one of {', '.join(_FAIL_ON)}")
     if reader not in READERS:
-        raise ValueError(f"--reader {reader}: needed one of {', '.join(READERS)}")
+        raise InputError(f"--reader {reader}: needed one of {', '.join(READERS)}")
     if watch is not None:
         if as_json or html is not None or save is not None:
-            raise ValueError("--watch prints tables: it goes with none of --json, --html and --save")
+            raise InputError("--watch prints tables: it goes with none of --json, --html and --save")
         _watch(pid, reader, watch)
     detailed = pid is not None or html is not None
     report = look_at_machine(pid, reader, every_space=every_space, strips=detailed)
     if pid is not None and not report.vms:
-        raise ValueError(f"process {pid} holds no VM, or may not be seen; 'guestmem host' lists the VMs")
+        raise InputError(f"process {pid} holds no VM, or may not be seen; 'guestmem host' lists the VMs")
     _write_files(report, html, save)
     if as_json:
         from guestmem.report.host_json import to_json

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import typer
 
+from guestmem.errors import InputError
+
 __all__ = ("schema",)
 
 
 def schema(
     which: str = typer.Argument(
-        "layout", metavar="[layout|check|host]", help="guestmem's own layout, or the --json of check or host."
+        "layout",
+        metavar="[layout|check|host|recording]",
+        help="guestmem's own layout, the --json of check or host, or a line of a recording.",
     ),
 ) -> None:
-    """Print a JSON schema: of a layout (the default), or of the report of check --json or host --json."""
+    """Print a JSON schema: of a layout (the default), of the answer of check or host, or of a recording's line."""
     from guestmem.report.as_json import check_schema
     from guestmem.report.json_text import json_text
 
@@ -26,5 +30,9 @@ def schema(
         from guestmem.report.host_json import host_schema
 
         typer.echo(json_text(host_schema()))
+    elif which == "recording":
+        from guestmem.recordings.schema import schema as recording_schema
+
+        typer.echo(json_text(recording_schema()))
     else:
-        raise ValueError(f"no schema {which!r}; there are layout, check and host")
+        raise InputError(f"no schema {which!r}; there are layout, check, host and recording")

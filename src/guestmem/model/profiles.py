@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from guestmem.errors import InputError
 from guestmem.geometry import X86_64, Geometry
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_INIT_SHARED,
@@ -39,13 +40,13 @@ class Machine:
 
     def __post_init__(self) -> None:
         if not self.geometry.base_page_size.bit_length() <= self.gpa_bits <= 64:
-            raise ValueError(f"gpa_bits {self.gpa_bits} is not between those of a page and 64")
+            raise InputError(f"gpa_bits {self.gpa_bits} is not between those of a page and 64")
         for vm_type in self.vm_types:
             if vm_type not in (KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM):
-                raise ValueError(f"VM type {vm_type} is not modelled; there are 0 (default) and 1 (software-protected)")
+                raise InputError(f"VM type {vm_type} is not modelled; there are 0 (default) and 1 (software-protected)")
         for order, count in self.pools:
             if order not in self.geometry.orders or count < 0:
-                raise ValueError(f"a pool of {count} pages of order {order}: no leaf of {self.geometry.name}")
+                raise InputError(f"a pool of {count} pages of order {order}: no leaf of {self.geometry.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def profile_named(name: str) -> Profile:
     try:
         return PROFILES[name]
     except KeyError:
-        raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}") from None
+        raise InputError(f"no profile {name!r}; there are {', '.join(PROFILES)}") from None
 
 
 def has_private_mem(vm_type: int) -> bool:

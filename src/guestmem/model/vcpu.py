@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from guestmem.backend import Exit, PreFault, Touch
-from guestmem.errors import KvmError, errno_name
+from guestmem.errors import InputError, KvmError, errno_name
+from guestmem.harness import mmio_answer
 from guestmem.model.checks import Check, note, observed, require
 from guestmem.model.fault import MMIO, Fault, Outcome, get_page, look_up_slot, read_attribute, resolve
 from guestmem.model.hostmem import Anonymous
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ("PRE_FAULT_CHECKS", "MAX_VCPU_IDS", "PreFaultRequest", "Vcpu")
 
 MAX_VCPU_IDS = 4096  # KVM_MAX_VCPU_IDS
-_MMIO_BYTE = 0x5A  # what the harness answers MMIO loads with, as the recordings did
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Vcpu:
         """One guest access: the exits it took, the last one "done" unless it was abandoned."""
         vm = self.vm
         if touch.gpa & (vm.page_size - 1) > vm.page_size - touch.size:
-            raise ValueError(f"the touch at gpa {touch.gpa:#x} crosses a page")
+            raise InputError(f"the touch at gpa {touch.gpa:#x} crosses a page")
         self._root = vm.root_generation
         gfn, write = touch.gpa >> vm.page_shift, touch.rw == "w"
         leaf = vm.stage2.get(gfn)
@@ -211,7 +211,7 @@ def _exits(fault: Fault, outcome: Outcome, touch: Touch, page_size: int) -> list
         if touch.rw == "w":
             data = (touch.value & ((1 << 8 * touch.size) - 1)).to_bytes(touch.size, "little").hex()
             return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=1, data=data), Exit("done")]
-        answer = int.from_bytes(bytes([_MMIO_BYTE]) * touch.size, "little")
+        answer = mmio_answer(touch.size)
         return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=answer)]
     name = errno_name(outcome.errno)
     if outcome.kind == "memory_fault":

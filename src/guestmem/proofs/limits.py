@@ -1,6 +1,6 @@
 """The model's own limits of a mapping (``model.levels.LIMITS``), run on unknowns: which levels does a fault get?
 
-The fault, the slot and the limits are the model's classes and functions. The VM around them is a stand-in: attributes
+The fault, the slot and the limits are the model's classes and functions. The VM around them is a substitute: attributes
 are uniform, no page is poisoned, the slot logs no dirty pages, nothing is fetched.
 """
 

@@ -1,6 +1,6 @@
 """The model's own checks of a new slot, run on unknowns.
 
-The request is the model's class; what stands around it (VM, file) is a stand-in that holds the few fields the checks
+The request is the model's class; the VM and the file it refers to are substitutes with the few fields that the checks
 read, so that no state is left out silently: a check that reads anything else fails with AttributeError.
 """
 
@@ -18,8 +18,8 @@ from guestmem.model import binding, region
 from guestmem.model.checks import Check
 from guestmem.model.gmem import CREATE_CHECKS, GuestMemfd
 from guestmem.model.profiles import NEXT, Profile
-from guestmem.proofs.paths import Explorer, Remark
-from guestmem.proofs.symbolic import Choice, Formula, SymInt
+from guestmem.proofs.paths import Explorer, Sum
+from guestmem.proofs.symbolic import Formula, OneOf, SymInt
 from guestmem.rules import DEFAULT
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 from guestmem.units import is_power_of_two
@@ -29,11 +29,11 @@ __all__ = ("CheckFormula", "formulas", "region_request", "walk")
 
 @dataclass(frozen=True, slots=True)
 class CheckFormula:
-    """A check of the model and when it passes; remarks are the sums and shifts on the way."""
+    """A check of the model and when it passes; sums are those, and the shifts, on the way."""
 
     name: str
     passes: Formula
-    remarks: tuple[Remark, ...]
+    sums: tuple[Sum, ...]
 
 
 class _NothingBound:
@@ -50,7 +50,7 @@ def formulas(
     size: SymInt,
     offset: SymInt,
     file_size: SymInt,
-    page: Choice,
+    page: OneOf,
     geometry: Geometry,
 ) -> list[Formula]:
     """What must be true of a slot of guest_memfd before a rule is asked; size is not 0, which would delete."""
@@ -106,5 +106,5 @@ def _range_checks(profile: Profile = NEXT) -> list[Check[region.RegionRequest]]:
 def _formula(explorer: Explorer, check: Check[Any], request: Any) -> CheckFormula:
     paths = list(explorer.paths(lambda: bool(check.passes(request))))
     passes = z3.Or([path.condition for path in paths if path.result])
-    remarks = {id(remark): remark for path in paths for remark in path.remarks}
-    return CheckFormula(check.name, passes, tuple(remarks.values()))
+    sums = {id(each): each for path in paths for each in path.sums}
+    return CheckFormula(check.name, passes, tuple(sums.values()))
