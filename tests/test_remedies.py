@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from layouts import hosts, small_layouts
 
-from guestmem.layout import Coverage, Host, Layout, Reason, cover
+from guestmem.layout import Coverage, HostLimits, Layout, Reason, cover
 from guestmem.layout.findings import Finding, find_findings
 from guestmem.layout.recognise import read
 from guestmem.units import GIB, KIB, MIB, parse_size
@@ -27,7 +27,9 @@ def findings_of(coverage: Coverage, *ids: str) -> list[Finding]:
 
 @given(small_layouts(), hosts())
 @settings(max_examples=400, deadline=None)
-def test_offsets_that_remedies_name_can_all_be_taken_at_once_and_gain_what_they_say(layout: Layout, host: Host) -> None:
+def test_offsets_that_remedies_name_can_all_be_taken_at_once_and_gain_what_they_say(
+    layout: Layout, host: HostLimits
+) -> None:
     before = cover(layout, host)
     slots, files = list(layout.slots), {file.name: file for file in layout.files}
     moved: dict[int, Finding] = {}
@@ -103,7 +105,7 @@ def test_huge_pages_are_advised_together_with_the_size_that_they_need(vmm: str) 
     if vmm == "cloud-hypervisor":
         odd = zones_of(1025)
     (layout,) = read("x", json.dumps(odd).encode())
-    (finding, *_) = findings_of(cover(layout, Host(thp=False)), "backing-too-small")
+    (finding, *_) = findings_of(cover(layout, HostLimits(thp=False)), "backing-too-small")
     assert finding.gain[0][0] == 2 * MIB
     assert "a multiple of 2M" in finding.remedy
 

@@ -43,8 +43,8 @@ from guestmem.uapi import (
 from guestmem.units import MIB, format_size, is_power_of_two
 
 if TYPE_CHECKING:
-    from guestmem.model.gmem import GuestMemfd as ModelGuestMemfd
     from guestmem.model.process import Process
+    from guestmem.model.vm import GuestMemfd as ModelGuestMemfd
     from guestmem.model.vm import Vm as ModelVm
 
 __all__ = ("GuestAccessFailed", "GuestMemfd", "Kvm", "Mapping", "Vcpu", "Vm")

@@ -80,7 +80,7 @@ def host(
 def _watch(pid: int | None, reader: str, seconds: float) -> NoReturn:
     """Until interrupted: a table for each look, with what changed since the one before."""
     from guestmem.host.machine import look_at_machine
-    from guestmem.report.as_text import console
+    from guestmem.report.console import console
     from guestmem.report.host_text import print_changes, print_host
 
     out = console()
@@ -95,7 +95,7 @@ def _watch(pid: int | None, reader: str, seconds: float) -> NoReturn:
 
 
 def _print(report: HostReport, *, slots: bool) -> None:
-    from guestmem.report.as_text import console
+    from guestmem.report.console import console
     from guestmem.report.host_text import print_host, print_slots
 
     if slots and report.reader != "debugfs":
@@ -106,19 +106,19 @@ def _print(report: HostReport, *, slots: bool) -> None:
 
 def _findings(report: HostReport) -> dict[int, tuple[Finding, ...]]:
     """What check would say of each VM whose slots were read, by its place in the report."""
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.check import check
+    from guestmem.layout.coverage import HostLimits
     from guestmem.layout.readers.host import to_layouts
-    from guestmem.report.checked import check
 
     places = [index for index, vm in enumerate(report.vms) if vm.totals.size is not None]
     if not places:
         return {}
     layouts = to_layouts("host", report)
-    return {place: check(layout, Host()).findings for place, layout in zip(places, layouts, strict=True)}
+    return {place: check(layout, HostLimits()).findings for place, layout in zip(places, layouts, strict=True)}
 
 
 def _write_files(report: HostReport, html: Path | None, save: Path | None) -> None:
-    from guestmem.report.write import write_text
+    from guestmem.report.file import write_text
 
     if html is not None:
         from guestmem.report.host_html import to_html

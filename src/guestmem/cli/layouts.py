@@ -10,7 +10,7 @@ from guestmem.errors import BackendUnavailable, InputError
 
 if TYPE_CHECKING:
     from guestmem.layout.assume import Overrides
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.layout.fleet import Fleet
     from guestmem.layout.value import Layout
 
@@ -54,9 +54,9 @@ def load_sources(
     """Every layout, and unless they are read as layouts too, every fleet."""
     from guestmem.layout.assume import apply
     from guestmem.layout.live import read_live
-    from guestmem.layout.recognise import Options, load, read, read_fleet
+    from guestmem.layout.recognise import load, read, read_fleet
 
-    options = Options(firecracker=_version(firecracker))
+    version = _version(firecracker)
     found: list[Layout] = []
     found_fleets: list[Fleet] = []
     try:
@@ -67,7 +67,7 @@ def load_sources(
             data = load(source)
             fleet = read_fleet(source, data, format) if fleets else None
             if fleet is None:
-                found += read(source, data, format, options)
+                found += read(source, data, format, version)
             else:
                 found_fleets.append(fleet)
     except BackendUnavailable as missing:
@@ -77,7 +77,7 @@ def load_sources(
 
 
 def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attributes: str | None) -> Overrides:
-    """The options as values; ValueError says what was wrong."""
+    """The options as values; InputError says what was wrong."""
     from guestmem.layout.assume import Overrides, parse_backing, parse_hva
     from guestmem.units import is_power_of_two, parse_size
 
@@ -94,11 +94,11 @@ def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attr
     )
 
 
-def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> Host:
-    """The kernel and host that the options describe; ValueError lists what there is."""
+def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> HostLimits:
+    """The kernel and host that the options describe; InputError lists what there is."""
     from guestmem.geometry import geometry_named
     from guestmem.layout.binding import FileLimits
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.model.profiles import profile_named
     from guestmem.rules import DEFAULT, rule_named
     from guestmem.units import parse_size
@@ -113,7 +113,7 @@ def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str
         size = parse_size(page_size) if page_size else shape.page_sizes[-1]
         shape.order_of(size)
     files = FileLimits(size, rule_named(rule) if rule else DEFAULT, serve_shared=bool(kernel.gmem_flags))
-    return Host(shape, thp == "possible", files)
+    return HostLimits(shape, thp == "possible", files, kernel)
 
 
 def _version(text: str) -> tuple[int, int]:

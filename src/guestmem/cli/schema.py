@@ -17,7 +17,7 @@ def schema(
     ),
 ) -> None:
     """Print a JSON schema: of a layout (the default), of the answer of check or host, or of a recording's line."""
-    from guestmem.report.as_json import check_schema
+    from guestmem.report.check_json import check_schema
     from guestmem.report.json_text import json_text
 
     if which == "layout":
@@ -35,4 +35,4 @@ def schema(
 
         typer.echo(json_text(recording_schema()))
     else:
-        raise InputError(f"no schema {which!r}; there are layout, check, host and recording")
+        raise InputError(f"no schema '{which}'; there are layout, check, host and recording")

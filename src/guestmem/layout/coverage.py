@@ -13,14 +13,15 @@ level mapped plus lost is the size of the slot.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from guestmem.errors import KvmError
 from guestmem.geometry import X86_64, Geometry
 from guestmem.layout.binding import RELEASED, BindingLimit, FileLimits
 from guestmem.layout.reasons import RANK, Reason
-from guestmem.layout.refusal import refusals
+from guestmem.layout.refusal import is_by_rule, refusals
 from guestmem.layout.segments import (
     Neighbours,
     Part,
@@ -32,25 +33,27 @@ from guestmem.layout.segments import (
     uniform_segments,
 )
 from guestmem.layout.value import Backing, Layout, Slot
+from guestmem.model.profiles import Profile
 from guestmem.units import align_down, align_up
 
-__all__ = ("Coverage", "Host", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
+__all__ = ("Coverage", "HostLimits", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
 
 _NO_SLOT_ABOVE = 1 << 65
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class HostLimits:
     """What kernel and host can do: the leaf sizes of stage 2, and how memory is backed.
 
     sizes: in bytes, ascending; sizes[0] is the base page. thp: anonymous and shmem memory counts as possible up to
     sizes[1]; nobody can promise it. files: how a guest_memfd is taken; the default is released kernels, where it hands
-    out base pages only.
+    out base pages only. profile: the kernel whose errnos refusals have; None is the newest that takes files so.
     """
 
     geometry: Geometry = X86_64
     thp: bool = True
     files: FileLimits = RELEASED
+    profile: Profile | None = None
     sizes: tuple[int, ...] = field(init=False, repr=False, compare=False)  # of the geometry: asked for per slot
 
     def __post_init__(self) -> None:
@@ -93,8 +96,11 @@ class Coverage:
     """The verdict on a layout: one SlotCoverage per slot, in the layout's order."""
 
     layout: Layout
-    host: Host
+    host: HostLimits
     slots: tuple[SlotCoverage, ...]
+    refused: Mapping[int, KvmError] = field(
+        default_factory=dict, compare=False
+    )  # index of a slot -> why KVM refuses it
 
     @property
     def size(self) -> int:
@@ -126,13 +132,12 @@ class Coverage:
         )
 
 
-def cover(layout: Layout, host: Host | None = None) -> Coverage:
+def cover(layout: Layout, host: HostLimits | None = None) -> Coverage:
     """Decide every byte of the layout at every level of the host."""
-    host = host or Host()
+    host = host or HostLimits()
     limits = [_limit(layout, slot, host) for slot in layout.slots]
-    by_rule = [index for index, limit in enumerate(limits) if limit is not None and limit.refusal is not None]
-    absent = dict.fromkeys(by_rule, Reason.RULE)
-    absent |= dict.fromkeys(refusals(layout, host.geometry.base_page_size, absent), Reason.REFUSED)
+    refused = refusals(layout, host)
+    absent = {index: Reason.RULE if is_by_rule(why) else Reason.REFUSED for index, why in refused.items()}
     around = _neighbours(layout.slots, absent)
     covered = []
     for index, (slot, limit, near) in enumerate(zip(layout.slots, limits, around, strict=True)):
@@ -142,7 +147,7 @@ def cover(layout: Layout, host: Host | None = None) -> Coverage:
         else:
             segments = _levels(layout, slot, host, limit, near)
         covered.append(_summed(slot, host.sizes, segments))
-    return Coverage(layout, host, tuple(covered))
+    return Coverage(layout, host, tuple(covered), refused)
 
 
 def best_possible(coverage: Coverage) -> tuple[int, ...]:
@@ -164,7 +169,7 @@ def _leaves(sizes: Sequence[int], mapped: Sequence[int]) -> tuple[int, ...]:
     return tuple((at - above) // size for size, at, above in zip(sizes, mapped, larger, strict=True))
 
 
-def _limit(layout: Layout, slot: Slot, host: Host) -> BindingLimit | None:
+def _limit(layout: Layout, slot: Slot, host: HostLimits) -> BindingLimit | None:
     file = layout.file_of(slot)
     return host.files.limit(slot, file, host.geometry) if file is not None and slot.guest_memfd else None
 
@@ -183,7 +188,7 @@ def _neighbours(slots: Sequence[Slot], absent: Container[int]) -> Iterator[Neigh
 
 
 def _levels(
-    layout: Layout, slot: Slot, host: Host, limit: BindingLimit | None, near: Neighbours
+    layout: Layout, slot: Slot, host: HostLimits, limit: BindingLimit | None, near: Neighbours
 ) -> list[tuple[Segment, ...]]:
     """The segments for every size of the host, the smallest first."""
     private = layout.private_in(slot.gpa, slot.end)
@@ -202,7 +207,7 @@ def _levels(
     return found
 
 
-def _plain(slot: Slot, page_size: int, host: Host, near: Neighbours) -> tuple[Segment, ...]:
+def _plain(slot: Slot, page_size: int, host: HostLimits, near: Neighbours) -> tuple[Segment, ...]:
     """The segments of a slot that knows neither files nor attributes: most slots of most VMs."""
     if page_size == host.sizes[0]:
         return (Segment(slot.gpa, slot.end, None),)
@@ -212,7 +217,7 @@ def _plain(slot: Slot, page_size: int, host: Host, near: Neighbours) -> tuple[Se
     return uniform_segments(slot, page_size, near, _from_hva(slot, page_size, host))
 
 
-def _shared(slot: Slot, page_size: int, host: Host) -> Verdict:
+def _shared(slot: Slot, page_size: int, host: HostLimits) -> Verdict:
     """The verdict on frames whose pages come from the HVA: what the host maps huge now can be, whatever may come."""
     reason = _from_hva(slot, page_size, host)
     if reason is not Reason.BACKING or not slot.backing.huge or page_size > host.sizes[1] or slot.hva is None:
@@ -235,7 +240,7 @@ def _shared(slot: Slot, page_size: int, host: Host) -> Verdict:
     return parts
 
 
-def _from_hva(slot: Slot, page_size: int, host: Host) -> Reason | None:
+def _from_hva(slot: Slot, page_size: int, host: HostLimits) -> Reason | None:
     """The verdict on whole frames of shared pages behind the HVA."""
     if page_size == host.sizes[0]:
         return None

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from guestmem.backend import Exit, PreFault, Touch
 from guestmem.errors import InputError, KvmError, errno_name
 from guestmem.harness import mmio_answer
 from guestmem.model.checks import Check, note, observed, require
-from guestmem.model.fault import MMIO, Fault, Outcome, get_page, look_up_slot, read_attribute, resolve
+from guestmem.model.fault import get_page, look_up_slot, read_attribute, resolve
 from guestmem.model.hostmem import Anonymous
 from guestmem.model.levels import mapping_order
+from guestmem.model.page_fault import MMIO, Fault, FaultResult
 from guestmem.model.stage2 import Leaf
+from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_EXIT_FLAG_PRIVATE
 from guestmem.units import U64, align_down
 
-if TYPE_CHECKING:
-    from guestmem.model.vm import Vm
-
-__all__ = ("PRE_FAULT_CHECKS", "MAX_VCPU_IDS", "PreFaultRequest", "Vcpu")
-
-MAX_VCPU_IDS = 4096  # KVM_MAX_VCPU_IDS
+__all__ = ("PRE_FAULT_CHECKS", "PreFaultRequest", "Vcpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +79,34 @@ PRE_FAULT_CHECKS: tuple[Check[PreFaultRequest], ...] = (
     ),
 )
 
+PRE_FAULT_PAGE_CHECKS: tuple[Check[tuple[FaultResult, int]], ...] = (
+    Check(
+        "gpa-has-memory",
+        errno.ENOENT,
+        "a memslot must have the page",
+        "kvm_tdp_map_page",
+        lambda fault: fault[0].kind != "mmio",
+        lambda fault: f"gpa={fault[1]:#x}",
+        "set a memslot there",
+    ),
+    Check(
+        "memory-fault",
+        lambda fault: fault[0].errno,
+        "a guest read of the page must not exit to user space as a memory fault",
+        "kvm_tdp_map_page",
+        lambda fault: fault[0].kind != "memory_fault",
+        lambda fault: f"gpa={fault[1]:#x}",
+    ),
+    Check(
+        "host-error",
+        lambda fault: fault[0].errno,
+        "the host must be able to fault in the page at the slot's userspace_addr",
+        "kvm_tdp_map_page",
+        lambda fault: fault[0].kind != "host_error",
+        lambda fault: f"gpa={fault[1]:#x}",
+    ),
+)
+
 
 class Vcpu:
     """One vCPU of a VM."""
@@ -110,10 +134,10 @@ class Vcpu:
         leaf = vm.stage2.get(gfn)
         if leaf is None or (write and not leaf.writable):
             fault = Fault(vm, gfn, write=write, fetch=touch.rw == "x", reserved=vm.mmio.is_stale(gfn))
-            outcome = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
-            if outcome.kind != "mapped":
-                vm.stage2.statistics.exits[outcome.kind] += 1
-                return _exits(fault, outcome, touch, vm.page_size)
+            result = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
+            if result.kind != "mapped":
+                vm.stage2.statistics.exits[result.kind] += 1
+                return _exits(fault, result, touch, vm.page_size)
             leaf = fault.leaf
             assert leaf is not None
         elif observed():
@@ -128,15 +152,13 @@ class Vcpu:
             return PreFault(request.gpa, request.size, refused)
         self._root = self.vm.root_generation
         gpa, end = request.gpa, request.gpa + request.size
-        refused_by: KvmError | None = None
-        while gpa < end and refused_by is None:
+        while gpa < end:
             fault = Fault(self.vm, gpa >> self.vm.page_shift)
-            outcome = resolve(fault)
-            if outcome.kind == "mapped":
-                gpa = min(end, self._mapped_until(fault, end))
-            else:
-                refused_by = _pre_fault_error(outcome, gpa)
-        return PreFault(gpa, end - gpa, refused_by if gpa == request.gpa else None)
+            result = resolve(fault)
+            if result.kind != "mapped":
+                return PreFault(gpa, end - gpa, _pre_fault_error(result, gpa) if gpa == request.gpa else None)
+            gpa = min(end, self._mapped_until(fault, end))
+        return PreFault(gpa, end - gpa)
 
     def _mapped_until(self, fault: Fault, end: int) -> int:
         """Where the mapping just made ends, in bytes; base pages that must follow the same way are done at once."""
@@ -206,22 +228,24 @@ def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
     return Exit("done", value=value if touch.rw == "r" else None)
 
 
-def _exits(fault: Fault, outcome: Outcome, touch: Touch, page_size: int) -> list[Exit]:
-    if outcome.kind == "mmio":
+def _exits(fault: Fault, result: FaultResult, touch: Touch, page_size: int) -> list[Exit]:
+    if result.kind == "mmio":
         if touch.rw == "w":
             data = (touch.value & ((1 << 8 * touch.size) - 1)).to_bytes(touch.size, "little").hex()
             return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=1, data=data), Exit("done")]
         answer = mmio_answer(touch.size)
         return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=answer)]
-    name = errno_name(outcome.errno)
-    if outcome.kind == "memory_fault":
+    name = errno_name(result.errno)
+    if result.kind == "memory_fault":
         flags = KVM_MEMORY_EXIT_FLAG_PRIVATE if fault.private else 0
         gpa = align_down(touch.gpa, page_size)
         return [Exit("memory_fault", errno=name, flags=flags, gpa=gpa, size=page_size)]
     return [Exit("unknown", errno=name)]
 
 
-def _pre_fault_error(outcome: Outcome, gpa: int) -> KvmError:
-    if outcome.kind == "mmio":
-        return KvmError(errno.ENOENT, f"no memory at gpa {gpa:#x}", check="gpa-has-memory", hint="set a memslot there")
-    return KvmError(outcome.errno, f"fault at gpa {gpa:#x}", check=outcome.kind.replace("_", "-"))
+def _pre_fault_error(result: FaultResult, gpa: int) -> KvmError | None:
+    try:
+        require(PRE_FAULT_PAGE_CHECKS, (result, gpa))
+    except KvmError as refused:
+        return refused
+    return None

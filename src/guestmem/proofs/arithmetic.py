@@ -14,19 +14,18 @@ from typing import Any
 
 import z3
 
-from guestmem.model import binding, region
-from guestmem.model.gmem import CREATE_CHECKS
+from guestmem.model.create import GUEST_MEMFD_CHECKS
 from guestmem.model.levels import LIMITS
 from guestmem.model.profiles import NEXT, V6_18
+from guestmem.model.region_checks import ARGUMENT_CHECKS, CREATE_CHECKS, MAP_CHECKS
 from guestmem.proofs.claims import NoRule, Statement
 from guestmem.proofs.example import Example
 from guestmem.proofs.limits import fault_on
 from guestmem.proofs.paths import Explorer, Sum
-from guestmem.proofs.request import region_request, walk
+from guestmem.proofs.request import RANGE_CHECKS, region_request, walk
 from guestmem.proofs.situation import Situation
 from guestmem.proofs.solver import Question
 from guestmem.proofs.symbolic import WIDTH, Formula, SymInt, u64
-from guestmem.rules import DEFAULT
 from guestmem.units import S64_MAX, U64, format_size, to_s64
 
 __all__ = ("CLAIMS", "GUARDS")
@@ -80,11 +79,10 @@ def _checks(s: Situation) -> Iterator[tuple[str, list[Formula], Formula, tuple[S
     """Every check on a new slot: its name, what has passed before it, when it passes, its sums."""
     w = _Words.any()
     request = region_request(w.gpa, w.size, w.offset, w.file_size, s.geometry, w.userspace_addr)
-    bound = [check for check in binding.checks(NEXT, DEFAULT) if check.name in ("binding-in-file", "binding-free")]
-    in_file = [check for check in CREATE_CHECKS if check.name == "size-positive"]
+    in_file = [check for check in GUEST_MEMFD_CHECKS if check.name == "size-positive"]
     explorer = Explorer([])
     before = [check.passes for check in walk(explorer, in_file, _File(w.file_size))]
-    for check in walk(explorer, (*region.ARGUMENT_CHECKS, *region.CREATE_CHECKS, *bound, *region.MAP_CHECKS), request):
+    for check in walk(explorer, (*ARGUMENT_CHECKS, *CREATE_CHECKS, *RANGE_CHECKS, *MAP_CHECKS), request):
         yield check.name, list(before), check.passes, check.sums, w
         before.append(check.passes)
 
@@ -128,14 +126,15 @@ def _signed(s: Situation) -> tuple[_Words, list[Formula], Formula, Formula]:
     w = _Words.any()
     request = region_request(w.gpa, w.size, w.offset, w.file_size, s.geometry, w.userspace_addr)
     explorer = Explorer([])
-    argument = [check.passes for check in walk(explorer, region.ARGUMENT_CHECKS, request)]
-    in_file = [check for check in CREATE_CHECKS if check.name == "size-positive"]
+    argument = [check.passes for check in walk(explorer, ARGUMENT_CHECKS, request)]
+    in_file = [check for check in GUEST_MEMFD_CHECKS if check.name == "size-positive"]
     argument += [check.passes for check in walk(explorer, in_file, _File(w.file_size))]
     argument += [w.size.term != 0, w.file_size.term & (s.geometry.base_page_size - 1) == 0]
     forms = []
     for profile in (V6_18, NEXT):
-        [check] = [check for check in binding.checks(profile, DEFAULT) if check.name == "binding-in-file"]
-        forms += [each.passes for each in walk(explorer, [check], request)]
+        request = region_request(w.gpa, w.size, w.offset, w.file_size, s.geometry, profile=profile)
+        bound = [check for check in RANGE_CHECKS if check.name == "binding-in-file"]
+        forms += [each.passes for each in walk(explorer, bound, request)]
     return w, argument, forms[0], forms[1]
 
 

@@ -12,9 +12,10 @@ from rich.text import Text
 from guestmem.host.document import HostReport, HostSlot, HostVm
 from guestmem.host.loss import losses_of, lost_bytes
 from guestmem.layout.findings import Finding
-from guestmem.report.as_text import print_stripped
+from guestmem.report.console import print_stripped
 from guestmem.report.host_words import by_loss, cause_text, change_text, closing_lines, flags_text, loss_text
-from guestmem.report.words import gain_text, safe, size_text
+from guestmem.report.words import gain_text, size_text
+from guestmem.text import safe
 from guestmem.units import format_size
 
 __all__ = ("print_changes", "print_host", "print_slots", "strip_rows")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from guestmem.host.document import SIZES, HostReport, HostSlot, HostVm
 from guestmem.host.loss import Loss, losses_of, lost_bytes
 from guestmem.host.verdict import Cause
-from guestmem.report.words import percent, safe, size_text
+from guestmem.report.words import percent, size_text
+from guestmem.text import counted, safe
 from guestmem.units import KIB, MIB
 
 __all__ = ("by_loss", "cause_text", "change_text", "closing_lines", "flags_text", "loss_text")
@@ -68,7 +69,7 @@ def closing_lines(report: HostReport) -> Iterator[str]:
     vms = report.vms
     mapped = {size: sum(vm.totals.mapped[size] for vm in vms) for size in SIZES}
     whole = sum(mapped.values())
-    count = f"{len(vms)} VM{'' if len(vms) == 1 else 's'}"
+    count = counted(len(vms), "VM")
     if not vms:
         yield f"no VM found, read through {_READERS.get(report.reader, report.reader)} in {report.seconds:.2f} s"
         return

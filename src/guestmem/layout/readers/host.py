@@ -10,8 +10,8 @@ from typing import get_args
 
 from guestmem.host.document import BackingEntry, HostReport, HostSlot, HostVm
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.placement import private_assumption
-from guestmem.layout.readers.text import convert, decode_json
+from guestmem.layout.placement import private_assumption
+from guestmem.layout.text import convert, decode_json
 from guestmem.layout.value import Backing, BackingKind, File, Layout, Slot
 from guestmem.uapi import GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP
 from guestmem.units import KIB, U64, is_power_of_two

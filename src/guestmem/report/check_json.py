@@ -1,0 +1,256 @@
+"""The JSON form of ``guestmem check``: stable, typed, described by ``guestmem schema check``.
+
+Addresses and file offsets are "0x..." strings; sizes and bytes are integers. ``levels`` counts bytes that can be mapped
+with pages of that size *or larger*, so for every level ``levels`` plus the bytes ``lost`` there is the slot's size;
+``leaves`` counts page-table leaves when every byte is mapped as large as it can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from guestmem.layout.check import Checked
+from guestmem.layout.coverage import Coverage, HostLimits, Lost, SlotCoverage, best_possible
+from guestmem.layout.findings import Finding
+from guestmem.layout.findings.value import Bytes
+from guestmem.report.json_text import json_text
+from guestmem.units import format_size
+
+if TYPE_CHECKING:
+    from guestmem.layout.fleet import FleetSums
+
+__all__ = ("CheckReport", "FleetEntry", "FleetLost", "WorstVm", "check_schema", "fleet_entry", "to_json")
+
+_WORST = 10  # VMs of a fleet that are named
+
+
+class LostEntry(msgspec.Struct):
+    """Bytes that cannot be mapped with pages of a level, for one reason."""
+
+    level: str
+    reason: str
+    bytes: int
+
+
+class SlotEntry(msgspec.Struct):
+    """One memslot. hva is null where the source does not tell it (see assumptions)."""
+
+    gpa: str
+    size: int
+    hva: str | None
+    offset: str | None
+    flags: int
+    region: str
+    file: str | None
+    slot: int | None
+    address_space: int
+    backing: str
+    levels: dict[str, int]
+    leaves: dict[str, int]
+    lost: list[LostEntry]
+
+
+class LayoutTotals(msgspec.Struct):
+    """Sums over the slots; best is what the same guest-physical layout could reach with ideal memory and kernel."""
+
+    size: int
+    levels: dict[str, int]
+    leaves: dict[str, int]
+    lost: list[LostEntry]
+    best: dict[str, int]
+
+
+class AssumptionEntry(msgspec.Struct):
+    """Something the source does not tell; option is how to change it."""
+
+    about: str
+    text: str
+    option: str
+
+
+class FindingEntry(msgspec.Struct):
+    """One finding; slots are indexes into the source's slots, lost and gain are bytes by level."""
+
+    id: str
+    severity: str
+    message: str
+    remedy: str
+    slots: list[int]
+    lost: dict[str, int]
+    gain: dict[str, int]
+
+
+class SourceEntry(msgspec.Struct):
+    """One layout: a file may hold several (source then names the part)."""
+
+    source: str
+    format: str
+    vmm: str
+    machine: str
+    assumptions: list[AssumptionEntry]
+    slots: list[SlotEntry]
+    totals: LayoutTotals
+    findings: list[FindingEntry]
+
+
+class FleetLost(msgspec.Struct):
+    """Bytes lost at a level to one reason, and in how many VMs."""
+
+    level: str
+    reason: str
+    bytes: int
+    vms: int
+
+
+class WorstVm(msgspec.Struct):
+    """One of the VMs that lose most at the second level."""
+
+    name: str
+    size: int
+    lost: int
+
+
+class FleetEntry(msgspec.Struct):
+    """One fleet."""
+
+    source: str
+    format: str
+    vms: int
+    slots: int
+    size: int
+    levels: dict[str, int]
+    lost: list[FleetLost]
+    worst: list[WorstVm]
+
+
+class HostEntry(msgspec.Struct):
+    """What kernel and host were taken to be."""
+
+    profile: str
+    geometry: str
+    thp: str
+    guest_memfd_page_size: int
+    rule: str | None
+
+
+class CheckReport(msgspec.Struct):
+    """The answer of guestmem check."""
+
+    sources: list[SourceEntry]
+    fleets: list[FleetEntry]
+    host: HostEntry
+    format: str = "guestmem-check/1"
+
+
+def to_json(checked: list[Checked], host: HostLimits, profile: str, fleets: Iterable[FleetEntry] = ()) -> str:
+    """The report as one JSON document."""
+    return json_text(CheckReport([_source(one) for one in checked], list(fleets), _host(host, profile)))
+
+
+def fleet_entry(sums: FleetSums) -> FleetEntry:
+    """The verdict on a fleet as typed values."""
+    sizes = [format_size(size) for size in sums.host.sizes]
+    return FleetEntry(
+        sums.fleet.source,
+        sums.fleet.format,
+        len(sums.fleet.names),
+        sums.fleet.slots,
+        sums.size,
+        dict(zip(sizes, sums.mapped, strict=True)),
+        [
+            FleetLost(name, reason.value, lost, vms)
+            for level, name in enumerate(sizes)
+            for reason, (lost, vms) in sums.lost(level).items()
+        ],
+        [WorstVm(*one) for one in sums.worst(_WORST)],
+    )
+
+
+def check_schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of the report."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "guestmem check",
+        **msgspec.json.schema(CheckReport),
+    }
+
+
+def _host(host: HostLimits, profile: str) -> HostEntry:
+    return HostEntry(
+        profile,
+        host.geometry.name,
+        "possible" if host.thp else "never",
+        host.files.page_size or host.geometry.base_page_size,
+        host.files.rule.name if host.files.page_size else None,
+    )
+
+
+def _source(one: Checked) -> SourceEntry:
+    coverage, layout = one.coverage, one.layout
+    return SourceEntry(
+        layout.source,
+        layout.format,
+        layout.vmm,
+        layout.machine,
+        [AssumptionEntry(note.about, note.text, note.option) for note in layout.assumptions],
+        [_slot(item) for item in coverage.slots],
+        _totals(coverage),
+        [_finding(finding) for finding in one.findings],
+    )
+
+
+def _slot(item: SlotCoverage) -> SlotEntry:
+    slot = item.slot
+    return SlotEntry(
+        gpa=f"{slot.gpa:#x}",
+        size=slot.size,
+        hva=None if slot.hva is None else f"{slot.hva:#x}",
+        offset=None if slot.offset is None else f"{slot.offset:#x}",
+        flags=slot.flags,
+        region=slot.region,
+        file=slot.file,
+        slot=slot.number,
+        address_space=slot.address_space,
+        backing=f"{slot.backing.kind} {format_size(slot.backing.page_size)}",
+        levels=_by_level(item.sizes, item.mapped),
+        leaves=_by_level(item.sizes, item.leaves),
+        lost=_lost(item.lost),
+    )
+
+
+def _totals(coverage: Coverage) -> LayoutTotals:
+    sizes = coverage.host.sizes
+    return LayoutTotals(
+        coverage.size,
+        _by_level(sizes, coverage.mapped),
+        _by_level(sizes, coverage.leaves),
+        _lost(coverage.lost),
+        _by_level(sizes, best_possible(coverage)),
+    )
+
+
+def _finding(finding: Finding) -> FindingEntry:
+    return FindingEntry(
+        finding.id,
+        finding.severity,
+        finding.message,
+        finding.remedy,
+        list(finding.slots),
+        _pairs(finding.lost),
+        _pairs(finding.gain),
+    )
+
+
+def _by_level(sizes: tuple[int, ...], values: tuple[int, ...]) -> dict[str, int]:
+    return {format_size(size): value for size, value in zip(sizes, values, strict=True)}
+
+
+def _lost(lost: tuple[Lost, ...]) -> list[LostEntry]:
+    return [LostEntry(format_size(entry.page_size), entry.reason.value, entry.size) for entry in lost]
+
+
+def _pairs(pairs: Bytes) -> dict[str, int]:
+    return {format_size(size): value for size, value in pairs}
