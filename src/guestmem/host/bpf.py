@@ -12,6 +12,8 @@ import os
 import struct
 from collections.abc import Sequence
 
+import numpy as np
+
 from guestmem.host import calls
 from guestmem.host.memory import PAGE, Unreadable, u64
 
@@ -22,7 +24,7 @@ _LONGEST = 1 << 16  # bytes of a request
 _DATA = 1 << 14  # where the bytes start in the map
 _SPACE = 2 << 20  # bytes that a run can bring, and one request more behind them
 _TASK, _FIRST = 8, 64  # where the task's address and the first request lie
-_REQUEST = struct.Struct("<QII")  # address; length, then the result; where the bytes go
+_REQUEST = np.dtype([("address", "<u8"), ("length", "<u4"), ("place", "<u4")])  # the result takes the length's place
 _GET_CURRENT_TASK, _PROBE_READ_KERNEL = 35, 113  # helpers (include/uapi/linux/bpf.h)
 _MAP_VALUE = 2  # the source register of a load that makes its operand the address of a map's value
 
@@ -76,17 +78,15 @@ class BpfMemory:
 
     def _run(self, addresses: Sequence[int], lengths: Sequence[int]) -> tuple[bytes, list[int]]:
         """Answer up to 512 requests; their bytes one after the other, and which failed."""
-        requests = bytearray()
-        at = 0
-        for address, length in zip(addresses, lengths, strict=True):
-            requests += _REQUEST.pack(address, length, at)
-            at += length
+        requests = np.empty(len(addresses), _REQUEST)
+        requests["address"], requests["length"] = addresses, lengths
+        ends = np.cumsum(requests["length"], dtype=np.uint32)
+        requests["place"] = ends - requests["length"]
         self._map.write(0, len(addresses).to_bytes(4, "little"))
-        self._map.write(_FIRST, bytes(requests))
+        self._map.write(_FIRST, requests.tobytes())
         calls.bpf_run(self._program)
-        answers = self._map.read(_FIRST, len(requests))
-        failed = [index for index, (_, result, _) in enumerate(_REQUEST.iter_unpack(answers)) if result]
-        return self._map.read(_DATA, at), failed
+        answers = np.frombuffer(self._map.read(_FIRST, requests.nbytes), _REQUEST)
+        return self._map.read(_DATA, int(ends[-1])), np.flatnonzero(answers["length"]).tolist()
 
 
 def assemble(map_fd: int) -> bytes:
