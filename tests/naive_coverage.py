@@ -1,4 +1,4 @@
-"""A deliberately naive oracle of coverage: page by page, frame by frame, straight from SEMANTICS section 5.
+"""A deliberately naive oracle of coverage: page by page, frame by frame, from docs/kernel-behaviour.md#mapping-levels.
 
 No ranges, no closed form, nothing shared with guestmem.layout but its values: every base page of a slot is asked, for
 every level, what would limit a fault on it. Only for layouts of a few hundred pages.

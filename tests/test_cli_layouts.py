@@ -11,6 +11,8 @@ from examples import LAYOUTS, ROOT
 from typer.testing import CliRunner, Result
 
 from guestmem.cli import app, main
+from guestmem.cli import layouts as layout_options
+from guestmem.layout.formats import FORMATS
 from guestmem.units import GIB, MIB
 
 MEMFD = str(LAYOUTS / "qemu100-q35-10G-memfd.txt")
@@ -212,3 +214,9 @@ def test_a_bound_layout_is_migrated_from_where_it_is() -> None:
     text = run("plan", "--page-size", "4K", "--to", "x86-64", "--rule", "creation-flags", DISCUSSION).stdout
     assert "creation-flags refuses its offset with the larger page" in text
     assert "copy 1G of ram at 0x0: 0x4000 to 0x0" in text
+
+
+def test_the_help_of_format_names_every_format_of_the_table() -> None:
+    """The command line imports no layout before a command runs, so it has the names a second time."""
+    names = layout_options.FORMAT.help.partition(": ")[2].rstrip(".").split(", ")
+    assert sorted(names) == sorted(FORMATS)

@@ -80,7 +80,7 @@ def test_what_can_be_mapped_large_can_be_mapped_smaller_and_nothing_beats_the_be
     assert all(now <= best for now, best in zip(coverage.mapped, best_possible(coverage), strict=True))
 
 
-# SEMANTICS.md 5.4: leaves counted on real 6.12 and 7.2 kernels after touching the whole slot.
+# docs/kernel-behaviour.md#examples-of-levels: leaves counted on real 6.12 and 7.2 kernels after touching all of a slot.
 BASE = 0x7F00_4000_0000
 TABLE = [
     pytest.param(Slot(0, 8 * MIB, BASE, backing=HUGE_2M), (), (0, 4, 0), id="all aligned, 8M"),

@@ -33,14 +33,25 @@ SOURCES = typer.Argument(
     metavar="SOURCE...",
     help="A file ('-': standard input), pid:PID of a running VMM, qmp:SOCKET of a QEMU, 'qemu:ARGUMENTS' to start one.",
 )
-FORMAT = typer.Option(None, "--format", metavar="NAME", help="The file's format, where it is not recognised.")
+FORMAT = typer.Option(
+    None,
+    "--format",
+    metavar="NAME",
+    help="The file's format, where it is not recognised: qemu-mtree, qemu-trace, libvirt, firecracker, "
+    "firecracker-uffd, cloud-hypervisor, gdb-dump, strace, recording, guestmem-fleet, guestmem-json, guestmem-toml, "
+    "guestmem-parquet.",
+)
 HVA = typer.Option([], "--hva", metavar="REGION=ADDRESS", help="The host address of a region's start.")
-HVA_ALIGN = typer.Option(None, "--hva-align", metavar="SIZE", help="How unknown host addresses are aligned, no more.")
+HVA_ALIGN = typer.Option(None, "--hva-align", metavar="SIZE", help="How unknown host addresses are aligned.")
 BACKING = typer.Option(
     [], "--backing", metavar="[REGION=]KIND[:SIZE]", help="anonymous, shmem, file, hugetlb:2M, hugetlb:1G, device."
 )
-ATTRIBUTES = typer.Option(None, "--attributes", metavar="shared|private", help="Pages of guest_memfd slots.")
-FIRECRACKER = typer.Option("1.13", "--firecracker-version", metavar="X.Y", help="Its layout changed with 1.13.")
+ATTRIBUTES = typer.Option(
+    None, "--attributes", metavar="shared|private", help="What all pages of guest_memfd slots are."
+)
+FIRECRACKER = typer.Option(
+    "1.13", "--firecracker-version", metavar="X.Y", help="The version whose layout to take: it changed with 1.13."
+)
 
 
 def load_layouts(sources: list[str], format: str | None, firecracker: str, overrides: Overrides) -> list[Layout]:

@@ -35,9 +35,8 @@ def apply(layout: Layout, overrides: Overrides) -> Layout:
     for name in (*overrides.hva, *overrides.backing):
         if name and name not in regions:
             known = ", ".join(sorted(region for region in regions if region))
-            raise InputError(
-                f"{layout.source} has no region '{printable(name)}'; its regions are {known or 'without names'}"
-            )
+            known = known or "without names"
+            raise InputError(f"{layout.source} has no region '{printable(name)}'; its regions are {known}")
     layout = _set_hva(layout, overrides)
     layout = _set_backing(layout, overrides.backing)
     return _set_attributes(layout, overrides.attributes)

@@ -38,14 +38,13 @@ def find_findings(coverage: Coverage) -> tuple[Finding, ...]:
 
 
 def _refused(coverage: Coverage) -> Iterator[Finding]:
-    geometry = coverage.host.geometry
     for index, why in coverage.refused.items():
         if is_by_rule(why):
             continue
-        slot = coverage.layout.slots[index]
+        slot, page_size = coverage.layout.slots[index], coverage.host.sizes[0]
         message = f"{slot.name} at GPA {slot.gpa:#x}: KVM refuses the slot with {why.name} [{why.check}]: {why.reason}"
-        remedy = f"{_mended(slot, geometry.base_page_size)}; until then nothing of the slot is mapped"
-        lost = tuple((size, slot.size) for size in geometry.page_sizes)
+        remedy = f"{_mended(slot, page_size)}; until then nothing of the slot is mapped"
+        lost = tuple((size, slot.size) for size in coverage.host.sizes)
         yield Finding("refused", "error", message, remedy, (index,), lost)
 
 

@@ -86,7 +86,7 @@ def _explain(coverage: Coverage, regions: Regions, misaligned: list[int], page_s
 
 def _misplaced(slot: Slot, page_size: int) -> str:
     size, base = format_size(page_size), region_base(slot) or 0
-    below = " (one page below such a boundary)" if (base + 4 * KIB) % page_size == 0 else ""
+    below = f" (one page below a multiple of {size})" if (base + 4 * KIB) % page_size == 0 else ""
     where = f"HVA {base:#x}"
     if slot.hva is None:
         where = f"assumed HVA, {base % page_size:#x} past a multiple of {size},"

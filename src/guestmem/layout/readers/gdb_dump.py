@@ -15,7 +15,7 @@ from guestmem.layout.error import LayoutError
 from guestmem.layout.replay import SlotTable, with_attribute
 from guestmem.layout.text import lines
 from guestmem.layout.value import Assumption, File, Layout, Range, Slot
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE
+from guestmem.uapi import IOCTL_NUMBERS, KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
 
 __all__ = ("MARK", "read")
@@ -23,7 +23,7 @@ __all__ = ("MARK", "read")
 MARK = "IOCTL fd="
 _CALL = re.compile(r"IOCTL fd=(-?\d{1,10}) cmd=0x([0-9a-f]{1,16}) (.*)")
 _WORDS = re.compile(r"0x[0-9a-f]+:((?:\s+0x[0-9a-f]{16})+)\s*")
-_SET, _SET2, _CREATE, _ATTRIBUTES = 0x4020AE46, 0x40A0AE49, 0xC040AED4, 0x4020AED2
+_SET, _SET2, _ATTRIBUTES, _CREATE = IOCTL_NUMBERS.values()
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from guestmem.layout.placement import DEFAULT_HUGE, DEFAULT_HUGE_ASSUMPTION, THP
 from guestmem.layout.replay import MappingTable, ProcessMapping, SlotTable
 from guestmem.layout.text import lines, number
 from guestmem.layout.value import Backing, Layout, ReaderRemark, Slot
+from guestmem.uapi import IOCTL_NUMBERS
 from guestmem.units import KIB, format_size
 
 __all__ = ("read",)
@@ -29,13 +30,8 @@ _IOC = re.compile(r"_IOC\(([A-Z_|]+), (0x[0-9a-f]+), (0x[0-9a-f]+), (0x[0-9a-f]+
 _STRUCT = re.compile(r"\b(\w++)=([^,{}]+)")
 _FD = re.compile(r"(0x[0-9a-f]+|-?\d+)(?:<(.*)>(?:\(deleted\))?)?")
 
-_SET = 0x4020AE46
-_OPAQUE = {
-    0x40A0AE49: "KVM_SET_USER_MEMORY_REGION2",
-    0x4020AED2: "KVM_SET_MEMORY_ATTRIBUTES",
-    0xC040AED4: "KVM_CREATE_GUEST_MEMFD",
-}
-_NUMBERS = {"KVM_SET_USER_MEMORY_REGION": _SET, **{name: number for number, name in _OPAQUE.items()}}
+_SET = IOCTL_NUMBERS["KVM_SET_USER_MEMORY_REGION"]
+_OPAQUE = {number: name for name, number in IOCTL_NUMBERS.items() if number != _SET}  # not decoded by strace
 _FLAGS = {
     "KVM_MEM_LOG_DIRTY_PAGES": 1, "KVM_MEM_READONLY": 2, "KVM_MEM_GUEST_MEMFD": 4, "MFD_HUGETLB": 4,
     "MAP_SHARED": 0x1, "MAP_PRIVATE": 0x2, "MAP_FIXED": 0x10, "MAP_ANONYMOUS": 0x20, "MAP_HUGETLB": 0x40000,
@@ -137,7 +133,7 @@ def _ioctl(trace: _Trace, line: int, args: list[str], result: str) -> None:
         trace.opaque.append((line, "KVM_SET_USER_MEMORY_REGION"))
     elif command in _OPAQUE:
         trace.opaque.append((line, _OPAQUE[command]))
-        if command == _NUMBERS["KVM_CREATE_GUEST_MEMFD"]:
+        if command == IOCTL_NUMBERS["KVM_CREATE_GUEST_MEMFD"]:
             trace.guest_memfds[_descriptor(result)[0]] = 0
 
 
@@ -152,7 +148,7 @@ def _command(text: str) -> int | None:
             return int(text[:20], 16)
         except ValueError:
             return None
-    return next((_NUMBERS[name] for name in text.split(" or ") if name in _NUMBERS), None)
+    return next((IOCTL_NUMBERS[name] for name in text.split(" or ") if name in IOCTL_NUMBERS), None)
 
 
 def _set(trace: _Trace, line: int, vm: int, fields: dict[str, str]) -> None:
