@@ -9,8 +9,8 @@ import pytest
 from recordings import answered
 
 from guestmem.backend import Backend
+from guestmem.fuzz.draft import Scope
 from guestmem.fuzz.generator import sequence
-from guestmem.fuzz.state import Scope
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12
 from guestmem.recordings.calls import Poison, SetHugePageSize

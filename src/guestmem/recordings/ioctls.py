@@ -14,21 +14,6 @@ if TYPE_CHECKING:
     from guestmem.recordings.handles import Handles
     from guestmem.recordings.limits import Limits
 
-__all__ = (
-    "CheckExtension",
-    "CreateGuestMemfd",
-    "CreateVcpu",
-    "CreateVm",
-    "MappedPages",
-    "PreFault",
-    "RecordedExit",
-    "RecordedTouch",
-    "RunTouch",
-    "SetMemoryAttributes",
-    "SetUserMemoryRegion",
-    "SetUserMemoryRegion2",
-)
-
 
 class CreateVm(Operation, tag="create_vm"):
     """KVM_CREATE_VM on /dev/kvm, or on whatever ``on`` names."""
