@@ -103,10 +103,12 @@ def test_pieces_that_cross_frames_count_their_whole_frames_only() -> None:
         ("gpa", "12", "gpa"),
         ("hva", "0xzz", "hva"),
         ("size", "big", "size"),
+        ("size", -4096, "size"),
+        ("size", 0, "size"),
         ("offset", "-0x1", "offset"),
     ],
 )
-def test_a_saved_file_that_was_changed_says_where(path: str, value: str, said: str) -> None:
+def test_a_saved_file_that_was_changed_says_where(path: str, value: object, said: str) -> None:
     report, _ = layout_of(look("7.2", "A"))
     document = json.loads(msgspec.json.encode(report))
     document["vms"][0]["slots"][0][path] = value

@@ -59,6 +59,8 @@ def _layout(source: str, vm: HostVm) -> Layout:
 
 
 def _slot(source: str, field: str, slot: HostSlot) -> Slot:
+    if not 0 < slot.size < U64:
+        raise LayoutError(source, "needed a size in bytes", field=f"{field}.size", value=slot.size)
     file = _file_name(slot) or None
     offset = slot.offset if slot.guest_memfd is None else slot.guest_memfd.offset
     return Slot(
