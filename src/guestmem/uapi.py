@@ -39,6 +39,9 @@ KVM_MEMORY_EXIT_FLAG_PRIVATE: Final = 1 << 3
 KVM_X86_DEFAULT_VM: Final = 0
 KVM_X86_SW_PROTECTED_VM: Final = 1
 
+# arch/x86/include/uapi/asm/kvm.h: KVM_CAP_DISABLE_QUIRKS2
+KVM_X86_QUIRK_SLOT_ZAP_ALL: Final = 1 << 7
+
 # include/uapi/linux/kvm.h: KVM_CHECK_EXTENSION
 KVM_CAP_USER_MEMORY: Final = 3
 KVM_CAP_NR_MEMSLOTS: Final = 10

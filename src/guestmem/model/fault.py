@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from guestmem.model.memslots import Memslot
     from guestmem.model.vm import Vm
 
-__all__ = ("MMIO", "STEPS", "Fault", "Outcome", "Step", "resolve")
+__all__ = ("MAPPED", "MMIO", "STEPS", "Fault", "Outcome", "Step", "resolve")
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,10 @@ class AddressSpace:
         self.vmas.set(addr, addr + length, vma)
         return addr
 
+    def place(self, start: int, end: int, vma: Vma) -> None:
+        """A mapping that the process has made itself, at addresses of its own choice."""
+        self.vmas.set(start, end, vma)
+
     def munmap(self, addr: int, length: int) -> None:
         """Remove the mappings of a range; EINVAL if it is empty, unaligned or leaves user space (do_vmi_munmap)."""
         if addr % self.page_size or length == 0:

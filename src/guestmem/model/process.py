@@ -28,7 +28,7 @@ from guestmem.model.profiles import V7_2, Machine, Profile
 from guestmem.model.vcpu import MAX_VCPU_IDS, PreFaultRequest, Vcpu
 from guestmem.model.vm import Vm
 from guestmem.rules import DEFAULT, Rule
-from guestmem.uapi import MAP_ANONYMOUS
+from guestmem.uapi import KVM_X86_QUIRK_SLOT_ZAP_ALL, MAP_ANONYMOUS
 from guestmem.units import U32_MAX, align_up
 
 __all__ = ("Process", "VcpuFile", "VmFile")
@@ -114,6 +114,13 @@ class Process:
         if not isinstance(file, VmFile):
             raise self._wrong_file(fd, file)
         return file.vm
+
+    def vcpu_of(self, fd: int) -> Vcpu:
+        """The vCPU of a descriptor; EBADF, or ENOTTY and EINVAL as a vCPU ioctl on it would give."""
+        file = self.file(fd)
+        if not isinstance(file, VcpuFile):
+            raise self._wrong_file(fd, file)
+        return file.vcpu
 
     def guest_memfd_of(self, fd: int) -> GuestMemfd:
         """The guest_memfd of a descriptor; EBADF, EINVAL."""
@@ -226,6 +233,17 @@ class Process:
         self.vms.append(vm)
         return self._install(VmFile(vm))
 
+    def disable_quirks(self, fd: int, quirks: int) -> None:
+        """KVM_ENABLE_CAP with KVM_CAP_DISABLE_QUIRKS2, for the quirk that concerns memory; EINVAL for any other bit.
+
+        Without KVM_X86_QUIRK_SLOT_ZAP_ALL a slot that goes takes along its own mappings only.
+        """
+        vm = self.vm_of(fd)
+        if quirks & ~KVM_X86_QUIRK_SLOT_ZAP_ALL:
+            raise KvmError(errno.EINVAL, f"{quirks=:#x}", check="quirk-known")
+        if quirks:
+            vm.slot_zap_all = False
+
     def create_vcpu(self, fd: int, id: int) -> int:
         """KVM_CREATE_VCPU: EINVAL for an id past the limit, EEXIST for one in use."""
         vm = self.vm_of(fd)
@@ -286,7 +304,7 @@ class Process:
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
         """KVM_PRE_FAULT_MEMORY on a vCPU."""
         try:
-            vcpu = self._vcpu(fd)
+            vcpu = self.vcpu_of(fd)
         except KvmError as refused:
             return PreFault(gpa, size, refused)
         return vcpu.pre_fault(PreFaultRequest(vcpu, gpa, size, flags))
@@ -357,7 +375,7 @@ class Process:
 
     def run_touch(self, vcpu_fd: int, boot: Boot | None, touches: Sequence[Touch]) -> list[list[Exit]]:
         """Guest accesses; boot is for real kernels only."""
-        vcpu = self._vcpu(vcpu_fd)
+        vcpu = self.vcpu_of(vcpu_fd)
         return [vcpu.touch(touch) for touch in touches]
 
     # -- private -----------------------------------------------------------------------------------------------------
@@ -373,12 +391,6 @@ class Process:
         self._next_fd += 1
         self._files[fd] = file
         return fd
-
-    def _vcpu(self, fd: int) -> Vcpu:
-        file = self.file(fd)
-        if not isinstance(file, VcpuFile):
-            raise self._wrong_file(fd, file)
-        return file.vcpu
 
     @staticmethod
     def _wrong_file(fd: int, file: OpenFile) -> KvmError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from guestmem.backend import Exit, PreFault, Touch
 from guestmem.errors import KvmError, errno_name
 from guestmem.model.checks import Check, note, observed, require
-from guestmem.model.fault import MMIO, Fault, Outcome, get_page, look_up_slot, read_attribute, resolve
+from guestmem.model.fault import MAPPED, MMIO, Fault, Outcome, get_page, look_up_slot, read_attribute, resolve
 from guestmem.model.hostmem import Anonymous
 from guestmem.model.levels import mapping_order
 from guestmem.model.stage2 import Leaf
@@ -23,7 +23,7 @@ from guestmem.units import U64, align_down
 if TYPE_CHECKING:
     from guestmem.model.vm import Vm
 
-__all__ = ("PRE_FAULT_CHECKS", "MAX_VCPU_IDS", "PreFaultRequest", "Vcpu")
+__all__ = ("PRE_FAULT_CHECKS", "MAX_VCPU_IDS", "PreFaultRequest", "Translation", "Vcpu")
 
 MAX_VCPU_IDS = 4096  # KVM_MAX_VCPU_IDS
 _MMIO_BYTE = 0x5A  # what the harness answers MMIO loads with, as the recordings did
@@ -84,6 +84,15 @@ PRE_FAULT_CHECKS: tuple[Check[PreFaultRequest], ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """How an access to a frame is answered: by a leaf, or without one by the outcome of the fault it took."""
+
+    leaf: Leaf | None
+    outcome: Outcome
+    private: bool = False  # the fault counted the access as private
+
+
 class Vcpu:
     """One vCPU of a VM."""
 
@@ -105,20 +114,25 @@ class Vcpu:
         vm = self.vm
         if touch.gpa & (vm.page_size - 1) > vm.page_size - touch.size:
             raise ValueError(f"the touch at gpa {touch.gpa:#x} crosses a page")
+        answer = self.translate(touch.gpa >> vm.page_shift, write=touch.rw == "w", fetch=touch.rw == "x")
+        if answer.leaf is None:
+            return _exits(answer, touch, vm.page_size)
+        return [_access(answer.leaf, touch, vm.page_shift)]
+
+    def translate(self, gfn: int, *, write: bool, fetch: bool) -> Translation:
+        """What answers an access to a frame: a leaf, by a fault if need be, or how that fault ended."""
+        vm = self.vm
         self._root = vm.root_generation
-        gfn, write = touch.gpa >> vm.page_shift, touch.rw == "w"
         leaf = vm.stage2.get(gfn)
-        if leaf is None or (write and not leaf.writable):
-            fault = Fault(vm, gfn, write=write, fetch=touch.rw == "x", reserved=vm.mmio.is_stale(gfn))
-            outcome = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
-            if outcome.kind != "mapped":
-                vm.stage2.statistics.exits[outcome.kind] += 1
-                return _exits(fault, outcome, touch, vm.page_size)
-            leaf = fault.leaf
-            assert leaf is not None
-        elif observed():
-            _explain_leaf(vm, gfn, leaf)
-        return [_access(leaf, touch, vm.page_shift)]
+        if leaf is not None and (leaf.writable or not write):
+            if observed():
+                _explain_leaf(vm, gfn, leaf)
+            return Translation(leaf, MAPPED)
+        fault = Fault(vm, gfn, write=write, fetch=fetch, reserved=vm.mmio.is_stale(gfn))
+        outcome = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
+        if outcome.kind != "mapped":
+            vm.stage2.statistics.exits[outcome.kind] += 1
+        return Translation(fault.leaf, outcome, fault.private)
 
     def pre_fault(self, request: PreFaultRequest) -> PreFault:
         """KVM_PRE_FAULT_MEMORY: map the range as a guest read would, page by page; 0 once any page was done."""
@@ -206,16 +220,17 @@ def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
     return Exit("done", value=value if touch.rw == "r" else None)
 
 
-def _exits(fault: Fault, outcome: Outcome, touch: Touch, page_size: int) -> list[Exit]:
+def _exits(answer: Translation, touch: Touch, page_size: int) -> list[Exit]:
+    outcome = answer.outcome
     if outcome.kind == "mmio":
         if touch.rw == "w":
             data = (touch.value & ((1 << 8 * touch.size) - 1)).to_bytes(touch.size, "little").hex()
             return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=1, data=data), Exit("done")]
-        answer = int.from_bytes(bytes([_MMIO_BYTE]) * touch.size, "little")
-        return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=answer)]
+        value = int.from_bytes(bytes([_MMIO_BYTE]) * touch.size, "little")
+        return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=value)]
     name = errno_name(outcome.errno)
     if outcome.kind == "memory_fault":
-        flags = KVM_MEMORY_EXIT_FLAG_PRIVATE if fault.private else 0
+        flags = KVM_MEMORY_EXIT_FLAG_PRIVATE if answer.private else 0
         gpa = align_down(touch.gpa, page_size)
         return [Exit("memory_fault", errno=name, flags=flags, gpa=gpa, size=page_size)]
     return [Exit("unknown", errno=name)]

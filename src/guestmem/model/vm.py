@@ -52,6 +52,7 @@ class Vm:
         self.mmu_seq = 0  # mmu_invalidate_seq
         self.mmu_invalidations: list[tuple[int, int]] = []  # in progress
         self.root_generation = 0  # grows when every root is thrown away (kvm_mmu_zap_all_fast)
+        self.slot_zap_all = type == KVM_X86_DEFAULT_VM  # KVM_X86_QUIRK_SLOT_ZAP_ALL, which a VM can switch off
         self.references = 1
         host.on_invalidate.append(self._host_invalidate)
 
@@ -133,9 +134,12 @@ class Vm:
             dirtylog.end(self, slot)
 
     def drop_mappings_of(self, slot: Memslot) -> None:
-        """A slot goes or moves (kvm_arch_flush_shadow_memslot): default VMs drop every mapping they have."""
+        """A slot goes or moves (kvm_arch_flush_shadow_memslot): default VMs drop every mapping they have.
+
+        Unless they disabled that quirk, or have private memory: then only what the slot maps goes.
+        """
         self.mmio.generation += 1
-        if self.type == KVM_X86_DEFAULT_VM:
+        if self.slot_zap_all:
             self.root_generation += 1
             self.mmio.clear()
             self.invalidate(0, 1 << (self.machine.gpa_bits - self.page_shift))
