@@ -5,9 +5,9 @@ FUZZ_SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What building the lab's kernel and booting it takes, as Debian packages.
+# Debian packages that are needed to build the lab's kernel and to boot it.
 LAB_TOOLS := qemu-system-x86 gcc libc6-dev make binutils flex bison bc perl libelf-dev tar xz-utils
-# And what the tests use where it is there: a browser for the HTML page, headers for the structures.
+# Debian packages that some tests use: a browser for the HTML page, headers for the structures.
 CI_TOOLS := chromium linux-libc-dev
 INSTALL := apt-get -qq update && apt-get -qq install --yes --no-install-recommends
 
@@ -17,23 +17,23 @@ as_root = if [ "$$(id -u)" = 0 ]; then $(1); elif command -v sudo >/dev/null; th
 .DEFAULT_GOAL := help
 .PHONY: help run test lab-tools ci-tools test-lab lint prove bench fuzz-readers docs clean
 
-help:  ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+help:  ## list these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-run: $(VENV)/.installed  ## check a real VM's memory layout, then run recordings of real kernels on the model
+run: $(VENV)/.installed  ## check the memory layout of a real VM, then run recordings of real kernels on the model
 	@$(BIN)/guestmem check --fail-on never --html guestmem-check.html examples/layouts/qemu100-q35-10G-memfd.txt
 	@$(BIN)/guestmem run examples/recordings/*.jsonl.gz
 
-test: $(VENV)/.installed-dev  ## run the tests, doctests and documentation examples among them
+test: $(VENV)/.installed-dev  ## run the tests, with the doctests and the examples of the documents
 	$(BIN)/python -m pytest
 
-lab-tools:  ## install what the lab needs (Debian packages, as root or by sudo)
+lab-tools:  ## install what the lab needs (Debian packages, as root or with sudo)
 	@$(call as_root,$(INSTALL) $(LAB_TOOLS))
 
-ci-tools:  ## install what some tests skip without
+ci-tools:  ## install programs without which some tests are skipped
 	@$(call as_root,$(INSTALL) $(CI_TOOLS))
 
-test-lab: $(VENV)/.installed-dev  ## build the lab's kernel unless it is built, and run the tests that boot it
+test-lab: $(VENV)/.installed-dev  ## build the lab's kernel if it is missing, and run the tests that boot it
 	$(BIN)/guestmem lab build
 	$(BIN)/python -m pytest --lab -m lab tests
 
@@ -42,16 +42,16 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-prove: $(VENV)/.installed-dev  ## prove the whole table again and compare it with docs/proofs.md
+prove: $(VENV)/.installed-dev  ## prove the whole table again, and compare it with docs/proofs.md
 	$(BIN)/python docs/proofs.py --check
 
-bench: $(VENV)/.installed-dev  ## measure, as ratios against the kernel where there is one
+bench: $(VENV)/.installed-dev  ## measure the speed, also compared with this machine's kernel if it has KVM
 	$(BIN)/python -m benchmarks
 
 fuzz-readers: $(VENV)/.installed-fuzz  ## fuzz the layout readers with atheris for FUZZ_SECONDS (60) in all
 	$(BIN)/python -m fuzz_readers $(FUZZ_SECONDS)
 
-docs: $(VENV)/.installed-dev  ## write the pages that are made from code
+docs: $(VENV)/.installed-dev  ## write the pages that are made from code again
 	$(BIN)/python docs/divergences.py > docs/divergences.md
 	$(BIN)/python docs/rules.py > docs/rules.md
 	$(BIN)/python docs/proofs.py

@@ -42,7 +42,7 @@ def command(*argv: str) -> None:
     assert lab.exec_(argv) == 0
 
 
-def fresh(machine: lab.Machine) -> None:
+def fresh(machine: lab.LabMachine) -> None:
     """Open a backend, open /dev/kvm, end it."""
     with lab.LabBackend(machine) as backend:
         backend.open_kvm()

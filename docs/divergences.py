@@ -12,9 +12,9 @@ def page() -> str:
     lines = [
         "# Known divergences",
         "",
-        "Where the model may differ from a kernel, and why. Nothing else may. `guestmem run` counts those it can",
-        "recognise in a recording; the others name what the model leaves out. Source:",
-        "`guestmem.recordings.divergences`; this page is written by `make docs`.",
+        "The model may differ from a kernel in these ways, for these reasons, and in no others. `guestmem run` counts",
+        "those that it can recognise in a recording. The others are what the model leaves out. The source is",
+        "`guestmem.recordings.divergences`; `make docs` writes this page.",
         "",
         "| name | subject | reason | seen in a recording |",
         "| --- | --- | --- | --- |",

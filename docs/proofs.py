@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guestmem.geometry import X86_64
-from guestmem.proofs.answers import Answer, Asked, ask_all, lattice_from, whole_table
-from guestmem.proofs.picture import svg
+from guestmem.proofs.answers import Answer, Asked, ask_all, claim_named, lattice_from, whole_table
 from guestmem.proofs.solver import version
-from guestmem.proofs.verdict import Holds, NotAsked, Refuted, Unknown
+from guestmem.proofs.verdict import Holds, NotAsked, Unknown
+from guestmem.report.lattice_svg import svg
+from guestmem.report.proofs_text import mark, values_text
 
 HERE = Path(__file__).parent
 LIMIT_S = 120.0
 TITLE = "Which alignment rule implies which"
+_VERDICTS = {"yes": "holds", "-": "holds vacuously", "no": "refuted", "?": "unknown", "n/a": "not asked"}
 
 HEAD = """# What is proved about the alignment rules
 
@@ -31,8 +33,8 @@ formulas are not written down a second time: the rules' own code and the model's
 compare them with the same code on numbers, more than two million slots in all. A refutation is played back on plain
 Python before it is shown, and is the smallest there is. *Unknown* is an answer of its own; there are {unknown}.
 
-yes: holds for all values. no: refuted. -: holds because there is nothing to speak of (a rule that maps nothing huge
-maps nothing wrongly). `none` is no rule at all.
+yes: holds for all values. no: refuted. -: holds vacuously, no slot satisfies the premise (a rule that maps nothing
+huge maps nothing wrongly). `none` is no rule at all.
 """
 
 TAIL = """## What is not proved
@@ -42,7 +44,7 @@ TAIL = """## What is not proved
 - Geometries other than {geometry}: `guestmem prove --geometry arm64-16K` asks them, this page does not.
 - More than one slot at a time. That slots do not overlap in the file is checked by the model and tested.
 - The order of events: `guestmem prove races` explores that, for small states and without a solver (races.md).
-- That the solver is right. Its refutations are played back; for what it says holds there is its word.
+- That the solver is right. Its refutations are played back; what it says holds is taken on its word.
 """
 
 
@@ -63,67 +65,52 @@ def page(asked: Asked, answers: list[Answer]) -> str:
 
 
 def _table(asked: Asked, answers: list[Answer]) -> Iterator[str]:
-    cells = {(answer.rule, answer.subject): answer for answer in answers if answer.kind == "property"}
-    yield f"| rule | {' | '.join(each.name for each in asked.properties)} |"
+    cells = {(answer.rule, answer.subject): mark(answer.verdict) for answer in answers if answer.kind == "property"}
+    yield f"| rule | {' | '.join(asked.properties)} |"
     yield f"| --- |{' :-: |' * len(asked.properties)}"
     for rule in asked.rules:
-        yield f"| {rule.name} | {' | '.join(_word(cells[rule.name, each.name]) for each in asked.properties)} |"
+        yield f"| {rule} | {' | '.join(cells[rule, name] for name in asked.properties)} |"
     yield ""
-
-
-def _word(answer: Answer) -> str:
-    match answer.verdict:
-        case Holds(of_nothing=of_nothing):
-            return "-" if of_nothing else "yes"
-        case Refuted():
-            return "no"
-    return "?"
 
 
 def _properties(asked: Asked, answers: list[Answer]) -> Iterator[str]:
     yield "## The properties"
-    for each in asked.properties:
-        yield from _heading(each.name, each.statement, each.assumes)
-        own = [answer for answer in answers if answer.kind == "property" and answer.subject == each.name]
+    for name in asked.properties:
+        yield from _heading(name, name)
+        own = [answer for answer in answers if answer.kind == "property" and answer.subject == name]
         witness = next((answer for answer in own if isinstance(answer.verdict, Holds) and answer.verdict.witness), None)
         if witness is not None and isinstance(witness.verdict, Holds):
-            yield f"- witness that the assumptions can be met ({witness.rule}): `{_hex(witness.verdict.witness)}`"
+            values = values_text(witness.verdict.witness)
+            yield f"- witness that the assumptions can be met ({witness.rule}): `{values}`"
         yield ""
-        stories: dict[str, list[str]] = {}
+        refuted: dict[str, list[str]] = {}
         for answer in own:
-            if answer.story:
-                stories.setdefault(answer.story, []).append(answer.rule)
-        if stories:
+            if answer.explanation:
+                refuted.setdefault(answer.explanation, []).append(answer.rule)
+        if refuted:
             yield "| refuted for | smallest counterexample |"
             yield "| --- | --- |"
-            yield from (f"| {', '.join(rules)} | {story} |" for story, rules in stories.items())
+            yield from (f"| {', '.join(rules)} | {explanation} |" for explanation, rules in refuted.items())
             yield ""
 
 
 def _statements(asked: Asked, answers: list[Answer]) -> Iterator[str]:
     yield "## What the mails, and the code, say"
     verdicts = {answer.subject: answer for answer in answers if answer.kind == "statement"}
-    for each in asked.statements:
-        answer = verdicts[each.name]
-        yield from _heading(f"{each.name}: {_verdict(answer)}", each.statement, each.assumes)
-        if answer.story:
-            yield f"- counterexample: {answer.story}"
+    for name in asked.statements:
+        answer = verdicts[name]
+        yield from _heading(f"{name}: {_VERDICTS[mark(answer.verdict)]}", name)
+        if answer.explanation:
+            yield f"- counterexample: {answer.explanation}"
         elif isinstance(answer.verdict, Holds):
-            yield f"- witness that the assumptions can be met: `{_hex(answer.verdict.witness)}`"
+            yield f"- witness that the assumptions can be met: `{values_text(answer.verdict.witness)}`"
         yield ""
 
 
-def _verdict(answer: Answer) -> str:
-    return {"yes": "holds", "-": "holds of nothing", "no": "refuted", "?": "unknown"}[_word(answer)]
-
-
-def _heading(name: str, statement: str, assumes: tuple[str, ...]) -> Iterator[str]:
-    yield ""
-    yield f"### {name}"
-    yield ""
-    yield f"{statement[0].upper()}{statement[1:]}."
-    yield ""
-    yield from (f"- assumed: {assumption}" for assumption in assumes)
+def _heading(title: str, name: str) -> Iterator[str]:
+    claim = claim_named(name)
+    yield from ("", f"### {title}", "", f"{claim.statement[0].upper()}{claim.statement[1:]}.", "")
+    yield from (f"- assumed: {assumption}" for assumption in claim.assumes)
 
 
 def _lattice(answers: list[Answer]) -> Iterator[str]:
@@ -138,11 +125,6 @@ def _lattice(answers: list[Answer]) -> Iterator[str]:
     yield from (f"- {' = '.join(node)}" for node in lattice.nodes if len(node) > 1)
     yield from (f"- {lattice.nodes[low][0]} implies {lattice.nodes[high][0]}" for low, high in lattice.edges)
     yield ""
-
-
-def _hex(values: object) -> str:
-    assert isinstance(values, dict)
-    return " ".join(f"{name}={value:#x}" for name, value in values.items())
 
 
 def main() -> int:

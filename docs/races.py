@@ -13,7 +13,8 @@ from guestmem.races import (
     prove_races,
     scenario,
 )
-from guestmem.races.render import columns, totals
+from guestmem.races.proof import totals
+from guestmem.report.races_text import columns
 
 __all__ = ("page",)
 
@@ -26,36 +27,37 @@ them can go on is explored.
 ## What was explored
 
 A fault looks up the slot, samples the invalidation count, compares the attribute, takes the file, gets the page, takes
-`mmu_lock` for reading, checks again, decides the level, maps. Against it go a hole punched in the file, a change of
+`mmu_lock` for reading, checks again, decides the level, and maps. It races with a hole punched in the file, a change of
 attributes, the deletion or the move of a slot, the last close of the file, memory failure, another vCPU, and
 `KVM_PRE_FAULT_MEMORY`. The steps are those of the functions `kvm_tdp_mmu_page_fault`, `kvm_faultin_pfn`,
 `kvm_gmem_get_pfn`, `kvm_gmem_punch_hole`, `kvm_gmem_error_folio`, `kvm_gmem_release`, `kvm_gmem_unbind`,
 `kvm_vm_set_mem_attributes`, `kvm_set_memslot` and `kvm_tdp_map_page` of Linux 6.12, plus what huge folios in a file
 (profile `next`) need. Two base pages make a huge page; the slot has four.
 
-When nobody can go on any more, all of this must hold:
+When no actor can go on, all of this must hold:
 
-* everybody has ended (no deadlock), and an end can be reached from everywhere on the way (the retry ends);
-* whatever stage 2 or a TLB shows is what slot, binding, file and attribute say: nothing stale, nothing outside a
+* every actor has ended (no deadlock), and an end can be reached from every state on the way (the retry ends);
+* whatever stage 2 or a TLB maps is what slot, binding, file and attribute say: nothing stale, nothing outside a
   binding, no private page reachable as shared, no poisoned page;
-* no page left the file while it was mapped, nobody went to a slot that was freed, and no page, reference, lock or
-  count is left behind.
+* no page left the file while it was mapped, no actor used a slot that was freed, and no page, reference, lock or count
+  is left behind.
 
-An interleaving is a way from the start to an end; a step that closes a circle (a retry that changes nothing) is not
-taken. Of orders that cannot matter one is explored (persistent sets, from the fields that each step reads and writes);
-the tests compare that with the plain product of the actors. The sums are over all scenarios of a row: all pairs, and
-all triples, of the actors of a machine, those with the same actor twice among them.
+An interleaving is a way from the start to an end. A step that leads back to an earlier state (a retry that changes
+nothing) is not counted. Where the order of two steps cannot matter, one order is explored (persistent sets, from the
+fields that each step reads and writes); the tests compare that with the plain product of the actors. Each row sums up
+all pairs, or all triples, of the actors of a machine, also those with the same actor twice.
 """
 
 COVERAGE = """## What this does not say
 
-* It says nothing of memory ordering: a step happens at once and everybody sees it. Where the kernel needs a barrier
-  (between sampling the count and comparing the attribute, say), the barrier is taken for granted.
-* The steps are a reading of the source, not the source. Whether a kernel does what SEMANTICS says is measured by
-  replaying recordings (`guestmem run`), which cannot steer schedules as finely as this.
+* It says nothing about memory ordering: a step happens at once and all actors see it. Where the kernel needs a barrier
+  (between sampling the count and comparing the attribute, say), the barrier is assumed.
+* The steps are a reading of the source, not the source. Whether a kernel does what
+  [kernel-behaviour.md](kernel-behaviour.md) says is measured by replaying recordings (`guestmem run`), which cannot
+  steer schedules as finely as this.
 * Small machines only: one VM, one file, one slot, one size of huge page, up to three actors, each once. A fourth actor
   or a second huge level could show what three actors and one level cannot.
-* That the retry ends is meant under fair scheduling: an end can always be reached. No bound on the time is claimed.
+* "The retry ends" assumes fair scheduling: an end can always be reached. It gives no bound on the time.
 * Not modelled: the checks of the invalidation that a fault makes before it takes `mmu_lock` (they only save time),
   `kvm_gmem_populate`, hardware types with split tables (SNP, TDX), shadow paging, dirty logging, MMU notifiers of the
   host's mappings, page migration, the file's MMAP flag, and allocation failures.
@@ -84,7 +86,7 @@ def _totals(races: Races) -> str:
 
 def _machines() -> str:
     rows = [
-        f"| {machine.name} | {machine.story} | "
+        f"| {machine.name} | {machine.at_start} | "
         + ", ".join(f"{name} ({actor.label})" for name, actor in machine.actors.items())
         + " |"
         for machine in MACHINES.values()
@@ -117,7 +119,9 @@ def _mutations(races: Races) -> list[str]:
 
 def _mutation(result: MutationResult) -> str:
     one = result.exploration
-    return f"### Without {result.mutation.name}\n\n{result.mutation.story} (`{one.scenario.name}`)\n\n{_block(one)}"
+    return (
+        f"### Without {result.mutation.name}\n\n{result.mutation.explanation} (`{one.scenario.name}`)\n\n{_block(one)}"
+    )
 
 
 def _block(one: Exploration) -> str:
@@ -125,11 +129,11 @@ def _block(one: Exploration) -> str:
 
 
 def _released(races: Races) -> list[str]:
-    head = """## Linux 6.12 as it is
+    head = """## Linux 6.12
 
 The same exploration with the steps of 6.12: single pages only, and without the rules that it does not have. Triples are
-tried only if no pair among them fails. What does not end well, found by reading and exploring, not seen on a machine
-unless SEMANTICS says so (the two about pre-fault are measured there):
+tried only if no pair among them fails. The failures below were found by reading and exploring. Only the two about
+pre-fault were measured on a kernel ([kernel-behaviour.md](kernel-behaviour.md)):
 """
     rows = []
     for one in races.released:
@@ -140,9 +144,9 @@ unless SEMANTICS says so (the two about pre-fault are measured there):
 * *punch hole against memory failure*: `memory_failure` calls `kvm_gmem_error_folio` with the folio locked, which then
   takes the file's invalidate lock; punching a hole takes these two the other way round (schedule: *without
   poison-locks-file-first*).
-* *memory failure, last close and slot deletion*: a slot deleted while its file is dying is unbound without the file's
-  invalidate lock, so an invalidation that memory failure has begun for the binding may find none when it ends, and is
-  never counted out (schedule: *without unbind-dying-locked*).
+* *memory failure, last close and slot deletion*: a slot deleted while its file is being released is unbound without the
+  file's invalidate lock, so an invalidation that memory failure has begun for the binding may find none when it
+  ends, and is never counted out (schedule: *without unbind-dying-locked*).
 """
     return [head, table, reading]
 
@@ -157,12 +161,13 @@ def _pre_fault() -> str:
     table = _table("| scenario | Linux 6.12 | with both repairs (7.2) |", rows)
     return f"""## Pre-fault against slot deletion
 
-SEMANTICS (6.6) has two differences between 6.12 and 7.2, both measured: on 6.12 the call and the deletion wait for each
-other until a signal ends the call, on both VM types; and after a deletion or a move on a default VM, if the vCPU has
-not run since, the call spins until a signal. On 7.2 the call ends at once with EAGAIN (one page here, so no progress
-to report), and the root is renewed. The exploration agrees: without a signal there are schedules without an end, in
-which the call goes round and the deletion stands in `synchronize_srcu`; with a signal every schedule ends, with EINTR
-or because the call was not in the way; with the two repairs every schedule ends by itself.
+`KVM_PRE_FAULT_MEMORY` differs between 6.12 and 7.2 in two ways, both measured
+([kernel-behaviour.md](kernel-behaviour.md)): on 6.12 the call and the deletion wait for each other until a signal ends
+the call, on both VM types; and after a deletion or a move on a default VM, if the vCPU has not run since, the call
+spins until a signal. On 7.2 the call ends at once with EAGAIN (there is one page here, so there is no progress to
+report), and the root is renewed. The exploration agrees. Without a signal some schedules have no end: the call repeats
+and the deletion waits in `synchronize_srcu`. With a signal every schedule ends, with EINTR or because the call was not
+in the way. With the two repairs every schedule ends by itself.
 
 {table}"""
 

@@ -1,7 +1,8 @@
-"""The example the alignment discussion is about, under every rule that was proposed in it.
+"""The example of the alignment discussion, under every rule that was proposed in it.
 
-A file with 1G pages; a slot of 1G bound at offset 0x4000; the guest touches page 8 of the file. Rounding down finds
-the page at offset 0, outside the range the slot owns. Which rule refuses the slot, and what happens under the others?
+A file has 1G pages. A slot of 1G is bound at offset 0x4000, and the guest touches page 8 of the file. Rounding down
+gives the page at offset 0, outside the range that the slot owns. Which rule refuses the slot, and what happens under
+the others?
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ OFFSET, PAGE_8 = 0x4000, 0x8000
 
 
 def try_rule(name: str) -> str:
-    """Bind and touch under one rule; what happened, in a line."""
+    """Bind and touch under one rule; one line that says what happened."""
     with guestmem.open("model", profile="next", rule=name) as kvm:
         vm = kvm.create_vm(guestmem.KVM_X86_SW_PROTECTED_VM)
         gmem = vm.create_guest_memfd(2 * GIB, page_size=1 * GIB)

@@ -1,16 +1,18 @@
 """One family of fixtures: the same promises on every backend there is.
 
 ``kvm`` is parametrized over the backends by name. ``profile`` is the kernel version a promise is about: tests name
-others by ``@pytest.mark.parametrize("profile", ...)``. The model is every kernel; a real kernel runs the promises about
-its own version, and the header says which kernels there are. What only a model shows skips there, and says so.
+others by ``@pytest.mark.parametrize("profile", ...)``. The model is every kernel and must show all that a test asks of
+it; a real kernel runs the promises about its own version, and a test that asks what only a model shows skips there.
+Tests that cannot run here are not collected; the end of the run counts them once for each backend.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from helpers import is_model
@@ -21,10 +23,12 @@ import guestmem
 from guestmem.objects import Kvm, Vcpu, Vm
 
 if TYPE_CHECKING:
-    from guestmem.lab import Machine
+    from guestmem.lab import LabMachine
 
 BackendName = Literal["model", "kvm", "lab"]
 DEFAULT_PROFILE = "v7.2"
+REAL = ("kvm", "lab")
+LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,53 +49,82 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return ["promises on model: every profile", *(f"promises on {name}: {kernels[name][1]}" for name in kernels)]
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --lab the lab's tests skip and say how they are run; with it, a lab that is not built is a failure.
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class) -> Generator[None, Any, Any]:
+    """Of the tests that a function makes, those that can run on this machine; the others are counted."""
+    made = yield
+    if not isinstance(made, list):
+        return made
+    with_lab = collector.config.getoption("--lab")
+    left_out = collector.config.stash.setdefault(LEFT_OUT, Counter())
+    kept = []
+    for item in made:
+        missing = missing_backend(item, with_lab=with_lab)
+        left_out.update([missing] if missing else [])
+        kept += [] if missing else [item]
+    return kept
 
-    Promises about another kernel than a backend's are none of its own, and are not collected for it.
-    """
-    with_lab = config.getoption("--lab")
-    kept: list[pytest.Item] = []
-    others: list[pytest.Item] = []
-    for item in items:
-        (kept if _concerns(item, with_lab) else others).append(item)
-        if item.get_closest_marker("lab") and not with_lab:
-            item.add_marker(pytest.mark.skip(reason="boots the lab's kernel: make test-lab"))
-    items[:] = kept
-    config.hook.pytest_deselected(items=others)
+
+def missing_backend(item: pytest.Item, *, with_lab: bool) -> str:
+    """The backend that this machine lacks, in the version the test is about; "" if the test can run."""
+    if item.get_closest_marker("lab") and not with_lab:
+        return "lab"
+    real = real_kernels(with_lab).get(backend_of(item))
+    return "" if real is None or real[0] == _params(item).get("profile", DEFAULT_PROFILE) else backend_of(item)
 
 
-def _concerns(item: pytest.Item, with_lab: bool) -> bool:
-    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    real = real_kernels(with_lab).get(str(params.get("backend")))
-    return real is None or real[0] == params.get("profile", DEFAULT_PROFILE)
+def backend_of(item: pytest.Item) -> str:
+    """The backend that a test's fixtures open; "" for a test that does not use them."""
+    return str(_params(item).get("backend", ""))
+
+
+def _params(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line for each backend whose tests were left out, and one for each reason to skip."""
+    kernels = real_kernels(config.getoption("--lab"))
+    for name, count in sorted(config.stash.get(LEFT_OUT, Counter()).items()):
+        profile, where = kernels[name]
+        why = f"they are about other kernels than {where}" if profile else where
+        terminalreporter.write_line(f"not collected on {name}: {count} tests ({why})")
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 @contextmanager
-def as_far_as_a_kernel_can_be_asked() -> Iterator[None]:
-    """A promise that ends with what only a model shows was kept up to there."""
+def as_far_as_a_kernel_can_be_asked(backend: str) -> Iterator[None]:
+    """On a real kernel, a promise that ends with what only a model shows was kept up to there. A model shows all."""
     try:
         yield
     except guestmem.NotVisible as reason:
+        if backend not in REAL:
+            raise
         pytest.skip(f"only a model shows this: {reason}")
+    except pytest.skip.Exception as reason:
+        if backend == "model":
+            pytest.fail(f"a promise may not skip on the model: {reason}")
+        raise
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """Fixtures may look at the model."""
-    with as_far_as_a_kernel_can_be_asked():
+    with as_far_as_a_kernel_can_be_asked(backend_of(item)):
         yield
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """So may tests."""
-    with as_far_as_a_kernel_can_be_asked():
+    with as_far_as_a_kernel_can_be_asked(backend_of(item)):
         yield
 
 
 @pytest.fixture(scope="session")
-def machine() -> Iterator[Machine]:
+def machine() -> Iterator[LabMachine]:
     """The lab, booted once for all."""
     from guestmem import lab
 

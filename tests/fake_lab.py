@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.lab.qemu import Qemu
 
 AGENT = """
@@ -46,9 +46,9 @@ def fake_qemu(guest: str = AGENT) -> Qemu:
         far_console.close()
 
 
-def fake_machine(guest: str = AGENT, limit_s: float = 30.0) -> Machine:
+def fake_machine(guest: str = AGENT, limit_s: float = 30.0) -> LabMachine:
     """The machine over it, once it said hello."""
-    return Machine.on(fake_qemu(guest), limit_s)
+    return LabMachine.on(fake_qemu(guest), limit_s)
 
 
 def is_running(pid: int) -> bool:

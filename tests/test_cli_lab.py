@@ -12,7 +12,7 @@ from program import Guestmem, runner
 
 from guestmem.lab import programs
 from guestmem.lab.errors import LabFailed
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.lab.qemu import Hardware
 from guestmem.units import GIB
 
@@ -130,7 +130,7 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Hardware]]:
     """A lab that is a process here; what was asked for."""
     asked = []
 
-    def boot(kernel: str, hardware: Hardware) -> Machine:
+    def boot(kernel: str, hardware: Hardware) -> LabMachine:
         asked.append((kernel, hardware))
         return fake_machine()
 
@@ -164,7 +164,7 @@ def test_a_command_past_its_time_is_exit_1(guestmem: Guestmem, booted: list[tupl
 def test_a_lab_that_fails_is_exit_1_with_the_consoles_last_line(
     guestmem: Guestmem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> Machine:
+    def fail(*_: object) -> LabMachine:
         raise LabFailed("QEMU ended with 0", "Run /init as init process\nKernel panic - not syncing: no init\n")
 
     monkeypatch.setattr(programs, "boot", fail)
@@ -182,7 +182,7 @@ def test_a_lab_that_is_not_built_is_exit_4_and_says_what_to_do(guestmem: Guestme
 
 
 def test_ctrl_c_ends_the_lab_and_is_130(guestmem: Guestmem, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> Machine:
+    def interrupted(*_: object) -> LabMachine:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(programs, "boot", interrupted)

@@ -148,7 +148,7 @@ def test_recordings_are_checked_sequence_by_sequence() -> None:
         (["plan", "--movable", "n7", MEMFD], "--movable n7: there are m0, pc.bios, pc.rom"),
         (["plan", "--to", "3M", MEMFD], "no leaf size"),
         (["plan", "--rule", "mine", MEMFD], "no rule 'mine'"),
-        (["schema", "world"], "there are layout and check"),
+        (["schema", "world"], "there are layout, check and recording"),
     ],
 )
 def test_bad_usage_and_bad_input_are_one_line_and_status_2(
@@ -180,6 +180,7 @@ def test_rules_says_in_text_which_slots_are_refused() -> None:
 def test_schema_prints_both_schemas() -> None:
     assert "SlotSpec" in json.loads(run("schema").stdout)["$defs"]
     assert "SlotEntry" in json.loads(run("schema", "check").stdout)["$defs"]
+    assert "CreateVm" in json.loads(run("schema", "recording").stdout)["$defs"]
 
 
 def test_plan_says_where_each_slot_should_be_and_what_it_brings() -> None:

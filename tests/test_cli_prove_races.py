@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from guestmem.cli import app
 from guestmem.races import MUTATIONS, try_mutation
-from guestmem.races.render import columns
+from guestmem.report.races_text import columns
 
 RACES = ("prove", "races")
 

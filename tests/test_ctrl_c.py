@@ -137,3 +137,19 @@ def test_the_child_of_a_killed_fuzz_ends_by_itself(started: Callable[..., Progra
     while program.somebody_is_left():
         assert time.monotonic() < end, "the child outlives its parent"
         time.sleep(0.01)
+
+
+INTERRUPTED_IN_THE_FORK = """
+import os, signal
+from guestmem.recordings.child import messages
+
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGINT))
+print(*messages(lambda: [b"one", b"two"], limit_s=20))
+print(*signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_a_child_that_is_interrupted_in_the_fork_says_nothing_and_goes_on() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED_IN_THE_FORK], capture_output=True, text=True, check=True)
+
+    assert (ended.stdout, ended.stderr) == ("b'one' b'two'\n\n", "")

@@ -1,7 +1,7 @@
-"""The pages show real output: every command in them is run again and must print what stands there.
+"""The pages show real output: every command in them is run again and must print what the page shows.
 
 A block of "console measured" shows times, counts or processes that differ from run to run, and is not run again. Pages
-made from code are made again and must be the same.
+made from code are made again and must be the same. Links and paths lead to what exists.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*sorted(ROOT.glob("*.md")), *PAGES[1:], *sorted((ROOT / "examples").rglob("*.md"))]
 BLOCK = re.compile(r"^```console\n\$ (.+?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
     pytest.param(command, shown, id=f"{page.name}: {command}")
@@ -25,6 +26,7 @@ BLOCKS = [
 ]
 MADE = [script for script in sorted((ROOT / "docs").glob("*.py")) if script.stem != "proofs"]  # make prove does that
 MAKEFILE = (ROOT / "Makefile").read_text()
+FOLDERS = "|".join(path.name for path in sorted(ROOT.iterdir()) if path.is_dir())
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def without_versions(text: str) -> str:
 
 
 @pytest.mark.parametrize(("command", "shown"), BLOCKS)
-def test_every_command_of_the_pages_prints_what_stands_there(command: str, shown: str, project: Path) -> None:
+def test_every_command_of_the_pages_prints_what_is_shown(command: str, shown: str, project: Path) -> None:
     environment = {**os.environ, "COLUMNS": "120", "PYTHONIOENCODING": "utf-8"}
 
     done = subprocess.run(words_of(command, project), cwd=project, env=environment, capture_output=True, text=True)
@@ -77,3 +79,34 @@ def test_the_readme_shows_what_make_run_runs_and_how_to_test() -> None:
     assert "make test" in readme
     for line in recipe[1].splitlines():
         assert f"$ {line.strip().removeprefix('@$(BIN)/')}\n" in readme
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which the headings of a page can be linked to."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_a_page_lead_to_a_file_and_a_section_that_exist(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" not in link:
+            path, _, section = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not section or section in anchors(target), link
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(rf"`((?:{FOLDERS})/[\w./*-]+)`", page.read_text())
+
+    assert [path for path in named if not list(ROOT.glob(path))] == []
+
+
+def test_what_the_code_cites_of_the_docs_exists() -> None:
+    sources = [path for folder in ("src", "tests", "docs") for path in sorted((ROOT / folder).rglob("*.py"))]
+    cited = {cite for path in sources for cite in re.findall(r"docs/([\w-]+\.md)(?:#([\w-]+))?", path.read_text())}
+
+    assert [page for page, _ in cited if not (ROOT / "docs" / page).exists()] == []
+    assert [cite for cite in cited if cite[1] and cite[1] not in anchors(ROOT / "docs" / cite[0])] == []

@@ -11,31 +11,27 @@ import pytest
 from program import Guestmem
 
 import guestmem
-from guestmem.doctor import Finding, Host, State, examine
-from guestmem.doctor.capabilities import examine_capabilities
-from guestmem.doctor.device import examine_device
-from guestmem.doctor.extras import EXTRAS, examine_extras
-from guestmem.doctor.hugepages import examine_hugetlb, examine_thp
-from guestmem.doctor.kernel import examine_kernel
-from guestmem.doctor.lab import examine_lab
-from guestmem.doctor.paging import examine_nested, examine_paging
+from guestmem.doctor import Condition, Diagnosis, HostFiles, examine
+from guestmem.doctor.kvm import examine_capabilities, examine_device, examine_kernel, examine_nested, examine_paging
+from guestmem.doctor.memory import examine_hugetlb, examine_thp
+from guestmem.doctor.software import EXTRAS, examine_extras, examine_lab
 from guestmem.errors import BackendUnavailable
 from guestmem.lab.inventory import Status
 from guestmem.objects import Kvm
 
-Tree = Callable[..., Host]
+Tree = Callable[..., HostFiles]
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
     """A host whose files are these."""
 
-    def make(files: dict[str, str] | None = None) -> Host:
+    def make(files: dict[str, str] | None = None) -> HostFiles:
         for name, text in (files or {}).items():
             path = tmp_path / name.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        return Host(tmp_path)
+        return HostFiles(tmp_path)
 
     return make
 
@@ -48,7 +44,7 @@ def model(profile: str) -> Callable[[], Kvm]:
     return lambda: guestmem.open("model", profile=profile)
 
 
-def brief(findings: list[Finding]) -> dict[str, tuple[str, str]]:
+def brief(findings: list[Diagnosis]) -> dict[str, tuple[str, str]]:
     return {each.subject: (each.state.value, each.found) for each in findings}
 
 
@@ -58,15 +54,15 @@ def brief(findings: list[Finding]) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize(
     ("release", "state", "words"),
     [
-        ("6.12.117-guestmem", State.OK, "modelled by profile v6.12"),
-        ("6.8.0-rc1", State.OK, "no profile"),
-        ("6.7.12", State.MISSING, "no profile"),
-        ("6.1.0-49-amd64", State.MISSING, "no profile"),
-        ("7.2.13", State.OK, "modelled by profile v7.2"),
-        ("10.0.1", State.OK, "no profile"),
+        ("6.12.117-guestmem", Condition.OK, "modelled by profile v6.12"),
+        ("6.8.0-rc1", Condition.OK, "no profile"),
+        ("6.7.12", Condition.MISSING, "no profile"),
+        ("6.1.0-49-amd64", Condition.MISSING, "no profile"),
+        ("7.2.13", Condition.OK, "modelled by profile v7.2"),
+        ("10.0.1", Condition.OK, "no profile"),
     ],
 )
-def test_a_kernel_is_known_by_its_release(release: str, state: State, words: str, tree: Tree) -> None:
+def test_a_kernel_is_known_by_its_release(release: str, state: Condition, words: str, tree: Tree) -> None:
     finding = examine_kernel(tree({"/proc/sys/kernel/osrelease": release + "\n"}))
 
     assert (finding.state, finding.values["release"]) == (state, release)
@@ -77,24 +73,24 @@ def test_a_kernel_is_known_by_its_release(release: str, state: State, words: str
 def test_a_release_that_cannot_be_read_is_unknown(text: str | None, tree: Tree) -> None:
     host = tree({} if text is None else {"/proc/sys/kernel/osrelease": text})
 
-    assert examine_kernel(host).state is State.UNKNOWN
+    assert examine_kernel(host).state is Condition.UNKNOWN
 
 
 def test_a_device_that_opens_is_fine(tree: Tree) -> None:
-    assert examine_device(tree({"/dev/kvm": ""})).state is State.OK
+    assert examine_device(tree({"/dev/kvm": ""})).state is Condition.OK
 
 
 @pytest.mark.parametrize(
     ("refused", "remedy"), [("EACCES", "usermod -aG kvm"), ("EPERM", "--device /dev/kvm"), ("ENODEV", "modprobe")]
 )
-def test_a_device_that_does_not_open_is_told_with_its_errno(
+def test_a_device_that_does_not_open_is_reported_with_its_errno(
     refused: str, remedy: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Host, "open_errno", lambda self, path: refused)
+    monkeypatch.setattr(HostFiles, "open_errno", lambda self, path: refused)
 
     finding = examine_device(tree({"/dev/kvm": ""}))
 
-    assert finding.state is State.MISSING
+    assert finding.state is Condition.MISSING
     assert refused in finding.cause
     assert remedy in finding.remedy
 
@@ -112,7 +108,7 @@ def test_a_device_that_does_not_open_is_told_with_its_errno(
 def test_why_there_is_no_device(files: dict[str, str], cause: str, remedy: str, tree: Tree) -> None:
     finding = examine_device(tree(files))
 
-    assert finding.state is State.MISSING
+    assert finding.state is Condition.MISSING
     assert cause in finding.cause
     assert remedy in finding.remedy
 
@@ -144,7 +140,7 @@ def test_why_a_kernel_has_no_private_memory(config: str | None, cause: str, tree
 
     [private] = [each for each in examine_capabilities(tree(files), model("v6.18")) if each.subject == "private"]
 
-    assert private.state is State.MISSING
+    assert private.state is Condition.MISSING
     assert cause in private.cause
 
 
@@ -159,7 +155,7 @@ def test_a_packed_configuration_is_read_too(tree: Tree, tmp_path: Path) -> None:
 def test_without_the_device_nothing_is_said_about_capabilities(tree: Tree) -> None:
     found = examine_capabilities(tree(), unavailable)
 
-    assert [each.state for each in found] == [State.UNKNOWN] * 4
+    assert [each.state for each in found] == [Condition.UNKNOWN] * 4
     assert all("ENOENT" in each.cause for each in found)
 
 
@@ -172,14 +168,16 @@ KVM = "/sys/module/kvm/parameters"
 @pytest.mark.parametrize(
     ("files", "state", "words"),
     [
-        ({f"{INTEL}/ept": "Y", f"{KVM}/nx_huge_pages": "N"}, State.OK, "ept is on"),
-        ({f"{INTEL}/ept": "Y", f"{KVM}/nx_huge_pages": "Y"}, State.LIMITED, "iTLB multihit"),
-        ({f"{INTEL}/ept": "N"}, State.MISSING, "shadow paging"),
-        ({"/sys/module/kvm_amd/parameters/npt": "1"}, State.OK, "npt is on"),
-        ({}, State.UNKNOWN, "cannot be read"),
+        ({f"{INTEL}/ept": "Y", f"{KVM}/nx_huge_pages": "N"}, Condition.OK, "ept is on"),
+        ({f"{INTEL}/ept": "Y", f"{KVM}/nx_huge_pages": "Y"}, Condition.LIMITED, "iTLB multihit"),
+        ({f"{INTEL}/ept": "N"}, Condition.MISSING, "shadow paging"),
+        ({"/sys/module/kvm_amd/parameters/npt": "1"}, Condition.OK, "npt is on"),
+        ({}, Condition.UNKNOWN, "cannot be read"),
     ],
 )
-def test_paging_is_what_the_module_was_told(files: dict[str, str], state: State, words: str, tree: Tree) -> None:
+def test_paging_is_what_the_modules_parameters_say(
+    files: dict[str, str], state: Condition, words: str, tree: Tree
+) -> None:
     finding = examine_paging(tree(files))
 
     assert finding.state is state
@@ -187,9 +185,9 @@ def test_paging_is_what_the_module_was_told(files: dict[str, str], state: State,
 
 
 @pytest.mark.parametrize(("value", "state"), [("Y", "ok"), ("1", "ok"), ("N", "limited"), ("0", "limited")])
-def test_nesting_is_what_the_module_was_told(value: str, state: str, tree: Tree) -> None:
+def test_nesting_is_what_the_modules_parameters_say(value: str, state: str, tree: Tree) -> None:
     assert examine_nested(tree({f"{INTEL}/nested": value})).state == state
-    assert examine_nested(Host(Path("/nowhere"))).state is State.UNKNOWN
+    assert examine_nested(HostFiles(Path("/nowhere"))).state is Condition.UNKNOWN
 
 
 # -- huge pages --------------------------------------------------------------------------------------------------------
@@ -201,11 +199,11 @@ THP = "/sys/kernel/mm/transparent_hugepage"
 @pytest.mark.parametrize(
     ("pages", "free", "state", "found"),
     [
-        ("512", "12", State.OK, "2M: 512, 12 free; 1G: 0, 0 free"),
-        ("0", "0", State.LIMITED, "2M: 0, 0 free; 1G: 0, 0 free"),
+        ("512", "12", Condition.OK, "2M: 512, 12 free; 1G: 0, 0 free"),
+        ("0", "0", Condition.LIMITED, "2M: 0, 0 free; 1G: 0, 0 free"),
     ],
 )
-def test_pools_are_counted_by_page_size(pages: str, free: str, state: State, found: str, tree: Tree) -> None:
+def test_pools_are_counted_by_page_size(pages: str, free: str, state: Condition, found: str, tree: Tree) -> None:
     files = {
         f"{POOLS}/hugepages-2048kB/nr_hugepages": pages,
         f"{POOLS}/hugepages-2048kB/free_hugepages": free,
@@ -219,26 +217,26 @@ def test_pools_are_counted_by_page_size(pages: str, free: str, state: State, fou
 
 
 def test_a_host_without_pools_is_unknown_not_empty(tree: Tree) -> None:
-    assert examine_hugetlb(tree()).state is State.UNKNOWN
+    assert examine_hugetlb(tree()).state is Condition.UNKNOWN
 
 
 @pytest.mark.parametrize(
     ("enabled", "shmem", "state", "remedy"),
     [
-        ("always [madvise] never", "always within_size [advise] never deny force", State.OK, ""),
-        ("[always] madvise never", "[always] within_size advise never deny force", State.OK, ""),
-        ("always madvise [never]", "[always] never", State.LIMITED, f"as root: echo madvise > {THP}/enabled"),
-        ("[always] never", "advise [never] deny", State.LIMITED, f"as root: echo advise > {THP}/shmem_enabled"),
+        ("always [madvise] never", "always within_size [advise] never deny force", Condition.OK, ""),
+        ("[always] madvise never", "[always] within_size advise never deny force", Condition.OK, ""),
+        ("always madvise [never]", "[always] never", Condition.LIMITED, f"as root: echo madvise > {THP}/enabled"),
+        ("[always] never", "advise [never] deny", Condition.LIMITED, f"as root: echo advise > {THP}/shmem_enabled"),
     ],
 )
-def test_transparent_huge_pages_are_as_set(enabled: str, shmem: str, state: State, remedy: str, tree: Tree) -> None:
+def test_transparent_huge_pages_are_as_set(enabled: str, shmem: str, state: Condition, remedy: str, tree: Tree) -> None:
     finding = examine_thp(tree({f"{THP}/enabled": enabled, f"{THP}/shmem_enabled": shmem}))
 
     assert (finding.state, finding.remedy) == (state, remedy)
 
 
 def test_a_kernel_without_transparent_huge_pages_is_unknown(tree: Tree) -> None:
-    assert examine_thp(tree()).state is State.UNKNOWN
+    assert examine_thp(tree()).state is Condition.UNKNOWN
 
 
 # -- lab and extras ----------------------------------------------------------------------------------------------------
@@ -249,7 +247,7 @@ def test_what_the_lab_lacks_is_named_with_its_remedy() -> None:
 
     finding = examine_lab(nothing)
 
-    assert finding.state is State.LIMITED
+    assert finding.state is Condition.LIMITED
     assert finding.cause == "no QEMU, no kernel is built"
     assert finding.remedy == "apt install qemu-system-x86; apt install flex bison; guestmem lab build"
 
@@ -257,12 +255,12 @@ def test_what_the_lab_lacks_is_named_with_its_remedy() -> None:
 @pytest.mark.parametrize(
     ("there", "state", "remedy"),
     [
-        (set(EXTRAS), State.OK, ""),
-        (set(EXTRAS) - {"proofs"}, State.LIMITED, "pip install 'guestmem[proofs]'"),
-        (set(), State.LIMITED, "pip install 'guestmem[fuzz,proofs,qemu,traces]'"),
+        (set(EXTRAS), Condition.OK, ""),
+        (set(EXTRAS) - {"proofs"}, Condition.LIMITED, "pip install 'guestmem[proofs]'"),
+        (set(), Condition.LIMITED, "pip install 'guestmem[fuzz,proofs,qemu,traces]'"),
     ],
 )
-def test_extras_that_are_not_installed_are_named(there: set[str], state: State, remedy: str) -> None:
+def test_extras_that_are_not_installed_are_named(there: set[str], state: Condition, remedy: str) -> None:
     modules = {EXTRAS[name][0] for name in there}
 
     finding = examine_extras(lambda module: module in modules)
@@ -273,33 +271,36 @@ def test_extras_that_are_not_installed_are_named(there: set[str], state: State, 
 # -- together ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_host_of_which_nothing_can_be_read_is_told_without_a_guess(tmp_path: Path) -> None:
+def test_a_host_of_which_nothing_can_be_read_is_unknown(tmp_path: Path) -> None:
     read = ("kernel", "paging", "nested", "hugetlb", "thp")
 
-    states = {each.subject: each.state for each in examine(Host(tmp_path))}
+    states = {each.subject: each.state for each in examine(HostFiles(tmp_path))}
 
-    assert [states[subject] for subject in read] == [State.UNKNOWN] * len(read)
+    assert [states[subject] for subject in read] == [Condition.UNKNOWN] * len(read)
 
 
 def test_every_finding_that_is_not_fine_has_a_cause() -> None:
     for finding in examine():
-        assert finding.state is State.OK or finding.cause, finding
+        assert finding.state is Condition.OK or finding.cause, finding
 
 
 def test_the_command_ends_with_1_where_something_is_missing(
     guestmem_command: Guestmem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine = Finding("kernel", State.OK, "Linux")
-    less = Finding("thp", State.LIMITED, "never", "never", "echo")
-    lost = Finding("device", State.MISSING, "there is no /dev/kvm", "no module", "modprobe")
-    for findings, code in (([fine], 0), ([fine, less], 0), ([fine, lost], 1)):
+    fine = Diagnosis("kernel", Condition.OK, "Linux")
+    limited = Diagnosis("thp", Condition.LIMITED, "never", "never", "echo")
+    lost = Diagnosis("device", Condition.MISSING, "there is no /dev/kvm", "no module", "modprobe")
+    for findings, code in (([fine], 0), ([fine, limited], 0), ([fine, lost], 1)):
         monkeypatch.setattr("guestmem.doctor.examine", lambda findings=findings: findings)
         assert guestmem_command("doctor").code == code
 
     text, values = guestmem_command("doctor").out, json.loads(guestmem_command("doctor", "--json").out)
 
-    assert "NO   device       there is no /dev/kvm" in text
-    assert "because: no module" in text
-    assert "change:  modprobe" in text
+    assert text.splitlines() == [
+        "ok       kernel       Linux",
+        "missing  device       there is no /dev/kvm",
+        "                      because: no module",
+        "                      change:  modprobe",
+    ]
     assert [each["state"] for each in values["findings"]] == ["ok", "missing"]
     assert list(values["findings"][1]) == ["subject", "state", "found", "cause", "remedy", "values"]

@@ -24,7 +24,8 @@ from helpers import (
 
 import guestmem
 from guestmem.backend import Exit, Touch
-from guestmem.model.fault import STEPS, Fault, compare_attribute, get_page, look_up_slot, recheck, sample_invalidations
+from guestmem.model.fault import STEPS, compare_attribute, get_page, look_up_slot, recheck, sample_invalidations
+from guestmem.model.page_fault import Fault
 from guestmem.model.profiles import V7_2
 from guestmem.objects import GuestMemfd, Kvm, Vcpu, Vm
 from guestmem.uapi import PROT_READ

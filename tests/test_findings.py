@@ -192,8 +192,9 @@ def test_what_kvm_refuses_is_an_error_with_the_errno() -> None:
     every = find_findings(cover(Layout("t", "t", (low, over, odd))))
     findings = [finding for finding in every if finding.id == "refused"]
     assert [finding.severity for finding in findings] == ["error", "error"]
-    assert any("EEXIST" in finding.message for finding in findings)
-    assert any("EINVAL: guest_phys_addr 0x1" in finding.message for finding in findings)
+    assert any("EEXIST [gpa-free]" in finding.message for finding in findings)
+    assert any("EINVAL [gpa-page-aligned]" in finding.message for finding in findings)
+    assert any("guest_phys_addr=0x1 " in finding.message for finding in findings)
 
 
 def test_private_memory_without_a_file_is_an_error() -> None:

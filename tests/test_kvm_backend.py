@@ -1,4 +1,4 @@
-"""The backend over /dev/kvm: what it promises beside the kernel's own answers.
+"""The backend over /dev/kvm: what it promises in addition to the kernel's own answers.
 
 Needs /dev/kvm and skips where there is none. What every backend must answer is tested elsewhere, on all of them.
 """
@@ -151,11 +151,11 @@ def test_a_refusal_carries_the_values_of_the_call(backend: KvmBackend, vm: int) 
         backend.set_user_memory_region(vm, 0, 0, 1, P, 0)
 
 
-def test_only_a_guest_memfd_is_told_by_fstat(backend: KvmBackend, vm: int) -> None:
+def test_fstat_answers_for_a_guest_memfd_only(backend: KvmBackend, vm: int) -> None:
     """Other files, regular ones too, are None."""
-    told = backend.fstat(backend.create_guest_memfd(vm, 3 * P, 0))
+    stat = backend.fstat(backend.create_guest_memfd(vm, 3 * P, 0))
 
-    assert told is not None and (told.st_size, told.st_blksize, oct(told.st_mode)) == (3 * P, P, "0o100600")
+    assert stat is not None and (stat.st_size, stat.st_blksize, oct(stat.st_mode)) == (3 * P, P, "0o100600")
     assert [backend.fstat(fd) for fd in (vm, backend.open_aux("memfd"), backend.open_aux("devnull"))] == [None] * 3
 
 
@@ -401,7 +401,7 @@ def test_a_guest_that_never_ends_is_interrupted(backend: KvmBackend, vm: int, vc
     assert backend.run_touch(vcpu_fd, boot, load) == [[Exit("done", value=0)]]
 
 
-def test_a_boot_memory_that_no_slot_maps_is_told_as_misuse(backend: KvmBackend, vm: int, vcpu_fd: int) -> None:
+def test_a_boot_memory_that_no_slot_maps_is_reported_as_misuse(backend: KvmBackend, vm: int, vcpu_fd: int) -> None:
     """Not as an answer of the guest."""
     hva = backend.anonymous(P, RW, P)
     backend.set_user_memory_region(vm, 0, 0, GPA, P, hva)
@@ -414,14 +414,14 @@ def test_a_boot_memory_that_no_slot_maps_is_told_as_misuse(backend: KvmBackend, 
 # -- the machine -----------------------------------------------------------------------------------------------------
 
 
-def test_a_machine_without_the_device_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_the_device_gets_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The device, the errno, the remedy."""
     monkeypatch.setattr(files, "DEVICE", str(tmp_path / "kvm"))
     with KvmBackend() as backend, pytest.raises(BackendUnavailable, match=r"kvm cannot be opened \(ENOENT\): load the"):
         backend.open_kvm()
 
 
-def test_a_machine_of_another_architecture_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_of_another_architecture_gets_that_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guest is x86-64 machine code."""
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(BackendUnavailable, match="not Linux on aarch64"):
@@ -461,6 +461,6 @@ def test_the_objects_work_on_the_real_kernel_as_they_do_on_the_model(backend: Kv
             _ = vm.model
 
 
-def test_a_real_kernel_cannot_be_told_which_version_it_is() -> None:
+def test_a_real_kernel_takes_no_profile() -> None:
     with pytest.raises(ValueError, match="are the model's"):
         guestmem.open("kvm", profile="v6.12")

@@ -18,7 +18,7 @@ from guestmem.errors import BackendUnavailable, HostSignal, KvmError, NotVisible
 from guestmem.lab import channel, serve
 from guestmem.lab.backend import LabBackend
 from guestmem.lab.errors import LabFailed, SessionFailed
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.model.process import Process
 from guestmem.model.profiles import profile_named
 from guestmem.objects import Kvm
@@ -29,13 +29,13 @@ RECORDINGS = sorted((Path(__file__).parent.parent / "examples" / "recordings").g
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+def machine() -> Iterator[LabMachine]:
     with fake_machine() as machine:
         yield machine
 
 
 @pytest.fixture
-def lab(machine: Machine) -> Iterator[LabBackend]:
+def lab(machine: LabMachine) -> Iterator[LabBackend]:
     with LabBackend(machine) as backend:
         yield backend
 
@@ -65,7 +65,7 @@ def test_the_calls_of_the_protocol_are_those_that_may_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
-def test_a_recording_gives_on_the_lab_what_it_gives_on_what_is_in_it(machine: Machine, recording: Path) -> None:
+def test_a_recording_gives_on_the_lab_what_it_gives_on_what_is_in_it(machine: LabMachine, recording: Path) -> None:
     for sequence in read_sequences(recording):
         with LabBackend(machine) as lab, Process(profile_named("v6.12")) as model:
             assert outcomes(lab, sequence) == outcomes(model, sequence), sequence.begin.seq
@@ -139,7 +139,7 @@ def test_a_batch_of_calls_is_one_round_trip_in_order(lab: LabBackend) -> None:
     assert lab.batch([]) == ()
 
 
-def test_backends_on_one_machine_are_processes_of_their_own(machine: Machine) -> None:
+def test_backends_on_one_machine_are_processes_of_their_own(machine: LabMachine) -> None:
     with LabBackend(machine) as first, LabBackend(machine) as second:
         kvm = first.open_kvm()
         with pytest.raises(KvmError) as refused:
@@ -149,7 +149,7 @@ def test_backends_on_one_machine_are_processes_of_their_own(machine: Machine) ->
         assert second.open_kvm() == kvm
 
 
-def test_after_its_end_a_backend_says_so(machine: Machine) -> None:
+def test_after_its_end_a_backend_says_so(machine: LabMachine) -> None:
     backend = LabBackend(machine)
     backend.shutdown()
     backend.shutdown()

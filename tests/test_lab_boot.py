@@ -18,7 +18,7 @@ import guestmem
 from guestmem import lab
 from guestmem.lab import channel
 from guestmem.lab.kernel import find_kernel
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.objects import Kvm
 from guestmem.recordings.compare import compare
 from guestmem.recordings.reader import read_sequences
@@ -46,13 +46,13 @@ CAPABILITIES = {
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+def machine() -> Iterator[LabMachine]:
     with lab.boot() as machine:
         yield machine
 
 
 @pytest.fixture
-def backend(machine: Machine) -> Iterator[lab.LabBackend]:
+def backend(machine: LabMachine) -> Iterator[lab.LabBackend]:
     with lab.LabBackend(machine) as backend:
         yield backend
 
@@ -60,7 +60,7 @@ def backend(machine: Machine) -> Iterator[lab.LabBackend]:
 # -- what it is ------------------------------------------------------------------------------------------------------
 
 
-def test_its_kernel_is_the_one_that_was_built(machine: Machine) -> None:
+def test_its_kernel_is_the_one_that_was_built(machine: LabMachine) -> None:
     assert machine.release.startswith("6.12.")
     assert machine.release.endswith("-guestmem")
 
@@ -83,7 +83,7 @@ def test_guest_physical_addresses_have_40_bits(backend: lab.LabBackend) -> None:
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
-def test_every_recorded_outcome_of_6_12_comes_out_again(machine: Machine, recording: Path) -> None:
+def test_every_recorded_outcome_of_6_12_comes_out_again(machine: LabMachine, recording: Path) -> None:
     different = []
     for sequence in read_sequences(recording):
         with lab.LabBackend(machine) as backend:
@@ -220,7 +220,7 @@ def test_a_kernel_that_is_none_is_told_with_qemus_words(tmp_path: Path) -> None:
     image = os.memfd_create("empty")
     try:
         with pytest.raises(lab.LabFailed, match=r"QEMU ended with 1: (.|\n)*kernel"):
-            Machine.boot(tmp_path / "vmlinux", image, lab.Hardware())
+            LabMachine.boot(tmp_path / "vmlinux", image, lab.Hardware())
     finally:
         os.close(image)
 
@@ -229,7 +229,7 @@ def test_a_panic_of_its_kernel_is_told_with_the_console() -> None:
     image = os.memfd_create("empty")  # without a first process
     try:
         with pytest.raises(lab.LabFailed, match=r"QEMU ended with 0(.|\n)*Kernel panic"):
-            Machine.boot(find_kernel().image, image, lab.Hardware())
+            LabMachine.boot(find_kernel().image, image, lab.Hardware())
     finally:
         os.close(image)
 

@@ -15,7 +15,8 @@ import pytest
 
 from guestmem import lab
 from guestmem.backend import Backend, Boot, Statistics, Touch
-from guestmem.lab.machine import Machine
+from guestmem.harness import BOOT_GPA, BOOT_SIZE, BOOT_SLOT
+from guestmem.lab.machine import LabMachine
 from guestmem.model.process import Process
 from guestmem.model.profiles import profile_named
 from guestmem.uapi import (
@@ -38,11 +39,10 @@ RW = PROT_READ | PROT_WRITE
 BUFFER = 16 * MIB
 MADV_HUGEPAGE = 14
 MAP_HUGE_1GB = 30 << 26
-BOOT_GPA = 0xD0000000
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+def machine() -> Iterator[LabMachine]:
     hardware = lab.Hardware(memory=3 * GIB, kernel_arguments=("hugepagesz=1G", "hugepages=1"))
     with lab.boot(hardware=hardware) as machine:
         yield machine
@@ -74,8 +74,8 @@ class Guest:
 
 def guest(backend: Backend, type: int, page: int) -> Guest:
     vm = backend.create_vm(backend.open_kvm(), type)
-    boot = Boot(BOOT_GPA, backend.anonymous(64 * 1024, RW, 2 * MIB))
-    backend.set_user_memory_region(vm, 1000, 0, BOOT_GPA, 64 * 1024, boot.hva)
+    boot = Boot(BOOT_GPA, backend.anonymous(BOOT_SIZE, RW, 2 * MIB))
+    backend.set_user_memory_region(vm, BOOT_SLOT, 0, BOOT_GPA, BOOT_SIZE, boot.hva)
     return Guest(backend, vm, backend.create_vcpu(vm, 0), boot, buffer(backend, page))
 
 
@@ -101,7 +101,7 @@ def page(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(params=[0, 1], ids=["default", "protected"])
-def pair(request: pytest.FixtureRequest, machine: Machine, page: int) -> Iterator[tuple[Guest, Guest]]:
+def pair(request: pytest.FixtureRequest, machine: LabMachine, page: int) -> Iterator[tuple[Guest, Guest]]:
     """The same VM on the lab and on the model."""
     with lab.LabBackend(machine) as real, Process(profile_named("v6.12")) as model:
         yield guest(real, request.param, page), guest(model, request.param, page)

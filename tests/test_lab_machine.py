@@ -14,7 +14,7 @@ from fake_lab import AGENT, HANG, HELLO, children, descriptors, eventually, fake
 from guestmem.errors import BackendUnavailable
 from guestmem.lab import channel
 from guestmem.lab.errors import LabFailed, SessionFailed
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.lab.qemu import Hardware, Qemu
 
 
@@ -182,7 +182,7 @@ def test_a_closed_machine_leaves_no_process_and_says_that_it_is_closed() -> None
 def test_a_machine_that_does_not_come_up_is_ended_at_its_time() -> None:
     qemu = fake_qemu("time.sleep(1000)")
     with pytest.raises(LabFailed, match=r"did not come up within 0\.3 s"):
-        Machine.on(qemu, 0.3)
+        LabMachine.on(qemu, 0.3)
     assert not is_running(qemu.pid)
 
 
@@ -236,7 +236,7 @@ def test_a_machine_that_reads_nothing_is_ended_when_the_request_does_not_go_out(
 def test_garbage_on_the_line_ends_the_machine(garbage: str) -> None:
     qemu = fake_qemu(HELLO + f"os.write(port, {garbage}); time.sleep(1000)")
     with pytest.raises(channel.ProtocolError):
-        Machine.on(qemu, 30).ask(1, channel.Open())
+        LabMachine.on(qemu, 30).ask(1, channel.Open())
     assert not is_running(qemu.pid)
 
 

@@ -14,7 +14,7 @@ from fake_lab import eventually, fake_machine, labs
 
 from guestmem.lab import programs
 from guestmem.lab.errors import SessionFailed
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.lab.qemu import Hardware
 
 
@@ -23,7 +23,7 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Hardware]]:
     """Every lab is a stand-in; the hardware that was asked for."""
     asked: list[Hardware] = []
 
-    def boot(kernel: str, hardware: Hardware) -> Machine:
+    def boot(kernel: str, hardware: Hardware) -> LabMachine:
         asked.append(hardware)
         return fake_machine()
 

@@ -52,12 +52,12 @@ def test_the_hosts_files_are_lent_read_only_and_only_when_asked() -> None:
 def test_kernel_arguments_are_the_kernels_and_not_its_first_process() -> None:
     append = value(arguments(Hardware(kernel_arguments=("hugepagesz=1G", "hugepages=1"))), "-append")
     assert append.endswith(" hugepagesz=1G hugepages=1")
-    assert "--" not in append.split(), "QEMU tells the kernel of its devices after them"
+    assert "--" not in append.split(), "QEMU appends its devices after them"
 
 
-def test_the_kernel_is_told_how_fast_its_clock_runs_where_that_is_known() -> None:
-    told = command_line(KERNEL, Hardware(), image=7, port=8, console=9, tsc_khz=2600000)
-    assert "tsc_early_khz=2600000" in value(told, "-append").split()
+def test_the_kernel_gets_the_rate_of_its_clock_where_that_is_known() -> None:
+    line = command_line(KERNEL, Hardware(), image=7, port=8, console=9, tsc_khz=2600000)
+    assert "tsc_early_khz=2600000" in value(line, "-append").split()
     assert "tsc_early_khz" not in value(arguments(Hardware()), "-append")
 
 

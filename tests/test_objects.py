@@ -8,7 +8,7 @@ from helpers import PRIVATE, P, Region, bound, errno_of
 import guestmem
 from guestmem.backend import Boot, Exit, Host, PreFault, Touch
 from guestmem.model.process import Process
-from guestmem.objects import GuestAccessFailed, Kvm, Vcpu, Vm
+from guestmem.objects import GuestAccessFailed, GuestMemfd, Kvm, Vcpu, Vm
 
 
 def test_open_takes_names_and_refuses_unknown_ones() -> None:
@@ -71,9 +71,52 @@ def test_a_fetch_completes_without_a_value(kvm: Kvm, vm: Vm, vcpu: Vcpu) -> None
     assert vcpu.fetch(0) == [Exit("done")]
 
 
-def test_descriptors_say_what_they_are(kvm: Kvm) -> None:
-    assert repr(kvm) == f"Kvm(fd={kvm.fd}, backend='model')"
-    assert repr(kvm.create_vm()).startswith("Vm(fd=")
+def test_objects_show_what_they_were_made_with(kvm: Kvm, backend: str) -> None:
+    end = f"backend={backend!r})"
+    vm = kvm.create_vm()
+
+    assert repr(kvm) == f"Kvm(fd={kvm.fd}, {end}"
+    assert repr(vm) == f"Vm(type=KVM_X86_DEFAULT_VM, slots=0, fd={vm.fd}, {end}"
+    vcpu = vm.create_vcpu(3)
+    assert repr(vcpu) == f"Vcpu(id=3, fd={vcpu.fd}, {end}"
+
+
+def test_a_vm_counts_the_slots_that_it_has(kvm: Kvm, vm: Vm) -> None:
+    hva = kvm.anonymous(2 * P)
+    vm.set_user_memory_region(0, gpa=0, size=P, userspace_addr=hva)
+    vm.set_user_memory_region(7, gpa=P, size=P, userspace_addr=hva + P)
+    assert errno_of(lambda: vm.set_user_memory_region(8, gpa=0, size=P, userspace_addr=hva)) == "EEXIST"
+    assert ", slots=2, " in repr(vm)
+
+    vm.set_user_memory_region(0, gpa=0, size=P, userspace_addr=hva, flags=guestmem.KVM_MEM_LOG_DIRTY_PAGES)
+    vm.delete_region(7)
+
+    assert ", slots=1, " in repr(vm)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (0, "0"),
+        (guestmem.GUEST_MEMFD_FLAG_MMAP | guestmem.GUEST_MEMFD_FLAG_INIT_SHARED, "MMAP|INIT_SHARED"),
+        (1 << 2 | 1 << 4 | 21 << 26, "HUGE_PAGES(2M)|SHMEM"),
+        (1 << 0 | 1 << 9, "MMAP|0x200"),
+        (30 << 26, "0x78000000"),
+    ],
+)
+def test_a_file_shows_its_size_and_flags(flags: int, text: str, kvm: Kvm) -> None:
+    gmem = GuestMemfd(kvm.backend, kvm.create_vm().fd, 2 << 20, flags)
+
+    assert repr(gmem).startswith(f"GuestMemfd(size=2M, flags={text}, fd=")
+    assert repr(gmem.dup()).startswith(f"GuestMemfd(size=2M, flags={text}, fd=")
+
+
+def test_what_was_made_elsewhere_shows_its_descriptor_only(kvm: Kvm, vm: Vm, vcpu: Vcpu) -> None:
+    end = f"backend={kvm.backend.name!r})"
+
+    assert repr(Vm(kvm.backend, vm.fd)) == f"Vm(fd={vm.fd}, {end}"
+    assert repr(Vcpu(kvm.backend, vcpu.fd)) == f"Vcpu(fd={vcpu.fd}, {end}"
+    assert repr(GuestMemfd(kvm.backend, vm.fd)) == f"GuestMemfd(fd={vm.fd}, {end}"
 
 
 def test_an_exit_shows_only_what_is_set_and_addresses_in_hex() -> None:

@@ -186,7 +186,7 @@ def test_other_backings_have_no_setting(backing: Backing) -> None:
 
 @pytest.mark.parametrize("order", [1, 3, 5, -1])
 def test_the_setting_is_a_leaf_size(order: int) -> None:
-    with pytest.raises(ValueError, match="no leaf size of tiny"):
+    with pytest.raises(ValueError, match="not a leaf size of tiny"):
         cache(backing="shmem").set_huge_order(order)
 
 

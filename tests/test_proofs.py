@@ -15,21 +15,21 @@ pytest.importorskip("z3", reason="guestmem prove is not installed: pip install '
 from program import Guestmem
 
 from guestmem.geometry import ARM64_16K, ARM64_64K, X86_64, X86_64_512G, Geometry
-from guestmem.proofs.answers import Asked, ask_all
-from guestmem.proofs.norule import asked_named
-from guestmem.proofs.properties import property_named
+from guestmem.proofs.answers import Asked, ask_all, whole_table
+from guestmem.proofs.properties import PROPERTIES
 from guestmem.proofs.situation import Situation
 from guestmem.proofs.solver import answer
-from guestmem.proofs.statements import STATEMENTS, statement_named
+from guestmem.proofs.statements import STATEMENTS
 from guestmem.proofs.verdict import Holds, Refuted, Unknown, Verdict
 from guestmem.rules import RULES, Binding, FitsSize
 from guestmem.units import GIB, MIB
 
 HOLDS, REFUTED = Holds, Refuted
+[BEGINS_INSIDE] = [each for each in PROPERTIES if each.name == "begins-inside"]
 
 
 def verdict_of(name: str, rule: str, geometry: Geometry = X86_64, **given: int) -> Verdict:
-    asked = Asked(geometry, (property_named(name),), (asked_named(rule),), given=given, limit_s=120)
+    asked = Asked(geometry, (name,), (rule,), given=given, limit_s=120)
     [found] = ask_all(asked, 1)
     return found.verdict
 
@@ -75,13 +75,13 @@ def test_a_property_of_a_rule(name: str, rule: str, expected: type) -> None:
     ],
 )
 def test_a_statement(name: str, expected: type) -> None:
-    [found] = ask_all(Asked(X86_64, statements=(statement_named(name),), limit_s=120), 1)
+    [found] = ask_all(Asked(X86_64, statements=(name,), limit_s=120), 1)
 
     assert isinstance(found.verdict, expected)
 
 
 def test_the_signed_form_of_6_18_wraps_at_the_value_that_the_kernel_accepted() -> None:
-    [found] = ask_all(Asked(X86_64, statements=(statement_named("signed-in-file"),), limit_s=120), 1)
+    [found] = ask_all(Asked(X86_64, statements=("signed-in-file",), limit_s=120), 1)
 
     assert isinstance(found.verdict, Refuted)
     assert found.verdict.values["offset"] + found.verdict.values["size"] == 1 << 63
@@ -90,15 +90,15 @@ def test_the_signed_form_of_6_18_wraps_at_the_value_that_the_kernel_accepted() -
 def test_with_1g_pages_the_access_at_0x8000_of_a_slot_at_0x4000_takes_the_page_at_0() -> None:
     asked = Asked(
         X86_64,
-        (property_named("begins-inside"),),
-        (asked_named("none"),),
+        ("begins-inside",),
+        ("none",),
         given={"folio": GIB, "size": GIB, "offset": 0x4000, "access": 0x8000},
         limit_s=120,
     )
 
     [found] = ask_all(asked, 1)
 
-    assert found.story == (
+    assert found.explanation == (
         "for 1G pages, a slot of 1G at offset 0x4000: the access at 0x8000 takes the page at file offset 0x0, which "
         "begins before the bound range"
     )
@@ -111,7 +111,7 @@ def test_the_smallest_counterexample_comes_first() -> None:
     assert (found.values["folio"], found.values["size"], found.values["offset"]) == (2 * MIB, 2 * MIB, 0x1000)
 
 
-def test_larger_pages_of_the_architecture_are_what_a_slot_of_512g_must_fear() -> None:
+def test_a_slot_of_512g_is_refused_once_the_architecture_has_pages_of_that_size() -> None:
     found = verdict_of("monotone-levels", "size-and-gpa")
 
     assert isinstance(found, Refuted)
@@ -142,7 +142,7 @@ def test_a_wrong_rule_is_found_out() -> None:
     situation = Situation(X86_64)
     wrong = _OffByOnePage()
 
-    found = answer(property_named("begins-inside").ask(situation, wrong), 120)
+    found = answer(BEGINS_INSIDE.ask(situation, wrong), 120)
 
     assert isinstance(found, Refuted)
     assert found.values["offset"] % (2 * MIB) == 0x1000
@@ -152,7 +152,7 @@ def test_assumptions_can_be_met_and_the_witness_meets_them() -> None:
     found = verdict_of("begins-inside", "fits-size")
 
     assert isinstance(found, Holds)
-    assert not found.of_nothing
+    assert not found.vacuous
     values = found.witness
     assert values["offset"] <= values["access"] < values["offset"] + values["size"]
     assert values["offset"] + values["size"] <= values["file_size"]
@@ -160,7 +160,7 @@ def test_assumptions_can_be_met_and_the_witness_meets_them() -> None:
 
 def test_a_question_without_time_is_unknown_and_unknown_is_no_success(guestmem_command: Guestmem) -> None:
     situation = Situation(X86_64)
-    question = property_named("begins-inside").ask(situation, FitsSize())
+    question = BEGINS_INSIDE.ask(situation, FitsSize())
 
     assert isinstance(answer(question, 1e-9), Unknown)
     ended = guestmem_command("prove", "begins-inside", "--rule", "fits-size", "--timeout", "0.001", "--jobs", 1)
@@ -168,11 +168,13 @@ def test_a_question_without_time_is_unknown_and_unknown_is_no_success(guestmem_c
     assert "unknown" in ended.out
 
 
-def test_every_rule_and_statement_has_its_place_in_the_whole_table() -> None:
-    names = {rule.name for rule in RULES}
+def test_every_rule_property_and_statement_is_asked_once_in_the_whole_table() -> None:
+    table = whole_table(X86_64)
 
-    assert {asked_named(name).name for name in names} == names
-    assert len({each.name for each in STATEMENTS}) == len(STATEMENTS)
+    assert table.rules == ("none", *(rule.name for rule in RULES))
+    assert sorted(table.properties) == sorted({each.name for each in PROPERTIES})
+    assert sorted(table.statements) == sorted({each.name for each in STATEMENTS})
+    assert len(table.properties + table.statements) == len(PROPERTIES) + len(STATEMENTS)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ def test_a_counterexample_is_a_layout_to_check_and_a_recording_to_run(
         assert "set_user_memory_region2       1  ok 1" in ended.out, "the slot is accepted: that is what is wrong"
 
 
-def test_json_has_verdicts_values_and_stories(guestmem_command: Guestmem) -> None:
+def test_json_has_verdicts_values_and_explanations(guestmem_command: Guestmem) -> None:
     ended = guestmem_command("prove", "begins-inside", "--rule", "none", "--rule", "fits-size", "--jobs", 1, "--json")
 
     report: dict[str, Any] = json.loads(ended.out)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from guestmem.races import MUTATIONS, NEXT, V6_12, Protocol, Scenario, scenario, scenarios
 from guestmem.races.explore import Graph, TooManyWorlds, explore
-from guestmem.races.step import Program, Step, end, go, program, step
+from guestmem.races.step import AtomicStep, Program, end, go, program, step
 from guestmem.races.world import Actor, World
 
 PAIRS = [one.name for one in scenarios(2)]
@@ -94,7 +94,7 @@ def changed(world: World, field: str, value: int) -> World:
     return World(**fields)
 
 
-def add(field: str, then: str, name: str) -> Step:
+def add(field: str, then: str, name: str) -> AtomicStep:
     def run(world: World, me: int) -> World:
         after = changed(world, field, getattr(world, field) + 1)
         return end(after, me, "done") if then == "end" else go(after, me, then)
@@ -102,7 +102,7 @@ def add(field: str, then: str, name: str) -> Step:
     return step(name, run, then, "", field)
 
 
-def wait(field: str, value: int, then: str, name: str) -> Step:
+def wait(field: str, value: int, then: str, name: str) -> AtomicStep:
     def run(world: World, me: int) -> World | None:
         if getattr(world, field) != value:
             return None
@@ -111,7 +111,7 @@ def wait(field: str, value: int, then: str, name: str) -> Step:
     return step(name, run, then, field)
 
 
-def put(field: str, value: int, then: str, name: str) -> Step:
+def put(field: str, value: int, then: str, name: str) -> AtomicStep:
     def run(world: World, me: int) -> World:
         after = changed(world, field, value)
         return end(after, me, "done") if then == "end" else go(after, me, then)
@@ -119,7 +119,7 @@ def put(field: str, value: int, then: str, name: str) -> Step:
     return step(name, run, then, "", field)
 
 
-def branch(field: str, value: int, taken: str, then: str, name: str) -> Step:
+def branch(field: str, value: int, taken: str, then: str, name: str) -> AtomicStep:
     def run(world: World, me: int) -> World:
         to = taken if getattr(world, field) == value else then
         return end(world, me, "done") if to == "end" else go(world, me, to)
@@ -138,7 +138,7 @@ def counting(field: str, steps: int) -> Program:
 
 @st.composite
 def program_sets(draw: st.DrawFn) -> list[Program]:
-    def any_step(number: int, count: int) -> Step:
+    def any_step(number: int, count: int) -> AtomicStep:
         name, then = f"s{number}", f"s{number + 1}" if number + 1 < count else "end"
         field, value = draw(st.sampled_from(VARIABLES)), draw(st.integers(0, 1))
         kind = draw(st.sampled_from(("put", "wait", "branch", "branch")))

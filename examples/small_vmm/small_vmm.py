@@ -1,15 +1,15 @@
-"""The part of a VMM that converts guest memory between private and shared, small enough to read at once."""
+"""The part of a VMM that converts guest memory between private and shared, as small as possible."""
 
 from __future__ import annotations
 
 import guestmem
-from guestmem.objects import Kvm, Vm
+from guestmem import Kvm, Vm
 
 PAGE = 4096
 
 
 class Ram:
-    """A range of guest memory with its two homes: the host's memory while shared, a guest_memfd while private."""
+    """A range of guest memory: in the host's memory while it is shared, and in a guest_memfd while it is private."""
 
     def __init__(self, kvm: Kvm, vm: Vm, gpa: int, size: int) -> None:
         self.vm, self.gpa, self.size = vm, gpa, size
@@ -24,6 +24,6 @@ class Ram:
         self.vm.set_memory_attributes(gpa, size, guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE)
 
     def make_shared(self, gpa: int, size: int) -> None:
-        """From here on they go to the host's memory; what was private is gone, and its pages are given back."""
+        """From here on the guest's accesses go to the host's memory; the private contents are gone."""
         self.vm.set_memory_attributes(gpa, size, 0)
         self.file.punch_hole(gpa - self.gpa, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from small_vmm import PAGE, Ram
 
-from guestmem.objects import Kvm, Vm
+from guestmem import Kvm, Vm
 
 GPA, SIZE = 0x400000, 8 * PAGE
 

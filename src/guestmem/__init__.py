@@ -4,40 +4,111 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from guestmem.errors import BackendUnavailable, HostSignal, KvmError, NotVisible
+from guestmem.errors import BackendUnavailable, HostSignal, InputError, KvmError, NotVisible
 from guestmem.uapi import (
+    GUEST_MEMFD_FLAG_HUGE_PAGES,
+    GUEST_MEMFD_FLAG_HUGETLB,
     GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_MMAP,
+    GUEST_MEMFD_FLAG_SHMEM,
+    GUEST_MEMFD_HUGE_MASK,
+    GUEST_MEMFD_HUGE_SHIFT,
+    KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
+    KVM_CAP_DIRTY_LOG_RING,
+    KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+    KVM_CAP_GUEST_MEMFD,
+    KVM_CAP_GUEST_MEMFD_FLAGS,
+    KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    KVM_CAP_MEMORY_ATTRIBUTES,
+    KVM_CAP_MEMORY_FAULT_INFO,
+    KVM_CAP_MULTI_ADDRESS_SPACE,
+    KVM_CAP_NR_MEMSLOTS,
+    KVM_CAP_PRE_FAULT_MEMORY,
+    KVM_CAP_READONLY_MEM,
+    KVM_CAP_SYNC_MMU,
+    KVM_CAP_USER_MEMORY,
+    KVM_CAP_USER_MEMORY2,
+    KVM_CAP_VM_TYPES,
+    KVM_CAP_X86_APIC_BUS_CYCLES_NS,
+    KVM_EXIT_MEMORY_FAULT,
+    KVM_EXIT_MMIO,
+    KVM_EXIT_UNKNOWN,
     KVM_MEM_GUEST_MEMFD,
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
+    KVM_MEMORY_EXIT_FLAG_PRIVATE,
     KVM_X86_DEFAULT_VM,
     KVM_X86_SW_PROTECTED_VM,
 )
 from guestmem.version import __version__
 
 if TYPE_CHECKING:
+    from guestmem.backend import Exit
     from guestmem.model.profiles import Machine
-    from guestmem.objects import Kvm
+    from guestmem.objects import GuestMemfd, Kvm, Vcpu, Vm
     from guestmem.rules import Rule
 
 __all__ = (
+    "GUEST_MEMFD_FLAG_HUGETLB",
+    "GUEST_MEMFD_FLAG_HUGE_PAGES",
     "GUEST_MEMFD_FLAG_INIT_SHARED",
     "GUEST_MEMFD_FLAG_MMAP",
+    "GUEST_MEMFD_FLAG_SHMEM",
+    "GUEST_MEMFD_HUGE_MASK",
+    "GUEST_MEMFD_HUGE_SHIFT",
+    "KVM_CAP_DESTROY_MEMORY_REGION_WORKS",
+    "KVM_CAP_DIRTY_LOG_RING",
+    "KVM_CAP_DIRTY_LOG_RING_ACQ_REL",
+    "KVM_CAP_GUEST_MEMFD",
+    "KVM_CAP_GUEST_MEMFD_FLAGS",
+    "KVM_CAP_JOIN_MEMORY_REGIONS_WORKS",
+    "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+    "KVM_CAP_MEMORY_ATTRIBUTES",
+    "KVM_CAP_MEMORY_FAULT_INFO",
+    "KVM_CAP_MULTI_ADDRESS_SPACE",
+    "KVM_CAP_NR_MEMSLOTS",
+    "KVM_CAP_PRE_FAULT_MEMORY",
+    "KVM_CAP_READONLY_MEM",
+    "KVM_CAP_SYNC_MMU",
+    "KVM_CAP_USER_MEMORY",
+    "KVM_CAP_USER_MEMORY2",
+    "KVM_CAP_VM_TYPES",
+    "KVM_CAP_X86_APIC_BUS_CYCLES_NS",
+    "KVM_EXIT_MEMORY_FAULT",
+    "KVM_EXIT_MMIO",
+    "KVM_EXIT_UNKNOWN",
     "KVM_MEMORY_ATTRIBUTE_PRIVATE",
+    "KVM_MEMORY_EXIT_FLAG_PRIVATE",
     "KVM_MEM_GUEST_MEMFD",
     "KVM_MEM_LOG_DIRTY_PAGES",
     "KVM_MEM_READONLY",
     "KVM_X86_DEFAULT_VM",
     "KVM_X86_SW_PROTECTED_VM",
     "BackendUnavailable",
+    "Exit",
+    "GuestMemfd",
     "HostSignal",
+    "Kvm",
     "KvmError",
     "NotVisible",
+    "Vcpu",
+    "Vm",
     "__version__",
     "open",
 )
+
+# Looked up when they are used, so that `import guestmem` and `guestmem --help` stay light.
+_HOMES = {"Exit": "backend", "GuestMemfd": "objects", "Kvm": "objects", "Vcpu": "objects", "Vm": "objects"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'guestmem' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"guestmem.{_HOMES[name]}"), name)
 
 
 def open(
@@ -54,11 +125,10 @@ def open(
     none. "lab": a kernel booted for this, ended with it; BackendUnavailable if it is not built (``guestmem.lab``). A
     real kernel is what it is, so it takes none of the three. ValueError for a name that does not exist.
     """
-    # Imported here so that `guestmem --help` does not pay for a backend.
     from guestmem.objects import Kvm
 
     if backend in ("kvm", "lab") and (profile is not None or machine is not None or rule is not None):
-        raise ValueError("profile, machine and rule are the model's; a real kernel cannot be told what it is")
+        raise InputError("profile, machine and rule are the model's; a real kernel has its own")
     if backend == "kvm":
         from guestmem.kvm import KvmBackend
 
@@ -68,7 +138,7 @@ def open(
 
         return Kvm(open_backend())
     if backend != "model":
-        raise ValueError(f"no backend {backend!r}; there are model, kvm and lab")
+        raise InputError(f"no backend {backend!r}; there are model, kvm and lab")
     from guestmem.model.process import Process
     from guestmem.model.profiles import profile_named
     from guestmem.rules import DEFAULT, rule_named

@@ -23,7 +23,7 @@ AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """What fstat tells of a guest_memfd (struct stat; bytes, 512-byte blocks, mode with the file type)."""
+    """What fstat reports of a guest_memfd (struct stat; bytes, 512-byte blocks, mode with the file type)."""
 
     st_size: int
     st_blocks: int
@@ -103,7 +103,7 @@ class Host(Protocol):
 
 @runtime_checkable
 class Statistics(Protocol):
-    """What KVM counts for a VM, where a backend can tell.
+    """What KVM counts for a VM, where a backend can report it.
 
     boot_pages is how many base pages the backend's own guest code takes right after a touch; they are in the count.
     A slot that goes may have taken them along, so the count without them is known only then, and only while the guest

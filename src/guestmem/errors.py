@@ -1,10 +1,11 @@
-"""What can go wrong, told apart by who must act.
+"""What can go wrong, one class for each who must act.
 
 ``KvmError``: the kernel (or the model of it) refused a system call; it is an OSError with the kernel's errno and, from
 the model, the named check that refused. ``HostSignal``: a host access to memory ended in a signal. ``NotVisible``: this
-backend cannot show what was asked. ``BackendUnavailable``: this machine cannot run that backend. Misuse of the Python
-API is TypeError or ValueError; a broken invariant is an AssertionError that says it is our bug. ``UnexpectedExit``: a
-guest ended in a way that no access to memory can cause.
+backend cannot show what was asked. ``BackendUnavailable``: this machine cannot run that backend. ``InputError``: what
+the user gave cannot be used, and the message says why. Other misuse of the Python API is TypeError or ValueError; a
+broken invariant is an AssertionError that says it is our bug. ``UnexpectedExit``: a guest ended in a way that no access
+to memory can cause.
 """
 
 from __future__ import annotations
@@ -15,18 +16,17 @@ __all__ = (
     "EHWPOISON",
     "BackendUnavailable",
     "HostSignal",
+    "InputError",
     "KvmError",
     "NotVisible",
     "UnexpectedExit",
     "errno_name",
-    "errno_number",
 )
 
 EHWPOISON = 133  # Python 3.11's errno module does not name it
 
 # Linux has one number for both names; recordings write the POSIX one.
 _NAMES = {**_errno.errorcode, 95: "EOPNOTSUPP", EHWPOISON: "EHWPOISON"}
-_NUMBERS = {**{name: number for number, name in _NAMES.items()}, "ENOTSUP": 95, "EWOULDBLOCK": _errno.EAGAIN}
 
 
 def errno_name(number: int) -> str:
@@ -38,9 +38,8 @@ def errno_name(number: int) -> str:
     return _NAMES.get(number, f"errno {number}")
 
 
-def errno_number(name: str) -> int:
-    """The number of a symbolic errno; KeyError for an unknown name."""
-    return _NUMBERS[name]
+class InputError(ValueError):
+    """What the user gave (a file, a name, an option's value) cannot be used; the message is one line that says why."""
 
 
 class KvmError(OSError):
@@ -81,7 +80,7 @@ class HostSignal(Exception):
 
 
 class NotVisible(Exception):
-    """The backend cannot show this: a real kernel does not tell user space about it."""
+    """The backend cannot show this: a real kernel does not report it to user space."""
 
 
 class BackendUnavailable(Exception):

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from guestmem.errors import InputError
 from guestmem.units import format_size, is_power_of_two
 
 __all__ = (
@@ -68,7 +69,7 @@ class Geometry:
             if self.base_page_size << order == page_size:
                 return order
         sizes = ", ".join(format_size(size) for size in self.page_sizes)
-        raise ValueError(f"{page_size:#x} is no leaf size of {self.name}; there are {sizes}")
+        raise InputError(f"{page_size:#x} is no leaf size of {self.name}; there are {sizes}")
 
     def name_of(self, order: int) -> str:
         """The size of an order as people write it.
@@ -100,4 +101,4 @@ def geometry_named(name: str) -> Geometry:
     try:
         return GEOMETRIES[name]
     except KeyError:
-        raise ValueError(f"no geometry {name!r}; there are {', '.join(GEOMETRIES)}") from None
+        raise InputError(f"no geometry {name!r}; there are {', '.join(GEOMETRIES)}") from None

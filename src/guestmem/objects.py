@@ -28,28 +28,40 @@ from guestmem.uapi import (
     FALLOC_FL_PUNCH_HOLE,
     GUEST_MEMFD_FLAG_HUGE_PAGES,
     GUEST_MEMFD_FLAG_HUGETLB,
+    GUEST_MEMFD_FLAG_INIT_SHARED,
+    GUEST_MEMFD_FLAG_MMAP,
     GUEST_MEMFD_FLAG_SHMEM,
+    GUEST_MEMFD_HUGE_MASK,
     GUEST_MEMFD_HUGE_SHIFT,
     KVM_MEM_GUEST_MEMFD,
     KVM_X86_DEFAULT_VM,
+    KVM_X86_SW_PROTECTED_VM,
     MAP_SHARED,
     PROT_READ,
     PROT_WRITE,
 )
-from guestmem.units import MIB, is_power_of_two
+from guestmem.units import MIB, format_size, is_power_of_two
 
 if TYPE_CHECKING:
-    from guestmem.model.gmem import GuestMemfd as ModelGuestMemfd
     from guestmem.model.process import Process
+    from guestmem.model.vm import GuestMemfd as ModelGuestMemfd
     from guestmem.model.vm import Vm as ModelVm
 
 __all__ = ("GuestAccessFailed", "GuestMemfd", "Kvm", "Mapping", "Vcpu", "Vm")
 
+_TYPES = {KVM_X86_DEFAULT_VM: "KVM_X86_DEFAULT_VM", KVM_X86_SW_PROTECTED_VM: "KVM_X86_SW_PROTECTED_VM"}
+_FLAGS = {
+    GUEST_MEMFD_FLAG_MMAP: "MMAP",
+    GUEST_MEMFD_FLAG_INIT_SHARED: "INIT_SHARED",
+    GUEST_MEMFD_FLAG_HUGE_PAGES: "HUGE_PAGES",
+    GUEST_MEMFD_FLAG_HUGETLB: "HUGETLB",
+    GUEST_MEMFD_FLAG_SHMEM: "SHMEM",
+}
 _BACKING_FLAGS = {"thp": 0, "hugetlb": GUEST_MEMFD_FLAG_HUGETLB, "shmem": GUEST_MEMFD_FLAG_SHMEM}
 
 
 class GuestAccessFailed(Exception):
-    """A guest access did not complete as memory; ``exits`` tells how it ended."""
+    """A guest access did not complete as memory; ``exits`` says how it ended."""
 
     def __init__(self, exits: list[Exit]) -> None:
         super().__init__(", ".join(repr(exit) for exit in exits))
@@ -67,8 +79,13 @@ class _Descriptor:
         """close(2); a second close is EBADF, as in the kernel."""
         self.backend.close(self.fd)
 
+    def _made_with(self) -> dict[str, str]:
+        """What is known of it since it was made, for its repr."""
+        return {}
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(fd={self.fd}, backend={self.backend.name!r})"
+        shown = {**self._made_with(), "fd": str(self.fd), "backend": repr(self.backend.name)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
 
 class Kvm(_Descriptor):
@@ -94,7 +111,7 @@ class Kvm(_Descriptor):
 
     def create_vm(self, type: int = KVM_X86_DEFAULT_VM) -> Vm:
         """KVM_CREATE_VM; EINVAL for a type the kernel does not offer."""
-        return Vm(self.backend, self.backend.create_vm(self.fd, type))
+        return Vm(self.backend, self.backend.create_vm(self.fd, type), type)
 
     def anonymous(self, size: int, *, prot: int = PROT_READ | PROT_WRITE, align: int = 2 * MIB) -> int:
         """Map size bytes of private anonymous memory at a multiple of align; the address."""
@@ -116,7 +133,17 @@ class Kvm(_Descriptor):
 
 
 class Vm(_Descriptor):
-    """A virtual machine."""
+    """A virtual machine; its repr counts the slots that were set through this object."""
+
+    def __init__(self, backend: Backend, fd: int, type: int | None = None) -> None:
+        super().__init__(backend, fd)
+        self._type = type
+        self._slots: set[int] = set()
+
+    def _made_with(self) -> dict[str, str]:
+        if self._type is None:
+            return {}
+        return {"type": _TYPES.get(self._type, str(self._type)), "slots": str(len(self._slots))}
 
     @property
     def model(self) -> ModelVm:
@@ -129,7 +156,7 @@ class Vm(_Descriptor):
 
     def create_vcpu(self, id: int = 0) -> Vcpu:
         """KVM_CREATE_VCPU."""
-        return Vcpu(self.backend, self.backend.create_vcpu(self.fd, id))
+        return Vcpu(self.backend, self.backend.create_vcpu(self.fd, id), id)
 
     def create_guest_memfd(
         self,
@@ -145,11 +172,12 @@ class Vm(_Descriptor):
                 raise ValueError(f"page_size {page_size:#x} is not a power of two")
             flags |= GUEST_MEMFD_FLAG_HUGE_PAGES | (page_size.bit_length() - 1) << GUEST_MEMFD_HUGE_SHIFT
             flags |= _BACKING_FLAGS[backing]
-        return GuestMemfd(self.backend, self.backend.create_guest_memfd(self.fd, size, flags))
+        return GuestMemfd(self.backend, self.backend.create_guest_memfd(self.fd, size, flags), size, flags)
 
     def set_user_memory_region(self, slot: int, *, gpa: int, size: int, userspace_addr: int, flags: int = 0) -> None:
         """KVM_SET_USER_MEMORY_REGION; gpa, size and userspace_addr in bytes, size 0 deletes."""
         self.backend.set_user_memory_region(self.fd, slot, flags, gpa, size, userspace_addr)
+        self._count(slot, size)
 
     def set_user_memory_region2(
         self,
@@ -167,28 +195,42 @@ class Vm(_Descriptor):
         if guest_memfd is not None:
             fd, flags = guest_memfd.fd, flags | KVM_MEM_GUEST_MEMFD
         self.backend.set_user_memory_region2(self.fd, slot, flags, gpa, size, userspace_addr, fd, guest_memfd_offset)
+        self._count(slot, size)
 
     def delete_region(self, slot: int) -> None:
         """Delete a slot: size 0."""
-        self.backend.set_user_memory_region2(self.fd, slot, 0, 0, 0, 0, -1, 0)
+        self.set_user_memory_region2(slot, gpa=0, size=0)
+
+    def _count(self, slot: int, size: int) -> None:
+        if size:
+            self._slots.add(slot)
+        else:
+            self._slots.discard(slot)
 
     def set_memory_attributes(self, address: int, size: int, attributes: int) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES; address and size in bytes."""
         self.backend.set_memory_attributes(self.fd, address, size, attributes, 0)
 
     def mapped_pages(self) -> dict[int, int]:
-        """Leaves of the second-level tables by page size in bytes; NotVisible where the backend cannot tell.
+        """Leaves of the second-level tables by page size in bytes; NotVisible where the backend cannot report them.
 
         Right after a touch, and without the pages that the backend's own guest code takes then: on every backend what
         the guest's accesses mapped.
         """
         if not isinstance(self.backend, Statistics):
-            raise NotVisible(f"backend {self.backend.name!r} does not tell what is mapped")
+            raise NotVisible(f"backend {self.backend.name!r} does not report what is mapped")
         return self.backend.mapped_pages(self.fd)
 
 
 class Vcpu(_Descriptor):
     """A virtual CPU."""
+
+    def __init__(self, backend: Backend, fd: int, id: int | None = None) -> None:
+        super().__init__(backend, fd)
+        self._id = id
+
+    def _made_with(self) -> dict[str, str]:
+        return {} if self._id is None else {"id": str(self._id)}
 
     def touch(self, touch: Touch) -> list[Exit]:
         """One guest access: every exit it took."""
@@ -221,6 +263,14 @@ class Vcpu(_Descriptor):
 class GuestMemfd(_Descriptor):
     """A guest_memfd."""
 
+    def __init__(self, backend: Backend, fd: int, size: int | None = None, flags: int = 0) -> None:
+        super().__init__(backend, fd)
+        self._size = size
+        self._flags = flags
+
+    def _made_with(self) -> dict[str, str]:
+        return {} if self._size is None else {"size": format_size(self._size), "flags": _flags_text(self._flags)}
+
     @property
     def model(self) -> ModelGuestMemfd:
         """The modelled file: cache (folios, contents), bindings; NotVisible on a real kernel."""
@@ -246,7 +296,7 @@ class GuestMemfd(_Descriptor):
 
     def dup(self) -> GuestMemfd:
         """Another descriptor of the same file."""
-        return GuestMemfd(self.backend, self.backend.dup(self.fd))
+        return GuestMemfd(self.backend, self.backend.dup(self.fd), self._size, self._flags)
 
     def poison(self, offset: int) -> None:
         """Memory failure hits the page at offset (bytes). Model only."""
@@ -276,6 +326,17 @@ class Mapping:
     def unmap(self) -> None:
         """munmap(2)."""
         self.backend.munmap(self.addr, self.length)
+
+
+def _flags_text(flags: int) -> str:
+    """Creation flags by name, as in "MMAP|HUGE_PAGES(2M)"; bits without a name in hexadecimal."""
+    shown = [name for bit, name in _FLAGS.items() if flags & bit]
+    rest = flags & ~sum(_FLAGS)
+    if flags & GUEST_MEMFD_FLAG_HUGE_PAGES:
+        shift = rest >> GUEST_MEMFD_HUGE_SHIFT & GUEST_MEMFD_HUGE_MASK
+        shown[shown.index("HUGE_PAGES")] += f"({format_size(1 << shift)})"
+        rest &= ~(GUEST_MEMFD_HUGE_MASK << GUEST_MEMFD_HUGE_SHIFT)
+    return "|".join([*shown, *([f"{rest:#x}"] if rest else [])]) or "0"
 
 
 def _process(backend: Backend) -> Process:

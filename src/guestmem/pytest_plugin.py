@@ -3,7 +3,7 @@
 ``guestmem_backend`` is a fresh process with /dev/kvm, ``guestmem_vm`` a VM of the kind that has private memory. Which
 backends is the user's choice on the command line; a test runs once on each. A backend that was chosen and is not there
 is an error, since a run that quietly skipped everything would look like one that passed; no backend stands in for
-another. Nothing of guestmem but this file is imported before a test asks for a fixture.
+another. No backend is imported before a test asks for a fixture.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import guestmem
+
 if TYPE_CHECKING:
-    from guestmem.lab import Machine
-    from guestmem.objects import Kvm, Vm
+    from guestmem import Kvm, Vm
+    from guestmem.lab import LabMachine
 
 __all__ = (
     "guestmem_backend",
@@ -67,7 +69,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def guestmem_lab(request: pytest.FixtureRequest) -> Iterator[Machine]:
+def guestmem_lab(request: pytest.FixtureRequest) -> Iterator[LabMachine]:
     """The lab's machine, booted once for all tests that run there."""
     from guestmem import lab
 
@@ -78,13 +80,11 @@ def guestmem_lab(request: pytest.FixtureRequest) -> Iterator[Machine]:
 @pytest.fixture
 def guestmem_backend(request: pytest.FixtureRequest) -> Iterator[Kvm]:
     """A fresh process of the backend; on the model its invariants must hold at the end of the test."""
-    from guestmem.errors import BackendUnavailable
-
     name: str = request.param
     with ExitStack() as stack:
         try:
             kvm = stack.enter_context(_opened(name, request))
-        except BackendUnavailable as reason:
+        except guestmem.BackendUnavailable as reason:
             if request.config.getoption("--guestmem-skip-missing"):
                 pytest.skip(f"backend {name}: {reason}")
             pytest.fail(f"backend {name}: {reason} (--guestmem-skip-missing skips)", pytrace=False)
@@ -97,11 +97,9 @@ def guestmem_backend(request: pytest.FixtureRequest) -> Iterator[Kvm]:
 @pytest.fixture
 def guestmem_vm(guestmem_backend: Kvm) -> Vm:
     """A software-protected VM: pages can be private. Skips where the kernel has none, and says so."""
-    from guestmem.uapi import KVM_X86_SW_PROTECTED_VM
-
     if not _has(guestmem_backend, "private"):
         pytest.skip(f"backend {guestmem_backend.backend.name}: its kernel offers no software-protected VMs")
-    return guestmem_backend.create_vm(KVM_X86_SW_PROTECTED_VM)
+    return guestmem_backend.create_vm(guestmem.KVM_X86_SW_PROTECTED_VM)
 
 
 def _chosen(config: pytest.Config) -> list[str]:
@@ -110,14 +108,11 @@ def _chosen(config: pytest.Config) -> list[str]:
 
 
 def _opened(name: str, request: pytest.FixtureRequest) -> Kvm:
-    import guestmem
-
     kind, _, profile = name.partition(":")
     if kind == "lab":
         from guestmem.lab import LabBackend
-        from guestmem.objects import Kvm
 
-        return Kvm(LabBackend(request.getfixturevalue("guestmem_lab")))
+        return guestmem.Kvm(LabBackend(request.getfixturevalue("guestmem_lab")))
     if kind == "kvm":
         return guestmem.open("kvm")
     return guestmem.open("model", profile=profile or None)
@@ -132,16 +127,16 @@ def _require(request: pytest.FixtureRequest, kvm: Kvm) -> None:
 
 def _has(kvm: Kvm, name: str) -> bool:
     """Whether /dev/kvm, or a default VM of it, answers the capability with more than 0."""
-    from guestmem import uapi
-
     if name == "private":
-        return bool(kvm.check_extension(uapi.KVM_CAP_VM_TYPES) >> uapi.KVM_X86_SW_PROTECTED_VM & 1)
-    number = getattr(uapi, name, None) if name.startswith("KVM_CAP_") else None
+        return bool(kvm.check_extension(guestmem.KVM_CAP_VM_TYPES) >> guestmem.KVM_X86_SW_PROTECTED_VM & 1)
+    number = getattr(guestmem, name, None) if name.startswith("KVM_CAP_") else None
     if number is None:
-        raise pytest.UsageError(f"{_MARK}({name!r}): needed 'private' or the name of a capability of guestmem.uapi")
+        raise pytest.UsageError(
+            f"{_MARK}({name!r}): needed 'private' or the name of a capability, as guestmem.KVM_CAP_GUEST_MEMFD"
+        )
     if kvm.check_extension(number) > 0:
         return True
-    vm = kvm.create_vm(uapi.KVM_X86_DEFAULT_VM)
+    vm = kvm.create_vm()
     try:
         return vm.check_extension(number) > 0
     finally:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import NewType
 
+from guestmem.errors import InputError
+
 __all__ = (
     "GIB",
     "KIB",
@@ -83,10 +85,10 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"not a size: {text[:40]!r}; write bytes or use K, M, G, T, P, E, as in 4K or 0x200000")
+        raise InputError(f"not a size: {text[:40]!r}; write bytes or use K, M, G, T, P, E, as in 4K or 0x200000")
     value = int(match[1], 0 if match[1][:2] in ("0x", "0X") else 10) * _SUFFIXES[match[2].upper()]
     if value > U64_MAX:
-        raise ValueError(f"size {text[:40]!r} does not fit in 64 bits")
+        raise InputError(f"size {text[:40]!r} does not fit in 64 bits")
     return value
 
 

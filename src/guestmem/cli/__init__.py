@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -57,15 +58,14 @@ def _guestmem(
 def main() -> None:
     """The console script: one line on stderr and exit 1 for what failed, 2 for bad input, 4 for what is missing here.
 
-    ctrl-C is 130.
+    ctrl-C is 130; 70 is a bug in guestmem, whose traceback is in a file that the line names.
     """
-    from guestmem.errors import BackendUnavailable
+    from guestmem.errors import BackendUnavailable, InputError
     from guestmem.lab.errors import BuildFailed, LabFailed, SessionFailed
-    from guestmem.recordings.reader import RecordingError
 
     try:
         app()
-    except (RecordingError, ValueError) as error:
+    except InputError as error:
         _fail(str(error))
     except BackendUnavailable as error:
         _fail(str(error), 4)
@@ -80,6 +80,19 @@ def main() -> None:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        _fail(f"bug in guestmem: {what}; its traceback is in {_traceback_file()}", os.EX_SOFTWARE)
+
+
+def _traceback_file() -> str:
+    """Write the traceback of the exception that is being handled to a new file; its path."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="guestmem-bug-", suffix=".txt", delete=False) as file:
+        file.write(f"guestmem {__version__}: {sys.argv}\n\n{traceback.format_exc()}")
+    return file.name
 
 
 def _fail(message: str, code: int = 2) -> None:

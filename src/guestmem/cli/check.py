@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from guestmem.cli import layouts
+from guestmem.errors import InputError
 
 if TYPE_CHECKING:
     from guestmem.layout.coverage import Host
@@ -60,15 +61,15 @@ def check(
     from guestmem.report.checked import check as judge
 
     if fail_on not in _FAIL_ON:
-        raise ValueError(f"--fail-on {fail_on}: needed one of {', '.join(_FAIL_ON)}")
+        raise InputError(f"--fail-on {fail_on}: needed one of {', '.join(_FAIL_ON)}")
     if as_json and as_sarif:
-        raise ValueError("--json and --sarif both write to stdout: choose one")
+        raise InputError("--json and --sarif both write to stdout: choose one")
     host = layouts.host_of(profile, page_size, rule, geometry, thp)
     overrides = layouts.overrides_of(hva, hva_align, backing, attributes)
     found, fleets = layouts.load_sources(sources, format, firecracker, overrides)
     checked = [judge(layout, host) for layout in found]
     if fleets and (as_sarif or html is not None):
-        raise ValueError(
+        raise InputError(
             f"{fleets[0].source}: a fleet has no page and no SARIF log: use --json, or check its VMs singly"
         )
     sums = _judge_fleets(fleets, host)

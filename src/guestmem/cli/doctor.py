@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import typer
-
-if TYPE_CHECKING:
-    from guestmem.doctor import Finding
 
 __all__ = ("EXAMPLES", "doctor")
 
@@ -21,31 +15,17 @@ Examples:
 
 Exit status: 0 nothing is missing, 1 something is.
 """
-_MARKS = {"ok": "ok", "limited": "less", "missing": "NO", "unknown": "?"}
 
 
 def doctor(as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout.")) -> None:
     """Say what this host can do: KVM, private memory, huge pages, the lab; with cause and remedy where it cannot.
 
-    Everything is read or asked here and now, nothing is changed, and what cannot be told is said to be unknown.
+    Everything is read or asked here and now, nothing is changed, and what cannot be read is reported as unknown.
     """
-    from guestmem.doctor import State, examine
+    from guestmem.doctor import Condition, examine
+    from guestmem.report.doctor_text import doctor_lines
+    from guestmem.report.json_text import json_text
 
-    findings = examine()
-    if as_json:
-        from guestmem.report.json_text import json_text
-
-        typer.echo(json_text({"findings": findings}))
-    else:
-        for finding in findings:
-            for line in _lines(finding):
-                typer.echo(line)
-    raise typer.Exit(1 if any(finding.state is State.MISSING for finding in findings) else 0)
-
-
-def _lines(finding: Finding) -> Iterator[str]:
-    yield f"{_MARKS[finding.state]:<5}{finding.subject:<12} {finding.found}"
-    if finding.cause:
-        yield f"{'':<18}because: {finding.cause}"
-    if finding.remedy:
-        yield f"{'':<18}change:  {finding.remedy}"
+    found = examine()
+    typer.echo(json_text({"findings": found}) if as_json else "\n".join(doctor_lines(found)))
+    raise typer.Exit(1 if any(each.state is Condition.MISSING for each in found) else 0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from guestmem.cli.words import plain, words
-from guestmem.errors import errno_name
+from guestmem.errors import InputError, errno_name
 
 if TYPE_CHECKING:
     from guestmem.model.checks import Observation
@@ -68,7 +68,7 @@ def _sequence(recording: Path, name: str | None) -> Sequence:
     for sequence in read_sequences(recording):
         if name is None or sequence.begin.seq == name:
             return sequence
-    raise ValueError(f"{recording}: there is no sequence {name!r}")
+    raise InputError(f"{recording}: there is no sequence {name!r}")
 
 
 def _position(recording: Path, sequence: Sequence, op: int | None) -> int:
@@ -76,7 +76,7 @@ def _position(recording: Path, sequence: Sequence, op: int | None) -> int:
         if operation.i == op or (op is None and isinstance(operation.errno, str)):
             return position
     which = "refused operation" if op is None else f"operation {op}"
-    raise ValueError(f"{recording}: sequence {sequence.begin.seq!r} has no {which}")
+    raise InputError(f"{recording}: sequence {sequence.begin.seq!r} has no {which}")
 
 
 def _print(explanations: list[Explanation]) -> None:

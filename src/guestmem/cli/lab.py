@@ -1,4 +1,4 @@
-"""``guestmem lab``: build the lab's kernel, run programs on it, tell and remove what there is."""
+"""``guestmem lab``: build the lab's kernel, run programs on it, report and remove what there is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from guestmem.lab import Hardware, Progress, Status
+    from guestmem.lab import Hardware, Progress
 
 __all__ = ("app",)
 
@@ -94,17 +94,10 @@ def shell(kernel: str = _KERNEL, memory: str = _MEMORY, append: str = _APPEND) -
 def status(as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout.")) -> None:
     """What the lab has here, and what it lacks; nothing is changed."""
     from guestmem import lab
+    from guestmem.report.lab_text import lab_json, lab_lines
 
     found = lab.status()
-    if as_json:
-        import msgspec
-
-        from guestmem.report.json_text import json_text
-
-        typer.echo(json_text({"ready": found.is_ready, **msgspec.to_builtins(found)}))
-    else:
-        for line in _lines(found):
-            typer.echo(line)
+    typer.echo(lab_json(found) if as_json else "\n".join(lab_lines(found)))
     raise typer.Exit(0 if found.is_ready else 1)
 
 
@@ -121,21 +114,6 @@ def _hardware(memory: str, append: str) -> Hardware:
     from guestmem.units import parse_size
 
     return lab.Hardware(memory=parse_size(memory), kernel_arguments=tuple(append.split()))
-
-
-def _lines(found: Status) -> Iterator[str]:
-    yield f"QEMU      {found.qemu or 'none; on Debian: apt install qemu-system-x86'}"
-    yield f"cache     {found.directory}, {found.size / 1e6:.0f} MB"
-    for kernel in found.kernels:
-        outdated = "" if kernel.key in found.usable else "; of another configuration: guestmem lab build"
-        yield f"kernel    {kernel.spec}: {kernel.release}, {kernel.compiler}, {kernel.seconds:.0f} s{outdated}"
-    if not found.kernels:
-        yield "kernel    none: guestmem lab build"
-    for key in found.unfinished:
-        yield f"kernel    {key} is not finished: guestmem lab build goes on"
-    if found.missing_tools:
-        yield f"to build  apt install {' '.join(found.missing_tools)}"
-    yield f"ready     {'yes' if found.is_ready else 'no'}"
 
 
 @contextmanager

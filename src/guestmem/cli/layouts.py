@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.errors import BackendUnavailable
+from guestmem.errors import BackendUnavailable, InputError
 
 if TYPE_CHECKING:
     from guestmem.layout.assume import Overrides
@@ -83,9 +83,9 @@ def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attr
 
     align = None if hva_align is None else parse_size(hva_align)
     if align is not None and not is_power_of_two(align):
-        raise ValueError(f"--hva-align {hva_align}: needed a power of two")
+        raise InputError(f"--hva-align {hva_align}: needed a power of two")
     if attributes not in (None, "shared", "private"):
-        raise ValueError(f"--attributes {attributes}: needed shared or private")
+        raise InputError(f"--attributes {attributes}: needed shared or private")
     return Overrides(
         dict(map(parse_hva, hva)),
         align,
@@ -105,19 +105,19 @@ def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str
 
     shape, kernel = geometry_named(geometry), profile_named(profile)
     if thp not in ("possible", "never"):
-        raise ValueError(f"--thp {thp}: needed possible or never")
+        raise InputError(f"--thp {thp}: needed possible or never")
     if not kernel.huge and (page_size or rule):
-        raise ValueError(f"--page-size and --rule need --profile next: {kernel.name} hands out base pages only")
+        raise InputError(f"--page-size and --rule need --profile next: {kernel.name} hands out base pages only")
     size = 0
     if kernel.huge:
         size = parse_size(page_size) if page_size else shape.page_sizes[-1]
         shape.order_of(size)
     files = FileLimits(size, rule_named(rule) if rule else DEFAULT, serve_shared=bool(kernel.gmem_flags))
-    return Host(shape, thp == "possible", files)
+    return Host(shape, thp == "possible", files, kernel)
 
 
 def _version(text: str) -> tuple[int, int]:
     major, _, minor = text.removeprefix("v").partition(".")
     if not (major.isdecimal() and minor.partition(".")[0].isdecimal()) or len(text) > 12:
-        raise ValueError(f"--firecracker-version {text}: needed X.Y, as in 1.12")
+        raise InputError(f"--firecracker-version {text}: needed X.Y, as in 1.12")
     return int(major), int(minor.partition(".")[0])

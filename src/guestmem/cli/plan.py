@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from guestmem.cli import layouts
+from guestmem.errors import InputError
 
 if TYPE_CHECKING:
     from guestmem.layout.coverage import Host
@@ -54,7 +55,7 @@ def plan(
     known = {slot.region for layout in found for slot in layout.slots}
     for name in movable:
         if name not in known:
-            raise ValueError(f"--movable {name}: there are {', '.join(sorted(known))}")
+            raise InputError(f"--movable {name}: there are {', '.join(sorted(known))}")
     entries = [_planned(layout, host, target, movable, one_file) for layout in found]
     if as_json:
         from guestmem.report.plan_json import to_json

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from guestmem.errors import InputError
+
 if TYPE_CHECKING:
     from guestmem.races import Races
 
@@ -17,18 +19,19 @@ __all__ = ("show_races",)
 def show_races(mutation: str | None, actors: int | None, *, as_json: bool) -> int:
     """Explore, print, and give the exit status. mutation: None for everything; actors: 2, 3, or None for both."""
     from guestmem.races import MUTATIONS, Races, prove_races, try_mutation
-    from guestmem.races.render import mutation_text, text, to_dict
-    from guestmem.report.json_text import json_text
+    from guestmem.report.races_json import races_json
+    from guestmem.report.races_text import mutation_text, races_text
 
     if mutation is None:
         found = _with_progress(lambda progress: prove_races((actors,) if actors else (2, 3), progress))
-        written = text(found)
     elif mutation in MUTATIONS:
         found = Races(mutations=(try_mutation(mutation),))
-        written = mutation_text(found.mutations[0])
     else:
-        raise ValueError(f"--mutation {mutation}: needed one of {', '.join(MUTATIONS)}")
-    typer.echo(json_text(to_dict(found)) if as_json else written)
+        raise InputError(f"--mutation {mutation}: needed one of {', '.join(MUTATIONS)}")
+    if as_json:
+        typer.echo(races_json(found))
+    else:
+        typer.echo(races_text(found) if mutation is None else mutation_text(found.mutations[0]))
     return 0 if found.holds else 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from guestmem.cli import layouts
+from guestmem.errors import InputError
 
 __all__ = ("EXAMPLES", "rules")
 
@@ -45,7 +46,7 @@ def rules(
     shape.order_of(size)
     chosen = [one for one in PACKINGS if packing in (one, "both")]
     if not chosen:
-        raise ValueError(f"--packing {packing}: needed one of {', '.join(PACKINGS)}, both")
+        raise InputError(f"--packing {packing}: needed one of {', '.join(PACKINGS)}, both")
     overrides = layouts.overrides_of([], None, [], None)
     found = layouts.load_layouts(sources, format, firecracker, overrides)
     verdicts = [judge(layout, one, size, shape) for layout in found if layout.slots for one in chosen]

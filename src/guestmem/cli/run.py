@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from guestmem.cli.words import plain, words
+from guestmem.errors import InputError
 
 if TYPE_CHECKING:
     from guestmem.recordings.report import Difference, FileReport
@@ -56,7 +57,7 @@ def run(
     from guestmem.recordings.report import run_recording
 
     if profile is not None and on != "model":
-        raise ValueError("--profile says which kernel the model is; a real kernel cannot be told")
+        raise InputError("--profile says which kernel the model is; a real kernel cannot be told")
     place = place_named(on, profile)
     with (
         closing(place),

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import typer
 
+from guestmem.errors import InputError
+
 __all__ = ("schema",)
 
 
 def schema(
-    which: str = typer.Argument("layout", metavar="[layout|check]", help="guestmem's own layout, or check's --json."),
+    which: str = typer.Argument(
+        "layout",
+        metavar="[layout|check|recording]",
+        help="guestmem's own layout, check's --json, or a line of a recording.",
+    ),
 ) -> None:
-    """Print a JSON schema: of a layout (the default), or of the report of check --json."""
+    """Print a JSON schema: of a layout (the default), of the report of check --json, or of a line of a recording."""
     from guestmem.report.as_json import check_schema
     from guestmem.report.json_text import json_text
 
@@ -20,5 +26,9 @@ def schema(
         typer.echo(json_text(layout_schema()))
     elif which == "check":
         typer.echo(json_text(check_schema()))
+    elif which == "recording":
+        from guestmem.recordings.schema import schema as recording_schema
+
+        typer.echo(json_text(recording_schema()))
     else:
-        raise ValueError(f"no schema {which!r}; there are layout and check")
+        raise InputError(f"no schema {which!r}; there are layout, check and recording")

@@ -1,29 +1,24 @@
 """``guestmem doctor``: what this host can do for guest-private memory, with cause and remedy where it cannot.
 
-Every finding is read or asked, here and now; what cannot be told is said to be unknown. Nothing is changed.
+Every diagnosis is read or asked, here and now; what cannot be read is reported as unknown. Nothing is changed.
 """
 
 from __future__ import annotations
 
-from guestmem.doctor.capabilities import examine_capabilities
-from guestmem.doctor.device import examine_device
-from guestmem.doctor.extras import examine_extras
-from guestmem.doctor.host import Host
-from guestmem.doctor.hugepages import examine_hugetlb, examine_thp
-from guestmem.doctor.kernel import examine_kernel
-from guestmem.doctor.lab import examine_lab
-from guestmem.doctor.paging import examine_nested, examine_paging
-from guestmem.doctor.value import Finding, State
+from guestmem.doctor.kvm import examine_capabilities, examine_device, examine_kernel, examine_nested, examine_paging
+from guestmem.doctor.memory import examine_hugetlb, examine_thp
+from guestmem.doctor.software import examine_extras, examine_lab
+from guestmem.doctor.value import Condition, Diagnosis, HostFiles
 
-__all__ = ("Finding", "Host", "State", "examine")
+__all__ = ("Condition", "Diagnosis", "HostFiles", "examine")
 
 
-def examine(host: Host | None = None) -> list[Finding]:
+def examine(host: HostFiles | None = None) -> list[Diagnosis]:
     """Everything there is to find on this host; another ``host`` replaces its files, not its KVM or its lab."""
     import guestmem
     from guestmem.lab.inventory import status
 
-    host = host or Host()
+    host = host or HostFiles()
     return [
         examine_kernel(host),
         examine_device(host),

@@ -11,8 +11,7 @@ from guestmem.exec.guestmemory import GuestMemory
 from guestmem.exec.standins import StandIn
 from guestmem.exec.vcpu.run import VirtualCpu
 from guestmem.exec.windows import File, punch
-from guestmem.model.gmem import GuestMemfd
-from guestmem.model.vm import Vm
+from guestmem.model.vm import GuestMemfd, Vm
 from guestmem.runmap import RunMap
 
 if TYPE_CHECKING:

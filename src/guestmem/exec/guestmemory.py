@@ -15,10 +15,9 @@ from typing import Final
 from guestmem.errors import HostSignal
 from guestmem.exec.vcpu.stops import Access, NoMemory
 from guestmem.exec.windows import File, ProgramFile
-from guestmem.model.gmem import GuestMemfd
-from guestmem.model.hostmem import Source
+from guestmem.model.files import Source
 from guestmem.model.vcpu import Vcpu
-from guestmem.model.vm import Vm
+from guestmem.model.vm import GuestMemfd, Vm
 
 __all__ = ("GuestMemory", "Page")
 
@@ -95,9 +94,9 @@ class GuestMemory:
         answer = vcpu.translate(gfn, write=access == "w", fetch=access == "x")
         leaf = answer.leaf
         if leaf is None:
-            outcome = answer.outcome
-            assert outcome.kind in ("mmio", "memory_fault", "host_error"), f"bug in guestmem: a fault ended {outcome}"
-            raise NoMemory(gpa, access, outcome.kind, outcome.errno, private=answer.private)
+            result = answer.result
+            assert result.kind in ("mmio", "memory_fault", "host_error"), f"bug in guestmem: a fault ended {result}"
+            raise NoMemory(gpa, access, result.kind, result.errno, private=answer.private)
         self.counts.faults += 1
         offset = (gfn - leaf.delta) << 12
         try:

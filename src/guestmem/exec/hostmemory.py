@@ -10,6 +10,7 @@ After a fork, replaced memory is shared with the child instead of being copied.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,8 +20,8 @@ from guestmem.exec.injection import Stopped
 from guestmem.exec.listener import Call, Listener
 from guestmem.exec.standins import number_in
 from guestmem.exec.windows import ProgramFile, punch
-from guestmem.model.gmem import GuestMemfd
 from guestmem.model.hostmem import AddressSpace, Vma
+from guestmem.model.vm import GuestMemfd
 from guestmem.uapi import MAP_FIXED, MAP_SHARED
 from guestmem.units import align_up
 
@@ -110,13 +111,13 @@ class HostMemory:
         """munmap, or a mapping put over the range."""
         end = start + align_up(length, _PAGE)
         for first, last, vma in list(self._host.vmas.runs(start, end)):
-            self._host.munmap(first, last - first)
+            self._host.unmap(first, last)
             self._drop(vma, first, last)
 
     def forget(self, start: int, length: int) -> None:
         """The range moves elsewhere: guests lose it, its pages stay."""
         for first, last, _ in list(self._host.vmas.runs(start, start + align_up(length, _PAGE))):
-            self._host.munmap(first, last - first)
+            self._host.unmap(first, last)
 
     def is_replaced(self, start: int, length: int) -> bool:
         """Whether some of the range was private memory that was made shared."""
@@ -126,8 +127,9 @@ class HostMemory:
 
     def protect(self, start: int, length: int, prot: int) -> None:
         """mprotect."""
-        for first, last, _ in list(self._host.vmas.runs(start, start + align_up(length, _PAGE))):
-            self._host.mprotect(first, last - first, prot)
+        for first, last, vma in list(self._host.vmas.runs(start, start + align_up(length, _PAGE))):
+            self._host.invalidate(first, last)
+            self._host.place(first, last, replace(vma, prot=prot))
 
     def drop_pages(self, start: int, length: int) -> None:
         """MADV_DONTNEED: what was private memory is zero afterwards."""

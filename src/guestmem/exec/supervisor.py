@@ -40,9 +40,9 @@ from guestmem.exec.turns import Turns
 from guestmem.exec.vcpu.run import RUN_SIZE, VirtualCpu
 from guestmem.exec.windows import File
 from guestmem.exec.workers import Worker
-from guestmem.model.gmem import GuestMemfd
 from guestmem.model.process import Process
-from guestmem.model.stage2 import Statistics
+from guestmem.model.stage2 import LeafCounters
+from guestmem.model.vm import GuestMemfd
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGE_PAGES,
     GUEST_MEMFD_FLAG_INIT_SHARED,
@@ -70,7 +70,7 @@ class Totals:
     calls: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     unserved: Counter[Unserved] = field(default_factory=Counter)
-    vms: list[tuple[int, Statistics, Counts]] = field(default_factory=list)  # type, mappings, guest code
+    vms: list[tuple[int, LeafCounters, Counts]] = field(default_factory=list)  # type, mappings, guest code
 
 
 class Supervisor:

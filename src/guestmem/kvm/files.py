@@ -40,7 +40,7 @@ def open_device() -> int:
 
 
 class Files:
-    """Descriptors made here; ``open_now`` tells which of them are still open."""
+    """Descriptors made here; ``open_now`` lists those that are still open."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()
@@ -77,7 +77,7 @@ class Files:
         return self.installed(_AUX[kind]())
 
     def fstat(self, fd: int) -> FileStat | None:
-        """fstat(2); told of a guest_memfd only."""
+        """fstat(2); answered for a guest_memfd only."""
         try:
             found = os.stat(fd) if fd >= 0 else None  # Python refuses a negative one with an error of its own
         except OverflowError:

@@ -17,21 +17,22 @@ from collections.abc import Iterator
 from typing import Final
 
 from guestmem.backend import Boot, Touch
+from guestmem.errors import InputError
+from guestmem.harness import BOOT_SIZE, PAGE_SIZE
 from guestmem.kvm.memory import Memory
 from guestmem.kvm.structs import REGS, SEGMENT, SREGS
-from guestmem.units import align_down
+from guestmem.units import GIB, MIB, align_down
 
-__all__ = ("BOOT_PAGES", "BOOT_SIZE", "Guest")
+__all__ = ("BOOT_PAGES", "Guest")
 
-BOOT_SIZE: Final = 64 * 1024
-_PAGE, _M2, _G1 = 4096, 1 << 21, 1 << 30
 _ROOT, _UPPER, _LOW_DIRECTORY, _LOW_TABLE, _CODE, _WINDOWS = range(6)  # page numbers in the boot memory
 _ENTRIES = 512
 # Base pages of the boot memory that every touch needs: four levels of tables, the code, the first directory of windows.
 BOOT_PAGES: Final = _WINDOWS + 1
-_MAX_WINDOWS = (BOOT_SIZE // _PAGE - _WINDOWS) * _ENTRIES
+_MAX_WINDOWS = (BOOT_SIZE // PAGE_SIZE - _WINDOWS) * _ENTRIES
 
-_CODE_VA, _DOORBELL_VA = 0x1000, 0x2000
+_WINDOW = 2 * MIB
+_CODE_VA, _DOORBELL_VA, _WINDOWS_VA = 0x1000, 0x2000, GIB
 _PTE = 0x67  # present, writable, user, accessed, dirty: the guest never has to set a bit itself
 _PTE_LARGE = _PTE | 0x80
 
@@ -98,31 +99,33 @@ class Guest:
         return REGS.pack(rax=touch.value, rdi=va, rsi=_DOORBELL_VA, rip=rip, rflags=_RFLAGS_FIXED)
 
     def _gpa(self, page: int) -> int:
-        return self._boot.gpa + page * _PAGE
+        return self._boot.gpa + page * PAGE_SIZE
 
     def _pages(self) -> Iterator[bytes]:
         yield _table({0: self._gpa(_UPPER) | _PTE})
         uppers = {0: self._gpa(_LOW_DIRECTORY) | _PTE}
-        directories = range(_WINDOWS, BOOT_SIZE // _PAGE)
+        directories = range(_WINDOWS, BOOT_SIZE // PAGE_SIZE)
         yield _table(uppers | {1 + i: self._gpa(page) | _PTE for i, page in enumerate(directories)})
         yield _table({0: self._gpa(_LOW_TABLE) | _PTE})
-        yield _table({_CODE_VA // _PAGE: self._gpa(_CODE) | _PTE, _DOORBELL_VA // _PAGE: self.doorbell | _PTE})
-        yield b"".join((code + _TAIL).ljust(_ENTRY_SIZE, b"\xcc") for code in _ACCESSES.values()).ljust(_PAGE, b"\xcc")
-        yield bytes(BOOT_SIZE - _WINDOWS * _PAGE)
+        yield _table({_CODE_VA // PAGE_SIZE: self._gpa(_CODE) | _PTE, _DOORBELL_VA // PAGE_SIZE: self.doorbell | _PTE})
+        yield b"".join((code + _TAIL).ljust(_ENTRY_SIZE, b"\xcc") for code in _ACCESSES.values()).ljust(
+            PAGE_SIZE, b"\xcc"
+        )
+        yield bytes(BOOT_SIZE - _WINDOWS * PAGE_SIZE)
 
     def _window(self, gpa: int) -> int:
-        frame = align_down(gpa, _M2)
+        frame = align_down(gpa, _WINDOW)
         number = self._windows.get(frame)
         if number is None:
             number = len(self._windows)
             if number == _MAX_WINDOWS:
-                raise ValueError(
+                raise InputError(
                     f"a guest can touch {_MAX_WINDOWS} different 2 MiB frames, not another one at {gpa:#x}"
                 )
-            entry = self._boot.hva + _WINDOWS * _PAGE + number * 8
+            entry = self._boot.hva + _WINDOWS * PAGE_SIZE + number * 8
             self._memory.copy_in(entry, struct.pack("<Q", frame | _PTE_LARGE))
             self._windows[frame] = number
-        return _G1 + number * _M2 + gpa - frame
+        return _WINDOWS_VA + number * _WINDOW + gpa - frame
 
 
 def _table(entries: dict[int, int]) -> bytes:

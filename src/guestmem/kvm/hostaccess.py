@@ -1,10 +1,10 @@
-"""Loads and stores of this process that may have no memory behind them: the true signal, told as HostSignal.
+"""Loads and stores of this process that may have no memory behind them: the true signal, raised as HostSignal.
 
 The access is one machine instruction in an executable page. While it runs, SIGSEGV and SIGBUS go to a handler in the
 same page that, if the fault came from that instruction, puts the signal's number into RAX and RIP on the ``ret`` after
 it. So the width is the width asked for, the address goes through the same page tables as any other access of the
 process, and the signal is the kernel's, not a guess from /proc/self/maps. Copying through a pipe instead would turn
-both signals into EFAULT, and a copy of the kernel is no access of the process.
+both signals into EFAULT, and a copy of the kernel is not an access of the process.
 
 The handler is installed for the one access and is one-shot (SA_RESETHAND): a foreign fault in that moment returns, runs
 again and ends the process as it should. x86-64 only. Handlers belong to the process, not to a thread, so accesses take
@@ -20,13 +20,13 @@ import threading
 from typing import Final
 
 from guestmem.errors import HostSignal
+from guestmem.harness import PAGE_SIZE
 from guestmem.kvm import libc, sigaction
 from guestmem.uapi import MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE
 from guestmem.units import U64
 
 __all__ = ("HostAccess",)
 
-_PAGE = 4096
 _SLOT = 32  # bytes of code per entry point
 
 # Entry points take (rdi, rsi, rdx) and return 0, or the number of the signal in eax.
@@ -72,10 +72,12 @@ class HostAccess:
 
     def __init__(self) -> None:
         anonymous = MAP_PRIVATE | MAP_ANONYMOUS
-        self._page = libc.call("mmap", "mmap of the access page", 0, _PAGE, PROT_READ | PROT_WRITE, anonymous, -1, 0)
+        self._page = libc.call(
+            "mmap", "mmap of the access page", 0, PAGE_SIZE, PROT_READ | PROT_WRITE, anonymous, -1, 0
+        )
         self._entries: dict[tuple[str, int], int] = {}
-        ctypes.memmove(self._page, self._code(), _PAGE)
-        libc.call("mprotect", "mprotect of the access page", self._page, _PAGE, PROT_READ | PROT_EXEC)
+        ctypes.memmove(self._page, self._code(), PAGE_SIZE)
+        libc.call("mprotect", "mprotect of the access page", self._page, PAGE_SIZE, PROT_READ | PROT_EXEC)
         self._action = sigaction.action(self._handler, _SA_SIGINFO | _SA_RESETHAND | _SA_ONSTACK)
         self._result = bytearray(8)
 
@@ -95,7 +97,7 @@ class HostAccess:
 
     def close(self) -> None:
         """Unmap the page."""
-        libc.call("munmap", "munmap of the access page", self._page, _PAGE)
+        libc.call("munmap", "munmap of the access page", self._page, PAGE_SIZE)
 
     def _code(self) -> bytes:
         pieces = {("load", size): code + _KEEP_LOADED for size, code in _LOADS.items()}
@@ -108,7 +110,7 @@ class HostAccess:
         self._landing = self._page + len(code)
         code = (code + _RET).ljust(len(code) + _SLOT, b"\xcc")
         self._handler = self._page + len(code)
-        return (code + _handler(self._page, self._landing, self._landing)).ljust(_PAGE, b"\xcc")
+        return (code + _handler(self._page, self._landing, self._landing)).ljust(PAGE_SIZE, b"\xcc")
 
     def _enter(self, name: tuple[str, int], *arguments: int) -> None:
         prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)

@@ -23,7 +23,7 @@ _OFF, _ADDR = c_int64, c_ulong  # addresses travel as numbers: most of them are 
 
 
 class _FD(c_int):
-    """A descriptor, told apart from other ints."""
+    """A descriptor, distinguished from other ints."""
 
 
 _INT = range(-(1 << 31), 1 << 31)

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Final
 
 from guestmem.backend import Boot, Exit, Touch
 from guestmem.errors import UnexpectedExit
+from guestmem.harness import BOOT_GPA, BOOT_SIZE, BOOT_SLOT
 from guestmem.kvm import libc
 from guestmem.kvm.files import open_device
-from guestmem.kvm.guest import BOOT_SIZE, Guest
+from guestmem.kvm.guest import Guest
 from guestmem.kvm.memory import Memory
 from guestmem.kvm.structs import CPUID2, CPUID_ENTRY2, IOCTLS, REGION
 from guestmem.kvm.vcpu import Vcpu, ioctl
 from guestmem.uapi import KVM_CAP_PRE_FAULT_MEMORY, PROT_READ, PROT_WRITE
 
-__all__ = ("BOOT_GPA", "BOOT_SLOT", "Machines")
+__all__ = ("Machines",)
 
-BOOT_SLOT: Final = 1000
-BOOT_GPA: Final = 0xD0000000
 _CPUID_ENTRIES = 256
 _CPUID_ADDRESS_SIZES = 0x80000008
 _SHADOW_GPA_BITS = 52  # what the page tables of a guest can express, where no hardware walks them
@@ -81,7 +79,7 @@ class Machines:
             del self._guests[boot]
 
     def run_touch(self, fd: int, boot: Boot | None, touches: Sequence[Touch]) -> list[list[Exit]]:
-        """Make the touches; on what is no vCPU of this backend, KVM_RUN as it is (KvmError)."""
+        """Make the touches; on a descriptor that is not a vCPU of this backend, KVM_RUN as it is (KvmError)."""
         vm, vcpu = self._vcpus.get(fd, (None, None))
         if vm is None or vcpu is None:
             libc.call("ioctl", f"KVM_RUN({fd=})", fd, IOCTLS["KVM_RUN"].number, 0)

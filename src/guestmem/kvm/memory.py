@@ -10,6 +10,7 @@ there is a SIGSEGV, and does not hit what Python's allocator or the next mmap wo
 
 from __future__ import annotations
 
+from guestmem.harness import PAGE_SIZE
 from guestmem.kvm import libc
 from guestmem.kvm.hostaccess import HostAccess
 from guestmem.runmap import RunMap
@@ -18,7 +19,6 @@ from guestmem.units import GIB, TIB, U64_MAX, align_up
 
 __all__ = ("Memory",)
 
-_PAGE = 4096
 _MAP_NORESERVE = 0x4000  # include/uapi/asm-generic/mman.h: buffers are large and mostly never touched
 _MAP_FIXED_NOREPLACE = 0x100000
 _HINTS_FROM, _HINTS_TO = 0x610000000000, 0x7D0000000000  # above the program, below libc and the stack
@@ -55,9 +55,9 @@ class Memory:
         flags = MAP_PRIVATE | MAP_ANONYMOUS | _MAP_NORESERVE
         if not size:
             return libc.call("mmap", reason, 0, size, prot, flags, -1, 0)
-        length, spare = align_up(size, _PAGE), max(align, _PAGE) - _PAGE
+        length, spare = align_up(size, PAGE_SIZE), max(align, PAGE_SIZE) - PAGE_SIZE
         found = libc.call("mmap", reason, _HINTS.take(length + spare), length + spare, prot, flags, -1, 0)
-        addr = align_up(found, max(align, _PAGE))
+        addr = align_up(found, max(align, PAGE_SIZE))
         for start, end in ((found, addr), (addr + length, found + length + spare)):
             if start < end:
                 libc.call("munmap", reason, start, end - start)
@@ -69,13 +69,13 @@ class Memory:
         reason = f"mmap({length=:#x}, {prot=:#x}, {flags=:#x}, {fd=}, {offset=:#x})"
         hint = 0 if flags & (MAP_FIXED | _MAP_FIXED_NOREPLACE) else _HINTS.take(length)
         addr = libc.call("mmap", reason, hint, length, prot, flags, fd, offset)
-        self._mapped.set(addr, align_up(addr + length, _PAGE), True)
+        self._mapped.set(addr, align_up(addr + length, PAGE_SIZE), True)
         return addr
 
     def munmap(self, addr: int, length: int) -> None:
         """munmap(2)."""
         libc.call("munmap", f"munmap({addr=:#x}, {length=:#x})", addr, length)
-        self._mapped.clear(addr, align_up(addr + length, _PAGE))
+        self._mapped.clear(addr, align_up(addr + length, PAGE_SIZE))
 
     def mprotect(self, addr: int, length: int, prot: int) -> None:
         """mprotect(2)."""

@@ -84,7 +84,7 @@ class KvmBackend:
         return self._files.open_aux(kind)
 
     def fstat(self, fd: int) -> FileStat | None:
-        """fstat(2); None for what is no guest_memfd."""
+        """fstat(2); None for any other file."""
         return self._files.fstat(fd)
 
     def fallocate(self, fd: int, mode: int, offset: int, len: int) -> None:

@@ -1,6 +1,6 @@
 """How fast this host's time stamp counter runs: what a guest under emulation reads with RDTSC.
 
-QEMU's TCG hands out the host's counter and tells no guest its rate. A kernel measures it against the PIT, which fails
+QEMU's TCG hands out the host's counter and gives no guest its rate. A kernel measures it against the PIT, which fails
 on a busy host; then it has no rate, and its KVM never enters a guest (kvm_guest_time_update asks to be run again).
 """
 

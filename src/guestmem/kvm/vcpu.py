@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from guestmem.backend import Exit, Touch
 from guestmem.errors import KvmError, UnexpectedExit, errno_name
+from guestmem.harness import PAGE_SIZE, mmio_answer
 from guestmem.kvm import libc
 from guestmem.kvm.deadline import Deadline, signal_mask
 from guestmem.kvm.guest import Guest
@@ -21,8 +22,6 @@ from guestmem.units import align_down
 
 __all__ = ("Vcpu", "ioctl")
 
-_PAGE = 4096
-_MMIO_BYTE = 0x5A  # what loads from nowhere are answered with, as in the recordings
 _KVM_EXIT_SHUTDOWN = 8  # include/uapi/linux/kvm.h
 
 
@@ -33,7 +32,7 @@ def ioctl(fd: int, name: str, argument: int | bytearray = 0, values: str = "") -
 
 
 class Vcpu:
-    """What is known of a vCPU beside its descriptors: whose code and page tables its registers point at."""
+    """What is known of a vCPU apart from its descriptors: whose code and page tables its registers point at."""
 
     def __init__(self, run_limit_s: int) -> None:
         self._run_limit_s = run_limit_s
@@ -74,7 +73,7 @@ class Vcpu:
                 return [*exits, area.failure(touch)]
             if area.reason == _KVM_EXIT_SHUTDOWN:
                 return [*exits, self._shut_down(touch)]
-            if align_down(area.get("mmio.phys_addr"), _PAGE) == guest.doorbell:
+            if align_down(area.get("mmio.phys_addr"), PAGE_SIZE) == guest.doorbell:
                 return [*exits, self._doorbell(area, touch)]
             exits.append(area.mmio())
 
@@ -140,7 +139,7 @@ class _RunArea:
         """The MMIO access, which is answered if it is a load."""
         gpa, length, is_write = self.get("mmio.phys_addr"), self.get("mmio.len"), self.get("mmio.is_write")
         if not is_write:
-            KVM_RUN.set(self._view, "mmio.data", int.from_bytes(bytes([_MMIO_BYTE]) * length, "little"))
+            KVM_RUN.set(self._view, "mmio.data", mmio_answer(length))
             return Exit("mmio", gpa=gpa, len=length, is_write=0)
         data = self.get("mmio.data").to_bytes(8, "little")[:length].hex()
         return Exit("mmio", gpa=gpa, len=length, is_write=1, data=data)

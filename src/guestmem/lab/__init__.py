@@ -1,7 +1,7 @@
 """A real Linux kernel with software-protected VMs, booted under QEMU's emulation: no KVM, no special hardware.
 
 ``build`` makes the kernel once, ``open_backend`` boots it and gives a backend that is a process in it, ``exec_`` and
-``shell`` run programs there; ``status`` and ``clean`` tell and remove what is in the cache.
+``shell`` run programs there; ``status`` and ``clean`` report and remove what is in the cache.
 
 The names are looked up when they are used: the guest's half of this package starts under emulation, where importing
 the host's half would take a second.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from guestmem.lab.errors import BuildFailed, LabFailed, SessionFailed
     from guestmem.lab.inventory import Status, status
     from guestmem.lab.kernel import DEFAULT, Kernel, Progress, build
-    from guestmem.lab.machine import Machine
+    from guestmem.lab.machine import LabMachine
     from guestmem.lab.opening import boot, open_backend
     from guestmem.lab.programs import exec_, shell
     from guestmem.lab.qemu import Hardware
@@ -32,7 +32,7 @@ __all__ = (
     "Kernel",
     "LabBackend",
     "LabFailed",
-    "Machine",
+    "LabMachine",
     "Progress",
     "SessionFailed",
     "Status",
@@ -51,7 +51,7 @@ _HOMES = {
     "channel": ("Call",),
     "errors": ("BuildFailed", "LabFailed", "SessionFailed"),
     "kernel": ("DEFAULT", "Kernel", "Progress", "build"),
-    "machine": ("Machine",),
+    "machine": ("LabMachine",),
     "opening": ("boot", "open_backend"),
     "programs": ("exec_", "shell"),
     "qemu": ("Hardware",),

@@ -127,7 +127,7 @@ class Agent:
             os.closerange(3, _LINK_FD)
             body(far)
             status = 0
-        except BaseException:  # a session's failure is told on the console and by its status
+        except BaseException:  # a session's failure shows on the console and in its status
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -140,7 +140,7 @@ class Agent:
         with contextlib.suppress(ConnectionResetError):
             data = session.link.recv(_CHUNK)
         if not data:
-            self._poll.unregister(session.link)  # its end is told by its pidfd
+            self._poll.unregister(session.link)  # its pidfd reports its end
         for _, body in session.frames.feed(data):
             self._send(channel.frame(session.number, body))
 

@@ -16,7 +16,7 @@ from guestmem.errors import BackendUnavailable, HostSignal, NotVisible
 from guestmem.kvm.guest import BOOT_PAGES
 from guestmem.lab import channel
 from guestmem.lab.errors import SessionFailed
-from guestmem.lab.machine import ANSWER_LIMIT_S, Machine
+from guestmem.lab.machine import ANSWER_LIMIT_S, LabMachine
 
 __all__ = ("LabBackend",)
 
@@ -32,7 +32,9 @@ class LabBackend:
     name = "lab"
     boot_pages = BOOT_PAGES
 
-    def __init__(self, machine: Machine, *, owns_machine: bool = False, answer_limit_s: float = ANSWER_LIMIT_S) -> None:
+    def __init__(
+        self, machine: LabMachine, *, owns_machine: bool = False, answer_limit_s: float = ANSWER_LIMIT_S
+    ) -> None:
         self.machine = machine
         self._owns_machine = owns_machine
         self._limit_s = answer_limit_s
@@ -87,7 +89,7 @@ class LabBackend:
         return self._integer("open_aux", kind)
 
     def fstat(self, fd: int) -> FileStat | None:
-        """fstat(2); None for what is no guest_memfd."""
+        """fstat(2); None for any other file."""
         answer: FileStat | None = self._value(FileStat | None, "fstat", fd)
         return answer
 

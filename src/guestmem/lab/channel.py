@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from guestmem.errors import KvmError
+from guestmem.errors import InputError, KvmError
 from guestmem.units import MIB
 
 __all__ = (
@@ -63,7 +63,7 @@ _HEADER = struct.Struct("<II")
 
 
 class ProtocolError(Exception):
-    """The other side sent something that is no message; one of the two is not the guestmem it says it is."""
+    """The other side sent something that is not a message; one of the two is not the guestmem it says it is."""
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True, forbid_unknown_fields=True):
@@ -77,7 +77,7 @@ class Call(_Message, frozen=True):
     """One method of ``guestmem.backend.Backend`` with its positional arguments.
 
     references are pairs (position, call): the argument at that position is the value which the call of that index in
-    the same batch returned; whatever stands there is ignored. So a descriptor can be used before it is known.
+    the same batch returned; whatever is there is ignored. So a descriptor can be used before it is known.
     """
 
     method: str
@@ -215,7 +215,7 @@ class Accepted(_Message, frozen=True):
 
 
 class Ended(_Message, frozen=True):
-    """The session's process ended, as waitpid tells (status); the session is free."""
+    """The session's process ended, as waitpid reports it (status); the session is free."""
 
     status: int
 
@@ -249,7 +249,7 @@ def encode(message: Request | Reply) -> bytes:
     try:
         return _encoder.encode(message)
     except (OverflowError, NotImplementedError, TypeError) as wrong:
-        raise ValueError(f"cannot be sent to the lab: {wrong}") from wrong
+        raise InputError(f"cannot be sent to the lab: {wrong}") from wrong
 
 
 def decode_request(body: bytes) -> Request:

@@ -1,6 +1,6 @@
 """The configuration of the lab's kernel: a fragment, and what a build made of it.
 
-The fragment is ``minimal.config`` beside this file; ``make allnoconfig`` completes it. An option that a source does
+The fragment is ``minimal.config`` in this directory; ``make allnoconfig`` completes it. An option that a source does
 not offer is silently dropped there, so what came out is compared with what was asked.
 """
 

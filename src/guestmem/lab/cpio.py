@@ -36,11 +36,6 @@ class CpioWriter:
         self._claim(name)
         self._entry(name, stat.S_IFREG | mode, contents)
 
-    def symlink(self, name: str, target: str) -> None:
-        """A symbolic link."""
-        self._claim(name)
-        self._entry(name, stat.S_IFLNK | 0o777, target.encode())
-
     def character_device(self, name: str, major: int, minor: int, mode: int = 0o600) -> None:
         """A character device node."""
         self._claim(name)

@@ -1,8 +1,8 @@
 """Building the lab's kernel, once for each source and configuration.
 
 The stages are fetch, unpack, configure, compile, install. Each leaves its result in the cache, so a build that was
-interrupted goes on where it was: make knows what is compiled, and an archive is unpacked beside and then renamed. A
-finished kernel is renamed into its place with its record beside it, so it is there whole or not at all.
+interrupted goes on where it was: make knows what is compiled, and an archive is unpacked under another name and
+then renamed. A finished kernel is renamed into its place together with its record, so it is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Progress:
 
 
 class Kernel(msgspec.Struct, frozen=True):
-    """A finished kernel: its record, kept as kernel.json beside it.
+    """A finished kernel: its record, kept as kernel.json in the same directory.
 
     spec is what the user asked for (a version, or a full path); release is what uname -r says in it; config the key of
     the configuration; without the options that this source does not offer; seconds what the last run of the build took.
@@ -200,7 +200,7 @@ class _Build:
         self.call(["make", "-C", str(self.tree), f"O={self.out}", *fixed, *arguments], stage)
 
     def call(self, command: list[str], stage: Stage) -> None:
-        """Run a command with its output in the log; BuildFailed shows what of it tells most."""
+        """Run a command with its output in the log; BuildFailed shows the most useful lines of it."""
         tail: deque[str] = deque(maxlen=_TAIL)
         log = self.work / "log"
         with log.open("a") as kept, _process_group(command) as process:

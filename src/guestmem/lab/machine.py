@@ -1,7 +1,7 @@
 """A booted lab: sessions in it, and requests that are answered within a time or not at all.
 
 Nothing here can be left half done. A request that gets no answer ends its session, a machine that does not even do
-that ends; an exception out of the blue in the middle of an exchange (ctrl-C) ends the machine, because the rest of the
+that ends; an unexpected exception in the middle of an exchange (ctrl-C) ends the machine, because the rest of the
 answer would be taken for the next one's.
 """
 
@@ -22,7 +22,7 @@ from guestmem.lab import channel
 from guestmem.lab.errors import LabFailed, SessionFailed
 from guestmem.lab.qemu import Hardware, Qemu
 
-__all__ = ("ANSWER_LIMIT_S", "BOOT_LIMIT_S", "Machine")
+__all__ = ("ANSWER_LIMIT_S", "BOOT_LIMIT_S", "LabMachine")
 
 BOOT_LIMIT_S = 60.0
 ANSWER_LIMIT_S = 60.0
@@ -33,7 +33,7 @@ _CONSOLE_KEPT = 1 << 14
 _CONSOLE_READS = 8
 
 
-class Machine:
+class LabMachine:
     """A running lab, until ``close`` or the end of the with block. Requests of several threads take turns."""
 
     def __init__(self, qemu: Qemu) -> None:
@@ -49,12 +49,12 @@ class Machine:
         self.release = ""
 
     @classmethod
-    def boot(cls, kernel: Path, image: int, hardware: Hardware, limit_s: float = BOOT_LIMIT_S) -> Machine:
+    def boot(cls, kernel: Path, image: int, hardware: Hardware, limit_s: float = BOOT_LIMIT_S) -> LabMachine:
         """Start a machine and wait until it says hello; LabFailed if it does not within limit_s seconds."""
         return cls.on(Qemu.start(kernel, hardware, image), limit_s)
 
     @classmethod
-    def on(cls, qemu: Qemu, limit_s: float) -> Machine:
+    def on(cls, qemu: Qemu, limit_s: float) -> LabMachine:
         """The machine that a QEMU runs, once it says hello; LabFailed, and QEMU is ended, if it does not."""
         machine = cls(qemu)
         try:
@@ -67,7 +67,7 @@ class Machine:
             raise
         return machine
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> LabMachine:
         return self
 
     def __exit__(
@@ -124,7 +124,7 @@ class Machine:
                 raise SessionFailed(f"the process in the lab {_how_ended(reply.status)}", self.console())
             return reply
 
-    def tell(self, session: int, request: channel.Request) -> None:
+    def send(self, session: int, request: channel.Request) -> None:
         """Send a request; its reply comes by ``next``."""
         data = channel.frame(session, channel.encode(request))
         with self._turn, self._whole():

@@ -7,13 +7,13 @@ import os
 from guestmem.lab.backend import LabBackend
 from guestmem.lab.image import make_image
 from guestmem.lab.kernel import DEFAULT, find_kernel
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.lab.qemu import Hardware
 
 __all__ = ("boot", "open_backend")
 
 
-def boot(kernel: str = DEFAULT, hardware: Hardware | None = None) -> Machine:
+def boot(kernel: str = DEFAULT, hardware: Hardware | None = None) -> LabMachine:
     """Boot a lab; close it when done. kernel is a version or a path, as it was given to build.
 
     BackendUnavailable if that kernel is not built or there is no QEMU; LabFailed if the machine does not come up.
@@ -21,7 +21,7 @@ def boot(kernel: str = DEFAULT, hardware: Hardware | None = None) -> Machine:
     found = find_kernel(kernel)
     image = make_image()
     try:
-        return Machine.boot(found.image, image, hardware or Hardware())
+        return LabMachine.boot(found.image, image, hardware or Hardware())
     finally:
         os.close(image)
 

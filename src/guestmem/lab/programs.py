@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from guestmem.errors import InputError
 from guestmem.lab import channel
 from guestmem.lab.errors import SessionFailed
 from guestmem.lab.kernel import DEFAULT
-from guestmem.lab.machine import Machine
+from guestmem.lab.machine import LabMachine
 from guestmem.lab.opening import boot
 from guestmem.lab.qemu import Hardware
 
@@ -56,14 +57,14 @@ def shell(*, kernel: str = DEFAULT, hardware: Hardware | None = None, stdin: int
     stdin and stdout are descriptors of a terminal, ValueError if stdin is none; the shell's has the size it has now.
     """
     if not os.isatty(stdin):
-        raise ValueError("a shell needs a terminal; to run a script use: guestmem lab exec -- sh SCRIPT")
+        raise InputError("a shell needs a terminal; to run a script use: guestmem lab exec -- sh SCRIPT")
     size = os.get_terminal_size(stdin)
     command = _command([os.environ.get("SHELL", "/bin/sh")], None, size.lines, size.columns)
     with _machine(kernel, hardware) as machine, _raw(stdin):
         return _run(machine, command, _NO_END, stdin, {1: stdout}, escape=True)
 
 
-def _machine(kernel: str, hardware: Hardware | None) -> Machine:
+def _machine(kernel: str, hardware: Hardware | None) -> LabMachine:
     return boot(kernel, replace(hardware or Hardware(), host_files=True))
 
 
@@ -75,7 +76,7 @@ def _command(
 
 
 def _run(
-    machine: Machine,
+    machine: LabMachine,
     command: channel.Command,
     limit_s: float,
     stdin: int,
@@ -104,7 +105,7 @@ def _run(
                 data = os.read(stdin, _CHUNK)
                 if escape and ESCAPE in data:
                     return 128 + signal.SIGHUP
-                machine.tell(session, channel.Input(data))
+                machine.send(session, channel.Input(data))
                 listening, ended = False, not data
             case _:
                 raise channel.ProtocolError(f"{reply!r:.200} from a command")

@@ -1,7 +1,7 @@
 """The QEMU process of a lab: its command line, its start, its certain end.
 
 QEMU gets everything as inherited descriptors: two socket pairs (the channel, the console) and the initramfs in
-memory. There is no socket or file with a name that could stay behind or be somebody else's.
+memory. There is no socket or file with a name that could stay behind or be another process's.
 
 It leads a session of its own, so ctrl-C at a terminal reaches us and not it. It ends when ``close`` is called, when
 this process ends in any way (guestmem.lab.keeper), or by itself when the guest sees the host go.
@@ -63,7 +63,7 @@ def command_line(
     clock = (f"tsc_early_khz={tsc_khz}",) if tsc_khz else ()
     append = " ".join((*_KERNEL_ARGUMENTS, *_ENVIRONMENT, *clock, *hardware.kernel_arguments))
     arguments = [QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
-    # microvm has neither PCI nor ACPI, so the kernel needs neither: a third less to build, and to boot. QEMU tells the
+    # microvm has neither PCI nor ACPI, so the kernel needs neither: a third less to build, and to boot. QEMU gives the
     # kernel where its devices are by appending to its arguments.
     arguments += ["-machine", "microvm,acpi=off"]
     # la57=off: SVM in TCG cannot nest five-level tables. tb-size: the cache of translated code, in MiB, is memory too.
@@ -98,7 +98,7 @@ class Qemu:
         )
         self.pidfd = os.pidfd_open(self._process.pid)
         self._keeper = _start_keeper(self.pidfd)
-        # The last resort, at garbage collection or interpreter exit. A forked child is not the owner: the pid tells.
+        # The last resort, at garbage collection or interpreter exit. A forked child is not the owner: its pid differs.
         self._finalizer = weakref.finalize(self, _end, os.getpid(), self._process, self._keeper)
 
     @classmethod

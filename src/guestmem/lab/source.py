@@ -14,6 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from guestmem.errors import InputError
 from guestmem.lab import cache
 from guestmem.lab.errors import BuildFailed
 
@@ -31,7 +32,7 @@ class Tree:
     path: Path
 
     def identity(self) -> str:
-        """What tells this source from another: its place; make itself finds out what changed in it."""
+        """What identifies this source: its place; make itself finds out what changed in it."""
         return f"tree {self.path}"
 
 
@@ -42,7 +43,7 @@ class Archive:
     path: Path
 
     def identity(self) -> str:
-        """What tells this source from another: its contents."""
+        """What identifies this source: its contents."""
         digest = hashlib.sha256()
         with self.path.open("rb") as archive:
             while chunk := archive.read(_CHUNK):
@@ -76,7 +77,7 @@ def find_source(spec: str) -> Source:
         return Tree(path)
     if path.is_file():
         return Archive(path)
-    raise ValueError(f"no kernel source at {path}; give a version such as 6.12, a source tree, or a tar archive of one")
+    raise InputError(f"no kernel source at {path}; give a version such as 6.12, a source tree, or a tar archive of one")
 
 
 def _package(name: str) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from guestmem.errors import InputError
 from guestmem.layout.readers.placement import ALIGNED_BASE
 from guestmem.layout.value import Assumption, Backing, BackingKind, Layout, Range, Slot
 from guestmem.units import U64, format_size, is_power_of_two, parse_size
@@ -33,7 +34,7 @@ def apply(layout: Layout, overrides: Overrides) -> Layout:
     for name in (*overrides.hva, *overrides.backing):
         if name and name not in regions:
             known = ", ".join(sorted(region for region in regions if region))
-            raise ValueError(f"{layout.source} has no region {name!r}; there are {known or 'none with a name'}")
+            raise InputError(f"{layout.source} has no region {name!r}; there are {known or 'none with a name'}")
     layout = _set_hva(layout, overrides)
     layout = _set_backing(layout, overrides.backing)
     return _set_attributes(layout, overrides.attributes)
@@ -47,7 +48,7 @@ def parse_hva(text: str) -> tuple[str, int]:
     """
     region, equals, address = text.rpartition("=")
     if not equals or not region:
-        raise ValueError(f"--hva {text!r}: needed REGION=ADDRESS, as in pc.ram=0x7f0000000000")
+        raise InputError(f"--hva {text!r}: needed REGION=ADDRESS, as in pc.ram=0x7f0000000000")
     return region, parse_size(address)
 
 
@@ -64,9 +65,9 @@ def parse_backing(text: str) -> tuple[str, Backing]:
         if kind == known:
             page_size = parse_size(size) if size else Backing().page_size
             if not is_power_of_two(page_size) or (kind == "hugetlb" and not size):
-                raise ValueError(f"--backing {text!r}: needed a page size, as in hugetlb:2M")
+                raise InputError(f"--backing {text!r}: needed a page size, as in hugetlb:2M")
             return region, Backing(known, page_size)
-    raise ValueError(f"--backing {text!r}: needed [REGION=]KIND[:SIZE] with KIND one of {', '.join(kinds)}")
+    raise InputError(f"--backing {text!r}: needed [REGION=]KIND[:SIZE] with KIND one of {', '.join(kinds)}")
 
 
 def _set_hva(layout: Layout, overrides: Overrides) -> Layout:

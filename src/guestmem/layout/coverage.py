@@ -13,16 +13,18 @@ level mapped plus lost is the size of the slot.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from guestmem.errors import KvmError
 from guestmem.geometry import X86_64, Geometry
 from guestmem.layout.binding import RELEASED, BindingLimit, FileLimits
 from guestmem.layout.reasons import RANK, Reason
-from guestmem.layout.refusal import refusals
+from guestmem.layout.refusal import is_by_rule, refusals
 from guestmem.layout.segments import Neighbours, Segment, all_of, or_larger, segments_of, uniform_segments
 from guestmem.layout.value import Backing, Layout, Slot
+from guestmem.model.profiles import Profile
 
 __all__ = ("Coverage", "Host", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
 
@@ -35,12 +37,13 @@ class Host:
 
     sizes: in bytes, ascending; sizes[0] is the base page. thp: anonymous and shmem memory counts as possible up to
     sizes[1]; nobody can promise it. files: how a guest_memfd is taken; the default is released kernels, where it hands
-    out base pages only.
+    out base pages only. profile: the kernel whose errnos refusals have; None is the newest that takes files so.
     """
 
     geometry: Geometry = X86_64
     thp: bool = True
     files: FileLimits = RELEASED
+    profile: Profile | None = None
     sizes: tuple[int, ...] = field(init=False, repr=False, compare=False)  # of the geometry: asked for per slot
 
     def __post_init__(self) -> None:
@@ -85,6 +88,9 @@ class Coverage:
     layout: Layout
     host: Host
     slots: tuple[SlotCoverage, ...]
+    refused: Mapping[int, KvmError] = field(
+        default_factory=dict, compare=False
+    )  # index of a slot -> why KVM refuses it
 
     @property
     def size(self) -> int:
@@ -120,9 +126,8 @@ def cover(layout: Layout, host: Host | None = None) -> Coverage:
     """Decide every byte of the layout at every level of the host."""
     host = host or Host()
     limits = [_limit(layout, slot, host) for slot in layout.slots]
-    by_rule = [index for index, limit in enumerate(limits) if limit is not None and limit.refusal is not None]
-    absent = dict.fromkeys(by_rule, Reason.RULE)
-    absent |= dict.fromkeys(refusals(layout, host.geometry.base_page_size, absent), Reason.REFUSED)
+    refused = refusals(layout, host)
+    absent = {index: Reason.RULE if is_by_rule(why) else Reason.REFUSED for index, why in refused.items()}
     around = _neighbours(layout.slots, absent)
     covered = []
     for index, (slot, limit, near) in enumerate(zip(layout.slots, limits, around, strict=True)):
@@ -132,7 +137,7 @@ def cover(layout: Layout, host: Host | None = None) -> Coverage:
         else:
             segments = _levels(layout, slot, host, limit, near)
         covered.append(_summed(slot, host.sizes, segments))
-    return Coverage(layout, host, tuple(covered))
+    return Coverage(layout, host, tuple(covered), refused)
 
 
 def best_possible(coverage: Coverage) -> tuple[int, ...]:

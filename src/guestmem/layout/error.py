@@ -7,6 +7,8 @@ shortened and stripped of control characters, since they come from files of stra
 
 from __future__ import annotations
 
+from guestmem.errors import InputError
+
 __all__ = ("LayoutError", "printable")
 
 _LINE_LIMIT = 1000
@@ -24,7 +26,7 @@ def printable(value: object, limit: int = _VALUE_LIMIT) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-class LayoutError(ValueError):
+class LayoutError(InputError):
     """An input cannot be read as a layout.
 
     source is the file or live thing, line counts from 1 (0: the whole input), field and value say what was found,

@@ -1,87 +1,112 @@
-"""Which slots of a layout KVM would refuse, by the checks of KVM_SET_USER_MEMORY_REGION2 that need no state but slots.
+"""Which slots of a layout KVM would refuse: the model's own checks of the region ioctl, asked for each slot in turn.
 
-Errno and order are the kernel's (kvm_set_memory_region; Linux 7.2 for errnos that changed). A layout does not say in
-which order its slots were set, so of two that collide the lower one (the lower file offset) stands and the other is
-refused. Left out: limits of the machine (highest GPA, number of slots), see the model for those.
+A layout says neither in which order its slots were set nor which slots were there before, so each is asked as a new
+slot, in the layout's order: of two that collide the lower one (by address space, then GPA) is there and the other is
+refused. A refused slot is not there, so nothing collides with it, whatever refused it, the alignment rule included.
+
+Of what a layout does not say nothing is refused that some machine or VM would accept: GPAs reach 2**64, user space has
+five-level paging, there are two address spaces, an unknown HVA is 0, an unknown file is as large as files can be, and
+the VM may have private memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
-from guestmem.layout.value import Layout, Slot
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
-from guestmem.units import KIB, U64
+from guestmem.errors import KvmError
+from guestmem.geometry import Geometry
+from guestmem.model.checks import require
+from guestmem.model.profiles import NEXT, V7_2, Machine, Profile
+from guestmem.model.region_checks import ARGUMENT_CHECKS, DELETE_CHECKS, Region, RegionRequest, require_new_slot
+from guestmem.model.vm import AddressSpaceSlots, BindableFile, Memslot, VmSlots
+from guestmem.rules import Rule
+from guestmem.uapi import KVM_X86_SW_PROTECTED_VM
+from guestmem.units import KIB
 
-__all__ = ("refusals",)
+if TYPE_CHECKING:
+    from guestmem.layout.coverage import Host
+    from guestmem.layout.value import Layout, Slot
 
-_HVA_END = (1 << 56) - 4 * KIB  # five-level paging, the largest any x86 kernel accepts
-_MAX_PAGES = (1 << 31) - 1
-_MAX_SLOT_NUMBER = 32763
-_VALID_FLAGS = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY | KVM_MEM_GUEST_MEMFD
+__all__ = ("is_by_rule", "refusals")
+
+_USER_LIMIT = (1 << 56) - 4 * KIB  # five-level paging, the largest any x86 kernel has
+_MAX_FILE_SIZE = 1 << 63  # a file's size is positive as a signed number (kvm_gmem_create)
+_SPACES = 2  # KVM_MAX_NR_ADDRESS_SPACES
 
 
-def refusals(layout: Layout, page_size: int = 4 * KIB, by_rule: Container[int] = ()) -> dict[int, str]:
-    """Index into layout.slots -> why KVM refuses that slot, errno first.
-
-    by_rule are slots whose binding an alignment rule refuses: they do not stand, so nothing collides with them.
-    """
-    found: dict[int, str] = {}
+def refusals(layout: Layout, host: Host) -> dict[int, KvmError]:
+    """Index into layout.slots -> the errno, check and values with which the host's kernel refuses that slot."""
+    vm = _Slots(host.profile or (NEXT if host.files.page_size else V7_2), host.geometry, host.files.rule)
+    files: dict[str, BindableFile] = {}
+    found: dict[int, KvmError] = {}
     for index, slot in enumerate(layout.slots):
-        why = _alone(layout, slot, page_size)
-        if why is not None:
-            found[index] = why
-    standing = [index for index in range(len(layout.slots)) if index not in found and index not in by_rule]
-    for index, why in (*_gpa_overlaps(layout, standing), *_file_overlaps(layout, standing)):
-        found.setdefault(index, why)
+        request = RegionRequest(vm, _region(slot), _file(vm, layout, slot, host, files) if slot.guest_memfd else None)
+        try:
+            require(ARGUMENT_CHECKS, request)
+            if slot.size:
+                require_new_slot(request)
+            else:
+                require(DELETE_CHECKS, request)
+        except KvmError as refused:
+            found[index] = refused.with_traceback(None)
+        else:
+            vm.add(request)
     return found
 
 
-def _alone(layout: Layout, slot: Slot, page_size: int) -> str | None:
-    """The first check that a slot fails by itself."""
-    if slot.number is not None and not 0 <= slot.number <= _MAX_SLOT_NUMBER:
-        return f"EINVAL: slot number {slot.number} is above {_MAX_SLOT_NUMBER}"
-    if slot.flags & ~_VALID_FLAGS:
-        return f"EINVAL: flags {slot.flags:#x} are unknown to KVM"
-    if slot.guest_memfd and slot.flags & (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY):
-        return "EINVAL: a guest_memfd slot can be neither read-only nor dirty-logged"
-    if slot.size % page_size or slot.size == 0:
-        return f"EINVAL: memory_size {slot.size:#x} is not a positive multiple of {page_size:#x}"
-    if slot.gpa % page_size:
-        return f"EINVAL: guest_phys_addr {slot.gpa:#x} is not a multiple of {page_size:#x}"
-    if slot.hva is not None and (slot.hva % page_size or slot.hva + slot.size > _HVA_END):
-        return f"EINVAL: userspace_addr {slot.hva:#x} is unaligned or outside user space"
-    if slot.guest_memfd and ((slot.offset or 0) % page_size or (slot.offset or 0) + slot.size >= U64):
-        return f"EINVAL: guest_memfd_offset {slot.offset or 0:#x} is unaligned or wraps"
-    if slot.end >= U64:
-        return f"EINVAL: guest_phys_addr {slot.gpa:#x} plus size {slot.size:#x} wraps 2**64"
-    if slot.size // page_size > _MAX_PAGES:
-        return f"EINVAL: {slot.size // page_size} pages are more than {_MAX_PAGES} in one slot"
-    file = layout.file_of(slot)
-    if slot.guest_memfd and file is not None and file.size and (slot.offset or 0) + slot.size > file.size:
-        return f"EINVAL: offset {slot.offset or 0:#x} plus size {slot.size:#x} is past the file's size {file.size:#x}"
-    return None
+def is_by_rule(refused: KvmError) -> bool:
+    """Whether it was the alignment rule that refused."""
+    return refused.check.startswith("rule:")
 
 
-def _gpa_overlaps(layout: Layout, standing: Sequence[int]) -> Iterator[tuple[int, str]]:
-    last: Slot | None = None
-    for index in standing:
-        slot = layout.slots[index]
-        if last is not None and last.address_space == slot.address_space and slot.gpa < last.end:
-            yield index, f"EEXIST: GPA {slot.gpa:#x} lies in the slot at {last.gpa:#x}, which ends at {last.end:#x}"
-        else:
-            last = slot
+class _Ascending(AddressSpaceSlots):
+    """The slots of an address space that are asked in ascending order: only the last one can overlap the next."""
+
+    last: Memslot | None = None
+
+    def overlapping(self, start_gfn: int, end_gfn: int, ignore: Memslot | None) -> Memslot | None:
+        return self.last if self.last is not None and start_gfn < self.last.end_gfn else None
 
 
-def _file_overlaps(layout: Layout, standing: Sequence[int]) -> Iterator[tuple[int, str]]:
-    bound = [
-        (slot.file, slot.offset or 0, index)
-        for index, slot in ((index, layout.slots[index]) for index in standing)
-        if slot.file is not None and slot.guest_memfd
-    ]
-    last: tuple[str, int] | None = None
-    for name, offset, index in sorted(bound):
-        if last is not None and last[0] == name and offset < last[1]:
-            yield index, f"EEXIST: file offset {offset:#x} of {name} is bound already, up to {last[1]:#x}"
-        else:
-            last = (name, offset + layout.slots[index].size)
+class _Slots(VmSlots):
+    """A VM with the slots that were accepted so far."""
+
+    def __init__(self, profile: Profile, geometry: Geometry, rule: Rule) -> None:
+        super().__init__(KVM_X86_SW_PROTECTED_VM, profile, _machine(geometry), rule)
+        self.ascending = [_Ascending() for _ in range(_SPACES)]
+        self.spaces = list(self.ascending)
+
+    def add(self, request: RegionRequest) -> None:
+        """The slot was accepted: it and its binding are there from now on."""
+        region = request.region
+        slot = Memslot(region.as_id, region.id, request.base_gfn, request.npages, region.flags, region.userspace_addr)
+        self.ascending[slot.as_id].last = slot
+        self.slot_pages += slot.npages
+        if region.wants_gmem:
+            first = region.offset >> self.page_shift
+            request.gmem.bindings.set(first, first + slot.npages, slot)
+
+
+@cache
+def _machine(geometry: Geometry) -> Machine:
+    return Machine(gpa_bits=64, user_limit=_USER_LIMIT, geometry=geometry)
+
+
+def _region(slot: Slot) -> Region:
+    number = slot.number or 0
+    if not 0 <= number <= 0xFFFF:
+        number = 0xFFFF  # no argument of the ioctl holds it; refused as it is
+    place = slot.address_space << 16 | number
+    return Region(2, place, slot.flags, slot.gpa, slot.size, slot.hva or 0, offset=slot.offset or 0)
+
+
+def _file(vm: _Slots, layout: Layout, slot: Slot, host: Host, files: dict[str, BindableFile]) -> BindableFile:
+    """The file a slot is bound to; one of its own where the layout does not name it."""
+    named = layout.file_of(slot)
+    if named is None:
+        return BindableFile(vm, _MAX_FILE_SIZE, vm.page_size)
+    if (file := files.get(named.name)) is None:
+        page_size = (named.page_size or host.files.page_size) if host.files.page_size else vm.page_size
+        file = files[named.name] = BindableFile(vm, named.size or _MAX_FILE_SIZE, page_size)
+    return file

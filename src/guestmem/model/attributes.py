@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from guestmem.model.checks import Check
+from guestmem.model.checks import Check, require
+from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
 
-if TYPE_CHECKING:
-    from guestmem.model.vm import Vm
-
-__all__ = ("CHECKS", "AttributesRequest", "set_attributes")
+__all__ = ("AttributesRequest", "set_attributes")
 
 _SOURCE = "kvm_vm_ioctl_set_mem_attributes"
 
@@ -85,11 +82,12 @@ CHECKS: tuple[Check[AttributesRequest], ...] = (
 
 
 def set_attributes(request: AttributesRequest) -> None:
-    """Set the attributes of a checked range (kvm_vm_set_mem_attributes).
+    """Check the request, then set the attributes of its range (kvm_vm_set_mem_attributes).
 
     A range that has them already is left alone, mappings included. Otherwise every mapping of the whole range goes,
     also of frames that keep their value.
     """
+    require(CHECKS, request)
     vm = request.vm
     start, end = request.address >> vm.page_shift, (request.address + request.size) >> vm.page_shift
     if request.attributes:

@@ -2,7 +2,7 @@
 
 An operation validates its request by walking checks in the kernel's order. The errno is the kernel's; the name, the
 rule in words, the values and the hint are ours. ``observing`` collects every check walked, passed or not, which is all
-that ``guestmem explain`` needs.
+that ``guestmem explain`` needs. Nothing else raises KvmError in the model.
 """
 
 from __future__ import annotations
@@ -24,21 +24,26 @@ R = TypeVar("R")
 class Check(Generic[R]):
     """One thing the kernel demands of a request.
 
-    ``passes`` decides; ``values`` writes the values it looked at. source names the kernel function that does it.
+    ``passes`` decides; ``values`` writes the values it looked at; ``errno`` and ``hint`` may depend on the request.
+    source names the kernel function that does it.
     """
 
     name: str
-    errno: int
+    errno: int | Callable[[R], int]
     rule: str
     source: str
     passes: Callable[[R], bool]
     values: Callable[[R], str]
     hint: str | Callable[[R], str] = ""
 
+    def errno_for(self, request: R) -> int:
+        """The errno that this request would be refused with."""
+        return self.errno if isinstance(self.errno, int) else self.errno(request)
+
     def refusal(self, request: R) -> KvmError:
         """The error user space sees, with the values and what to do."""
         hint = self.hint if isinstance(self.hint, str) else self.hint(request)
-        return KvmError(self.errno, f"{self.rule}: {self.values(request)}", check=self.name, hint=hint)
+        return KvmError(self.errno_for(request), f"{self.rule}: {self.values(request)}", check=self.name, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +78,14 @@ def require(checks: Iterable[Check[Any]], request: Any) -> None:
     for check in checks:
         passed = check.passes(request)
         if observations is not None:
-            values = check.values(request)
-            observations.append(Observation(check.name, passed, values, check.rule, check.source, check.errno))
+            values, errno = check.values(request), check.errno_for(request)
+            observations.append(Observation(check.name, passed, values, check.rule, check.source, errno))
         if not passed:
             raise check.refusal(request)
 
 
 def observed() -> bool:
-    """Whether anybody collects remarks."""
+    """Whether anybody collects checks and remarks."""
     return _observations.get() is not None
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from guestmem.model.fault import Fault, get_page, look_up_slot
+from guestmem.model.fault import get_page, look_up_slot
 from guestmem.model.levels import mapping_order
+from guestmem.model.page_fault import Fault
 from guestmem.model.stage2 import Leaf
+from guestmem.model.vm import Memslot, Vm
 from guestmem.units import align_down
-
-if TYPE_CHECKING:
-    from guestmem.model.memslots import Memslot
-    from guestmem.model.vm import Vm
 
 __all__ = ("begin", "end")
 

@@ -2,77 +2,29 @@
 
 The fault is a sequence of steps, in the kernel's order (kvm_mmu_do_page_fault, kvm_faultin_pfn, kvm_tdp_mmu_map).
 ``resolve`` runs them through; anything that interleaves faults with invalidations runs them one by one. A step returns
-None to go on or the Outcome that ends the fault.
+None to go on or the FaultResult that ends the fault.
 """
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
 
 from guestmem.errors import HostSignal, KvmError, errno_name
 from guestmem.model.checks import note
-from guestmem.model.hostmem import Source
 from guestmem.model.levels import mapping_order
+from guestmem.model.page_fault import HOST_ERROR, MAPPED, MMIO, NO_PAGE, RETRY, Fault, FaultResult
 from guestmem.model.stage2 import Leaf
+from guestmem.model.vm import Memslot
 from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import align_down
 
-if TYPE_CHECKING:
-    from guestmem.model.gmem import GuestMemfd
-    from guestmem.model.memslots import Memslot
-    from guestmem.model.vm import Vm
-
-__all__ = ("MAPPED", "MMIO", "STEPS", "Fault", "Outcome", "Step", "resolve")
+__all__ = ("STEPS", "Step", "resolve")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a fault ended.
-
-    mapped: a leaf is there. mmio: the access goes to user space as MMIO. memory_fault: KVM_RUN fails with errno and
-    exit reason 39. host_error: KVM_RUN fails with EFAULT and says no more. retry: something changed, start again.
-    """
-
-    kind: Literal["mapped", "mmio", "memory_fault", "host_error", "retry"]
-    errno: int = 0
+Step = Callable[[Fault], FaultResult | None]
 
 
-MAPPED = Outcome("mapped")
-MMIO = Outcome("mmio")
-HOST_ERROR = Outcome("host_error", errno.EFAULT)
-RETRY = Outcome("retry")
-NO_PAGE = Outcome("memory_fault", errno.EFAULT)
-
-
-@dataclass(slots=True)
-class Fault:
-    """struct kvm_page_fault: the access, and what the steps have found so far. hva is bytes; gfn, index are pages."""
-
-    vm: Vm
-    gfn: int
-    write: bool = False
-    fetch: bool = False
-    reserved: bool = False  # stage 2 holds an outdated MMIO entry for the frame
-    private: bool = field(default=False, init=False)
-    slot: Memslot | None = field(default=None, init=False)
-    mmu_seq: int = field(default=0, init=False)
-    gmem: GuestMemfd | None = field(default=None, init=False)  # the file that answers, or None: the hva does
-    index: int = field(default=0, init=False)
-    folio_order: int = field(default=0, init=False)
-    hva: int = field(default=0, init=False)
-    source: Source | None = field(default=None, init=False)
-    writable: bool = field(default=True, init=False)
-    order: int = field(default=0, init=False)
-    leaf: Leaf | None = field(default=None, init=False)
-
-
-Step = Callable[[Fault], Outcome | None]
-
-
-def read_attribute(fault: Fault) -> Outcome | None:
+def read_attribute(fault: Fault) -> FaultResult | None:
     """Take the access as private where the frame's attribute says so (kvm_mmu_page_fault, software-protected VMs).
 
     A reserved fault counts as shared whatever the attribute says: emulated MMIO is shared only.
@@ -83,21 +35,21 @@ def read_attribute(fault: Fault) -> Outcome | None:
     return None
 
 
-def look_up_slot(fault: Fault) -> Outcome | None:
+def look_up_slot(fault: Fault) -> FaultResult | None:
     """Find the memslot of the frame (kvm_vcpu_gfn_to_memslot)."""
     fault.slot = fault.vm.spaces[0].by_gfn.get(fault.gfn)
     note("look-up-slot", _say_slot, fault)
     return None
 
 
-def sample_invalidations(fault: Fault) -> Outcome | None:
+def sample_invalidations(fault: Fault) -> FaultResult | None:
     """Remember how many invalidations there were, before looking at anything they protect (kvm_faultin_pfn)."""
     fault.mmu_seq = fault.vm.mmu_seq
     note("sample-invalidations", "mmu_invalidate_seq={}".format, fault.mmu_seq)
     return None
 
 
-def compare_attribute(fault: Fault) -> Outcome | None:
+def compare_attribute(fault: Fault) -> FaultResult | None:
     """The attribute may have changed since it was read; then user space hears of it (kvm_faultin_pfn)."""
     vm = fault.vm
     if vm.has_private_mem and fault.private != bool(vm.attributes.get(fault.gfn)):
@@ -106,7 +58,7 @@ def compare_attribute(fault: Fault) -> Outcome | None:
     return None
 
 
-def get_page(fault: Fault) -> Outcome | None:
+def get_page(fault: Fault) -> FaultResult | None:
     """Get the page from the file or from the host's mapping (kvm_mmu_faultin_pfn)."""
     slot = fault.slot
     if slot is None:
@@ -116,14 +68,14 @@ def get_page(fault: Fault) -> Outcome | None:
     return _get_host_page(fault, slot)
 
 
-def _remember_mmio(fault: Fault) -> Outcome:
+def _remember_mmio(fault: Fault) -> FaultResult:
     vm = fault.vm
     if fault.gfn < 1 << (vm.machine.gpa_bits - vm.page_shift):  # beyond, nothing can be cached
         vm.mmio.remember(fault.gfn)
     return MMIO
 
 
-def _get_file_page(fault: Fault, slot: Memslot) -> Outcome | None:
+def _get_file_page(fault: Fault, slot: Memslot) -> FaultResult | None:
     gmem = slot.gmem
     if gmem is None:
         was = "lost its file" if slot.can_be_private else "has no guest_memfd"
@@ -135,12 +87,12 @@ def _get_file_page(fault: Fault, slot: Memslot) -> Outcome | None:
         fault.folio_order = gmem.get_page(fault.index)
     except KvmError as refused:
         note("get-page", str, refused)
-        return Outcome("memory_fault", refused.errno or 0)
+        return FaultResult("memory_fault", refused.errno or 0)
     note("get-page", _say_folio, fault)
     return None
 
 
-def _get_host_page(fault: Fault, slot: Memslot) -> Outcome | None:
+def _get_host_page(fault: Fault, slot: Memslot) -> FaultResult | None:
     vm = fault.vm
     if fault.write and slot.readonly:
         note("get-page", "slot {} is read-only: the store becomes MMIO".format, slot.id)
@@ -163,7 +115,7 @@ def _get_host_page(fault: Fault, slot: Memslot) -> Outcome | None:
     return None
 
 
-def recheck(fault: Fault) -> Outcome | None:
+def recheck(fault: Fault) -> FaultResult | None:
     """With the MMU lock held: was the frame invalidated since (mmu_invalidate_retry_gfn)?"""
     vm = fault.vm
     if vm.mmu_seq != fault.mmu_seq or vm.invalidating(fault.gfn):
@@ -171,14 +123,14 @@ def recheck(fault: Fault) -> Outcome | None:
     return None
 
 
-def decide_level(fault: Fault) -> Outcome | None:
+def decide_level(fault: Fault) -> FaultResult | None:
     """Choose the largest leaf that nothing forbids (kvm_mmu_hugepage_adjust)."""
     fault.order = mapping_order(fault)
     note("decide-level", fault.vm.geometry.name_of, fault.order)
     return None
 
 
-def map_leaf(fault: Fault) -> Outcome | None:
+def map_leaf(fault: Fault) -> FaultResult | None:
     """Install the leaf (kvm_tdp_mmu_map)."""
     slot, source = fault.slot, fault.source
     assert slot is not None
@@ -204,20 +156,20 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-def resolve(fault: Fault) -> Outcome:
+def resolve(fault: Fault) -> FaultResult:
     """Run the steps until one ends the fault; again, if getting the page was itself an invalidation."""
     while True:
-        outcome = _once(fault)
-        if outcome != RETRY or fault.vm.invalidating(fault.gfn):
-            return outcome
+        result = _once(fault)
+        if result != RETRY or fault.vm.invalidating(fault.gfn):
+            return result
 
 
-def _once(fault: Fault) -> Outcome:
+def _once(fault: Fault) -> FaultResult:
     for step in STEPS:
-        outcome = step(fault)
-        if outcome is not None:
-            note("outcome", _say_outcome, fault, outcome)
-            return outcome
+        result = step(fault)
+        if result is not None:
+            note("outcome", _say_result, fault, result)
+            return result
     raise AssertionError("bug in guestmem: the last step of a fault must end it")
 
 
@@ -241,7 +193,7 @@ def _say_slot(fault: Fault) -> str:
     return repr(fault.slot) if fault.slot else f"no slot has gfn {fault.gfn:#x}"
 
 
-def _say_outcome(fault: Fault, outcome: Outcome) -> str:
-    if outcome.kind == "mapped":
+def _say_result(fault: Fault, result: FaultResult) -> str:
+    if result.kind == "mapped":
         return f"mapped by a {fault.vm.geometry.name_of(fault.order)} leaf"
-    return outcome.kind if not outcome.errno else f"{outcome.kind} {errno_name(outcome.errno)}"
+    return result.kind if not result.errno else f"{result.kind} {errno_name(result.errno)}"

@@ -1,7 +1,7 @@
 """Open files of the modelled process: what each kind of descriptor is to the generic file layer.
 
-KVM's ioctls and the guest_memfd calls can be issued on the wrong kind of descriptor, and the errno is part of the
-truth. The kinds differ in a few properties that the generic layer asks about (fs/open.c, fs/read_write.c, mm/mmap.c);
+KVM's ioctls and the guest_memfd calls can be issued on the wrong kind of descriptor, and each answers with its own
+errno. The kinds differ in a few properties that the generic layer asks about (fs/open.c, fs/read_write.c, mm/mmap.c);
 those are data here. An ``OpenFile`` is the kernel's struct file: descriptors, dups and mappings share it and the last
 one to go releases it.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
+from typing import Protocol
 
-from guestmem.model.hostmem import Source
+from guestmem.model.contents import Contents
 
 __all__ = (
     "ANONYMOUS",
@@ -27,7 +28,23 @@ __all__ = (
     "VM",
     "FileKind",
     "OpenFile",
+    "PathFile",
+    "Source",
 )
+
+
+class Source(Protocol):
+    """Memory that a host mapping or a stage-2 leaf shows; offsets are bytes into it."""
+
+    @property
+    def contents(self) -> Contents:
+        """The bytes."""
+
+    def host_fault(self, start: int, end: int) -> None:
+        """Make the pages of [start, end) present for the host; HostSignal where an access would end in one."""
+
+    def discard(self, start: int, end: int) -> bool:
+        """MADV_REMOVE of [start, end): free the pages; False where the source has no such operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +131,13 @@ class OpenFile:
 
     def release(self) -> None:
         """What the file does when nobody has it open any more."""
+
+
+class PathFile(OpenFile):
+    """An O_PATH descriptor: it names a file without having it open, so every operation on it is EBADF."""
+
+    __slots__ = ("named",)
+
+    def __init__(self, named: OpenFile) -> None:
+        super().__init__(PATH)
+        self.named = named

@@ -1,48 +1,40 @@
 """The process's own address space: what a userspace_addr means.
 
-Mappings are runs of addresses over a *source* (anonymous memory, a file). Whoever maps host pages into a guest is told
-when they go, as KVM's mmu notifier is. Addresses are bytes. Leaves out swap, copy-on-write between processes and page
-migration: nothing here moves by itself.
+Mappings are runs of addresses over a *source* (anonymous memory, a file). Whoever maps host pages into a guest is
+notified when they go, as KVM's mmu notifier is. Addresses are bytes. Leaves out swap, copy-on-write between processes
+and page migration: nothing here moves by itself.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
 
-from guestmem.errors import HostSignal, KvmError
+from guestmem.errors import HostSignal
+from guestmem.model.checks import Check, note, require
 from guestmem.model.contents import Contents
+from guestmem.model.files import OpenFile, Source
 from guestmem.runmap import RunMap
 from guestmem.uapi import PROT_EXEC, PROT_READ, PROT_WRITE
 from guestmem.units import GIB, TIB, U64, align_down, align_up
 
-if TYPE_CHECKING:
-    from guestmem.model.files import OpenFile
-
-__all__ = ("AddressSpace", "Anonymous", "Source", "Vma")
+__all__ = ("AddressSpace", "Anonymous", "Vma")
 
 _BOTTOM, _TOP = 0x1_0000, 0x7F00_0000_0000  # where mappings are placed, from the top; the program is outside
 _APART = GIB  # bytes between mappings
-_PROT_SEM = 8  # atomic operations; means nothing on x86
-_PROT_GROWSDOWN, _PROT_GROWSUP = 0x01000000, 0x02000000
-_GROWS = _PROT_GROWSDOWN | _PROT_GROWSUP
-_PROTECTIONS = PROT_READ | PROT_WRITE | PROT_EXEC | _PROT_SEM  # arch_validate_prot
 
-
-class Source(Protocol):
-    """Memory that a host mapping or a stage-2 leaf shows; offsets are bytes into it."""
-
-    @property
-    def contents(self) -> Contents:
-        """The bytes."""
-
-    def host_fault(self, start: int, end: int) -> None:
-        """Make the pages of [start, end) present for the host; HostSignal where an access would end in one."""
-
-    def discard(self, start: int, end: int) -> bool:
-        """MADV_REMOVE of [start, end): free the pages; False where the source has no such operation."""
+LENGTH_NOT_ZERO: Check[int] = Check(
+    "length-not-zero", errno.EINVAL, "length must not be 0", "do_mmap", bool, lambda size: f"length={size:#x}"
+)
+ADDRESS_SPACE_HAS_ROOM: Check[tuple[int, list[int]]] = Check(
+    "address-space-has-room",
+    errno.ENOMEM,
+    "the process must have a free range of addresses that long",
+    "get_unmapped_area",
+    lambda asked: bool(asked[1]),
+    lambda asked: f"length={asked[0]:#x}",
+)
 
 
 class Anonymous:
@@ -96,8 +88,7 @@ class AddressSpace:
 
     def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0, *, shared: bool = False) -> int:
         """Map zeroed memory, whole pages, at a multiple of align; the address. EINVAL for size 0."""
-        if size == 0:
-            raise KvmError(errno.EINVAL, "no memory at all", check="length-not-zero")
+        require((LENGTH_NOT_ZERO,), size)
         size = align_up(size, self.page_size)
         addr = self.find_hole(size, max(align, self.page_size))
         self.vmas.set(addr, addr + size, Vma(self.anonymous, 0, prot, shared, page_order=page_order))
@@ -114,8 +105,7 @@ class AddressSpace:
         if addr < _BOTTOM or self.vmas.overlaps(addr, addr + size):
             holes = self.vmas.gaps(_BOTTOM, _TOP)
             fits = [align_down(end - size, align) for start, end in holes if align_down(end - size, align) >= start]
-            if not fits:
-                raise KvmError(errno.ENOMEM, f"no address range of {size:#x} bytes", check="address-space-has-room")
+            require((ADDRESS_SPACE_HAS_ROOM,), (size, fits))
             addr = fits[-1]
         elif size <= TIB:
             self._lowest = addr
@@ -135,51 +125,15 @@ class AddressSpace:
         """A mapping that the process has made itself, at addresses of its own choice."""
         self.vmas.set(start, end, vma)
 
-    def munmap(self, addr: int, length: int) -> None:
-        """Remove the mappings of a range; EINVAL if it is empty, unaligned or leaves user space (do_vmi_munmap)."""
-        if addr % self.page_size or length == 0:
-            raise KvmError(errno.EINVAL, f"munmap {addr=:#x} {length=:#x}", check="range-aligned")
-        if addr + length > self.user_limit:
-            raise KvmError(errno.EINVAL, f"munmap {addr=:#x} {length=:#x}", check="range-in-user-space")
-        end = addr + align_up(length, self.page_size)
+    def unmap(self, addr: int, end: int) -> None:
+        """Remove the mappings of whole pages [addr, end)."""
         gone = list(self.vmas.runs(addr, end))
-        self._invalidate(addr, end)
+        self.invalidate(addr, end)
         self.vmas.clear(addr, end)
         self.anonymous.contents.zero(addr, end)
         self._own_page.clear(addr, end)
         for start, stop, vma in gone:
             self._forget(vma, stop - start)
-
-    def mprotect(self, addr: int, length: int, prot: int) -> None:
-        """Change protections up to the first hole (ENOMEM) or forbidden mapping (EACCES) (do_mprotect_pkey).
-
-        Before anything changes: EINVAL unaligned, ENOMEM wrapping, EINVAL for an unknown protection; length 0 succeeds.
-        """
-        grows = prot & _GROWS
-        if addr % self.page_size or grows == _GROWS:
-            raise KvmError(errno.EINVAL, f"mprotect {addr=:#x} {prot=:#x}", check="range-aligned")
-        if length == 0:
-            return
-        end = addr + align_up(length, self.page_size)
-        if end >= U64:
-            raise KvmError(errno.ENOMEM, f"mprotect {addr=:#x} {length=:#x}", check="range-no-wrap")
-        if prot & ~_PROTECTIONS & ~_GROWS:
-            raise KvmError(errno.EINVAL, f"mprotect {prot=:#x}", check="protection-known")
-        if grows and self.vmas.overlaps(addr, end if grows == _PROT_GROWSDOWN else addr + 1):
-            raise KvmError(errno.EINVAL, f"no mapping here grows: {prot=:#x}", check="mapping-grows")
-        prot &= PROT_READ | PROT_WRITE | PROT_EXEC
-        done = addr
-        for start, stop, vma in list(self.vmas.runs(addr, end)):
-            if start != done:
-                break
-            if prot & PROT_EXEC and not vma.may_exec:
-                raise KvmError(errno.EACCES, f"a mapping of a noexec mount: {prot=:#x}", check="mapping-may-exec")
-            if prot != vma.prot:
-                self._invalidate(start, stop)
-                self.vmas.set(start, stop, replace(vma, prot=prot))
-            done = stop
-        if done < end:
-            raise KvmError(errno.ENOMEM, f"nothing is mapped at {done:#x}", check="range-mapped")
 
     def load(self, addr: int, size: int) -> int:
         """A load of size bytes, little-endian; HostSignal."""
@@ -201,20 +155,29 @@ class AddressSpace:
 
     def access(self, addr: int, *, write: bool) -> tuple[Source, int]:
         """The source and offset behind a host access; HostSignal where the process would get one."""
+        try:
+            vma = self._mapping_for(addr, write=write)
+            page = align_down(addr, self.page_size)
+            self.fault_in(vma, page, page + self.page_size, write=write)
+        except HostSignal as signal:
+            note("host-access", str, signal)
+            raise
+        note("host-access", "{:#x} is mapped and its page is present".format, addr)
+        return vma.source, addr - vma.delta
+
+    def _mapping_for(self, addr: int, *, write: bool) -> Vma:
         vma = self.vmas.get(addr)
         if vma is None:
             raise HostSignal("SIGSEGV", f"nothing is mapped at {addr:#x}")
         if not permits(vma.prot, write=write):
             raise HostSignal("SIGSEGV", f"protection {vma.prot} of {addr:#x} forbids the access")
-        page = align_down(addr, self.page_size)
-        self.fault_in(vma, page, page + self.page_size, write=write)
-        return vma.source, addr - vma.delta
+        return vma
 
     def fault_in(self, vma: Vma, start: int, end: int, *, write: bool) -> None:
         """Whole pages of one mapping become present, for the process or for a guest (handle_mm_fault); HostSignal.
 
         Private anonymous memory that is read first is the zero page. The first store gives it a page of its own, and
-        whoever mapped the zero page is told (wp_page_copy). Of mappings of larger pages nothing is kept.
+        whoever mapped the zero page is notified (wp_page_copy). Of mappings of larger pages nothing is kept.
         """
         vma.source.host_fault(start - vma.delta, end - vma.delta)
         if not self._may_be_zero_page(vma):
@@ -222,7 +185,7 @@ class AddressSpace:
         if write:
             for first, last, own in list(self._own_page.runs(start, end)):
                 if not own:
-                    self._invalidate(first, last)
+                    self.invalidate(first, last)
             self._own_page.set(start, end, True)
         else:
             for first, last in list(self._own_page.gaps(start, end)):
@@ -244,14 +207,14 @@ class AddressSpace:
 
     def dont_need(self, start: int, end: int, *, shared: bool) -> None:
         """MADV_DONTNEED: private anonymous pages become zero; file pages stay in their file, shared ones too."""
-        self._invalidate(start, end)
+        self.invalidate(start, end)
         if not shared:
             self.anonymous.contents.zero(start, end)
             self._own_page.clear(start, end)
 
     def may_free(self, start: int, end: int) -> None:
         """MADV_FREE: the pages may go when memory is short, which it never is here."""
-        self._invalidate(start, end)
+        self.invalidate(start, end)
 
     def file_changed(self, source: Source, start: int, end: int) -> None:
         """Pages [start, end) (bytes) of a file are going: unmap them from every mapping (unmap_mapping_range)."""
@@ -259,7 +222,7 @@ class AddressSpace:
             if vma.source is source:
                 low, high = max(first, start + vma.delta), min(last, end + vma.delta)
                 if low < high:
-                    self._invalidate(low, high)
+                    self.invalidate(low, high)
 
     def unmap_all(self) -> None:
         """The process ends."""
@@ -268,7 +231,8 @@ class AddressSpace:
         for start, stop, vma in gone:
             self._forget(vma, stop - start)
 
-    def _invalidate(self, start: int, end: int) -> None:
+    def invalidate(self, start: int, end: int) -> None:
+        """Tell whoever shows the addresses [start, end) to a guest that they go."""
         for callback in self.on_invalidate:
             callback(start, end)
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from guestmem.model.gmem import GuestMemfd
-from guestmem.model.memslots import Memslot
 from guestmem.model.process import Process
 from guestmem.model.stage2 import Leaf
-from guestmem.model.vm import Vm
+from guestmem.model.vm import GuestMemfd, Memslot, Vm
 
 __all__ = ("check_process", "check_vm")
 

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from guestmem.geometry import Geometry
-from guestmem.model.binding import binding_of
 from guestmem.model.checks import note
+from guestmem.model.page_fault import Fault
 from guestmem.units import align_down
-
-if TYPE_CHECKING:
-    from guestmem.model.fault import Fault
 
 __all__ = ("LIMITS", "Limit", "mapping_order")
 
@@ -59,8 +55,9 @@ def _rule(fault: Fault, order: int) -> bool:
     gmem, slot = fault.gmem, fault.slot
     if gmem is None or slot is None or not fault.vm.profile.huge:
         return True
-    offset = fault.index << fault.vm.page_shift
-    return fault.vm.rule.fault_order(binding_of(slot, gmem), offset, fault.folio_order) >= order
+    shift = fault.vm.page_shift
+    binding = gmem.binding(slot.base_gfn << shift, slot.npages << shift, slot.pgoff << shift)
+    return fault.vm.rule.fault_order(binding, fault.index << shift, fault.folio_order) >= order
 
 
 def _dirty_log(fault: Fault, order: int) -> bool:

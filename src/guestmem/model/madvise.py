@@ -6,9 +6,11 @@ Only advice that changes what a guest or the process can see has an effect here;
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 from typing import Final
 
-from guestmem.errors import HostSignal, KvmError
+from guestmem.errors import HostSignal
+from guestmem.model.checks import Check, require
 from guestmem.model.hostmem import AddressSpace, Anonymous, Vma
 from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import U64, align_up
@@ -25,59 +27,175 @@ MADV_DONTNEED_LOCKED: Final = 24
 MADV_COLLAPSE: Final = 25
 _KNOWN = frozenset((0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25))
 _ANONYMOUS_ONLY = frozenset((MADV_FREE, MADV_WIPEONFORK))
+_POPULATE = frozenset((MADV_POPULATE_READ, MADV_POPULATE_WRITE))
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The call; bytes."""
+
+    host: AddressSpace
+    addr: int
+    length: int
+    advice: int
+
+    @property
+    def end(self) -> int:
+        """One past the last page."""
+        return self.addr + align_up(self.length, self.host.page_size)
+
+    @property
+    def is_mapped(self) -> bool:
+        """The whole range is mapped."""
+        return next(self.host.vmas.gaps(self.addr, self.end), None) is None
+
+    @property
+    def writes(self) -> bool:
+        """Pages are populated for stores."""
+        return self.advice == MADV_POPULATE_WRITE
+
+
+@dataclass(frozen=True, slots=True)
+class MappingAdvice:
+    """The part of a call that is about one mapping."""
+
+    call: Advice
+    vma: Vma
+
+    @property
+    def fits(self) -> bool:
+        """The advice is for this kind of memory."""
+        private = isinstance(self.vma.source, Anonymous) and not self.vma.shared
+        advice = self.call.advice
+        if advice in _ANONYMOUS_ONLY:
+            return private
+        return advice != MADV_COLLAPSE and not (advice == MADV_REMOVE and private)
+
+    @property
+    def permitted(self) -> bool:
+        """The mapping's protection lets its pages be populated for the access."""
+        needed = PROT_WRITE if self.call.writes else PROT_READ
+        return self.call.advice not in _POPULATE or bool(self.vma.prot & needed)
+
+
+ADDRESS_CHECKS: tuple[Check[Advice], ...] = (
+    Check(
+        "advice-known",
+        errno.EINVAL,
+        "the advice must be one that the kernel knows",
+        "madvise_behavior_valid",
+        lambda r: r.advice in _KNOWN,
+        lambda r: f"advice={r.advice}",
+    ),
+    Check(
+        "range-aligned",
+        errno.EINVAL,
+        "the address must be page aligned",
+        "do_madvise",
+        lambda r: not r.addr % r.host.page_size,
+        lambda r: f"addr={r.addr:#x}",
+    ),
+)
+
+RANGE_CHECKS: tuple[Check[Advice], ...] = (
+    Check(
+        "range-no-wrap",
+        errno.EINVAL,
+        "the range must not wrap 64 bits",
+        "do_madvise",
+        lambda r: r.end < U64,
+        lambda r: f"addr={r.addr:#x} length={r.length:#x}",
+    ),
+)
+
+MAPPING_CHECKS: tuple[Check[MappingAdvice], ...] = (
+    Check(
+        "advice-fits-mapping",
+        errno.EINVAL,
+        "FREE and WIPEONFORK are for private anonymous memory, REMOVE for files; no memory here can be collapsed",
+        "madvise_vma_behavior",
+        lambda r: r.fits,
+        lambda r: f"advice={r.call.advice}",
+    ),
+    Check(
+        "mapping-shared-writable",
+        errno.EACCES,
+        "REMOVE needs a shared mapping that may be written",
+        "madvise_remove",
+        # VM_MAYWRITE counts, not the protection of the moment, and every file here is writable.
+        lambda r: r.call.advice != MADV_REMOVE or r.vma.shared,
+        lambda r: "shared" if r.vma.shared else "private",
+    ),
+    Check(
+        "mapping-permits",
+        errno.EINVAL,
+        "populating needs a protection that permits the access",
+        "faultin_page_range",
+        lambda r: r.permitted,
+        lambda r: f"prot={r.vma.prot}",
+    ),
+)
+
+FILE_HAS_HOLES: Check[bool] = Check(
+    "file-has-holes",
+    errno.ENODEV,
+    "REMOVE needs a file that holes can be punched in",
+    "vfs_fallocate",
+    bool,
+    lambda discarded: "discarded" if discarded else "the file has no such operation",
+)
+PAGE_CAN_BE_HAD: Check[str] = Check(
+    "page-can-be-had",
+    errno.EFAULT,
+    "a page is populated only where an access would not end in a signal",
+    "faultin_page_range",
+    lambda signal: not signal,
+    lambda signal: signal or "every page is present",
+)
+RANGE_MAPPED: Check[Advice] = Check(
+    "range-mapped",
+    errno.ENOMEM,
+    "the whole range must be mapped; the mappings that are there were advised",
+    "madvise_walk_vmas",
+    lambda r: r.is_mapped,
+    lambda r: f"[{r.addr:#x}, {r.end:#x})",
+)
 
 
 def madvise(host: AddressSpace, addr: int, length: int, advice: int) -> None:
     """Advise a range: EINVAL unknown or unsuitable, ENOMEM where nothing is mapped, EFAULT where populating fails."""
-    if advice not in _KNOWN:
-        raise KvmError(errno.EINVAL, f"{advice=}", check="advice-known")
-    if addr % host.page_size:
-        raise KvmError(errno.EINVAL, f"{addr=:#x}", check="range-aligned")
+    call = Advice(host, addr, length, advice)
+    require(ADDRESS_CHECKS, call)
     if length == 0:
         return
-    end = addr + align_up(length, host.page_size)
-    if end >= U64:
-        raise KvmError(errno.EINVAL, f"madvise {addr=:#x} {length=:#x}", check="range-no-wrap")
+    require(RANGE_CHECKS, call)
     done = addr
-    for start, stop, vma in list(host.vmas.runs(addr, end)):
-        if start > done and advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
+    for start, stop, vma in list(host.vmas.runs(addr, call.end)):
+        if start > done and advice in _POPULATE:
             break
-        _apply(host, vma, start, stop, advice)
+        _apply(MappingAdvice(call, vma), start, stop)
         done = stop
-    if host.vmas.overlaps(addr, end) is False or next(host.vmas.gaps(addr, end), None) is not None:
-        raise KvmError(errno.ENOMEM, f"[{addr:#x}, {end:#x}) is not all mapped", check="range-mapped")
+    require((RANGE_MAPPED,), call)
 
 
-def _apply(host: AddressSpace, vma: Vma, start: int, stop: int, advice: int) -> None:
-    private = isinstance(vma.source, Anonymous) and not vma.shared
-    if advice in _ANONYMOUS_ONLY and not private:
-        raise KvmError(errno.EINVAL, f"{advice=} is for private anonymous memory", check="advice-fits-mapping")
-    if advice == MADV_COLLAPSE:
-        raise KvmError(errno.EINVAL, "the file's pages cannot be collapsed", check="advice-fits-mapping")
+def _apply(part: MappingAdvice, start: int, stop: int) -> None:
+    require(MAPPING_CHECKS, part)
+    host, vma, advice = part.call.host, part.vma, part.call.advice
     if advice == MADV_REMOVE:
-        _remove(host, vma, start, stop)
+        require((FILE_HAS_HOLES,), vma.source.discard(start - vma.delta, stop - vma.delta))
+        host.file_changed(vma.source, start - vma.delta, stop - vma.delta)
     elif advice in (MADV_DONTNEED, MADV_DONTNEED_LOCKED):
         host.dont_need(start, stop, shared=vma.shared)
     elif advice == MADV_FREE:
         host.may_free(start, stop)
-    elif advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-        _populate(host, vma, start, stop, write=advice == MADV_POPULATE_WRITE)
+    elif advice in _POPULATE:
+        require((PAGE_CAN_BE_HAD,), _populated(part, start, stop))
 
 
-def _remove(host: AddressSpace, vma: Vma, start: int, stop: int) -> None:
-    if isinstance(vma.source, Anonymous) and not vma.shared:
-        raise KvmError(errno.EINVAL, "private anonymous memory has no file", check="advice-fits-mapping")
-    if not vma.shared:  # VM_MAYWRITE counts, not the protection of the moment, and every file here is writable
-        raise KvmError(errno.EACCES, "a private mapping", check="mapping-shared-writable")
-    if not vma.source.discard(start - vma.delta, stop - vma.delta):
-        raise KvmError(errno.ENODEV, "the file is no regular one", check="file-has-holes")
-    host.file_changed(vma.source, start - vma.delta, stop - vma.delta)
-
-
-def _populate(host: AddressSpace, vma: Vma, start: int, stop: int, *, write: bool) -> None:
-    if not vma.prot & (PROT_WRITE if write else PROT_READ):
-        raise KvmError(errno.EINVAL, f"prot={vma.prot}", check="mapping-permits")
+def _populated(part: MappingAdvice, start: int, stop: int) -> str:
+    """Populate pages; the signal that an access would end in, or nothing."""
     try:
-        host.fault_in(vma, start, stop, write=write)
+        part.call.host.fault_in(part.vma, start, stop, write=part.call.writes)
     except HostSignal as signal:
-        raise KvmError(errno.EFAULT, str(signal), check="page-can-be-had") from signal
+        return str(signal)
+    return ""

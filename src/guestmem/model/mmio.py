@@ -4,7 +4,7 @@ The first access to a frame that no slot has leaves an entry with the memslot ge
 generation is that one, every further access is MMIO again without any look at slots or attributes. Later the entry
 makes the access a *reserved* fault, which always counts as shared: if the frame has become private by then, KVM_RUN
 fails with flags 0. Setting attributes does not drop entries, and neither does deleting a slot of a software-protected
-VM; mapping the frame, or throwing away all roots, does. (SEMANTICS 6.5)
+VM; mapping the frame, or throwing away all roots, does (kvm_mmu_page_fault, handle_mmio_page_fault).
 """
 
 from __future__ import annotations

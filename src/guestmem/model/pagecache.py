@@ -20,8 +20,8 @@ from __future__ import annotations
 import errno
 from typing import Literal
 
-from guestmem.errors import KvmError
 from guestmem.geometry import Geometry
+from guestmem.model.checks import Check, observed, require
 from guestmem.model.contents import Contents
 from guestmem.model.pools import HostPools
 from guestmem.runmap import RunMap
@@ -54,9 +54,14 @@ class PageCache:
         if self.backing != "shmem":
             raise ValueError(f"a {self.backing} file's page size is fixed at creation; only shmem's may change")
         if order not in self._geometry.orders:
-            raise ValueError(f"order {order} is no leaf size of {self._geometry.name}")
+            raise ValueError(f"order {order} is not a leaf size of {self._geometry.name}")
         self._huge_order = order
         self._candidates = self._orders_to_try()
+
+    @property
+    def largest_page(self) -> str:
+        """The name of the largest folio's size."""
+        return self._geometry.name_of(self.largest_order)
 
     @property
     def largest_order(self) -> int:
@@ -130,6 +135,13 @@ class PageCache:
 
     def _allocate(self, start: int, end: int) -> tuple[int, int]:
         """Allocate the folio of start, and as many more of its order as lie in the hole; the new end and the order."""
+        taken = self._take(start, end)
+        if taken is None or observed():
+            require((HOST_HAS_PAGE,), (self, start, taken))
+        assert taken is not None
+        return taken
+
+    def _take(self, start: int, end: int) -> tuple[int, int] | None:
         for order in self._candidates:
             size = 1 << order
             first = align_down(start, size)
@@ -142,13 +154,7 @@ class PageCache:
                 self.folios.set(first, first + count * size, order)
                 self.allocations[order] = self.allocations.get(order, 0) + count
                 return first + count * size, order
-        raise KvmError(
-            errno.ENOMEM,
-            f"the host has no page for file index {start:#x} ({self.backing}, up to "
-            f"{self._geometry.name_of(self.largest_order)})",
-            check="host-has-page",
-            hint="add pages of that size to the host's pool, or use a backing that falls back to smaller pages",
-        )
+        return None
 
     def _free(self, first: int, last: int, order: int) -> None:
         self._pools.give(order, (last - first) >> order)
@@ -159,3 +165,14 @@ class PageCache:
         self._pools.split(order)
         self.folios.set(first, first + (1 << order), 0)
         self.splits += 1
+
+
+HOST_HAS_PAGE: Check[tuple[PageCache, int, tuple[int, int] | None]] = Check(
+    "host-has-page",
+    errno.ENOMEM,
+    "the host must have a page that the backing may take",
+    "kvm_gmem_get_folio",
+    lambda asked: asked[2] is not None,
+    lambda asked: f"file index {asked[1]:#x}, {asked[0].backing}, pages of up to {asked[0].largest_page}",
+    "add pages of that size to the host's pool, or use a backing that falls back to smaller pages",
+)

@@ -1,7 +1,7 @@
 """The modelled process: a table of descriptors over the model, speaking the Backend protocol.
 
-This is the outermost layer of the model: it finds what a descriptor names, gives the errno of a wrong one, and hands
-the request to the module that knows. It holds no rule of its own about guest memory.
+This is the outermost layer of the model: it finds what a descriptor names and hands the call to the module that knows.
+It holds no rule of its own about guest memory.
 """
 
 from __future__ import annotations
@@ -9,72 +9,66 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TypeVar
 
 from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFault, Touch
 from guestmem.errors import KvmError
-from guestmem.model import gmem, region, vfs
-from guestmem.model.attributes import CHECKS as ATTRIBUTES_CHECKS
+from guestmem.model import create, file_calls, mmap
 from guestmem.model.attributes import AttributesRequest, set_attributes
-from guestmem.model.auxiliary import AUX_KINDS, RunArea
+from guestmem.model.auxiliary import AUX_KINDS
 from guestmem.model.capabilities import check_extension
-from guestmem.model.checks import require
-from guestmem.model.files import ANONYMOUS, KVM_DEVICE, VCPU, VM, OpenFile
-from guestmem.model.gmem import GuestMemfd
+from guestmem.model.checks import Check, require
+from guestmem.model.descriptors import Descriptors, VcpuFile, VmFile
+from guestmem.model.fallocate import FallocateRequest, fallocate
+from guestmem.model.files import ANONYMOUS, KVM_DEVICE, OpenFile, PathFile
 from guestmem.model.hostmem import AddressSpace
 from guestmem.model.madvise import madvise
 from guestmem.model.pools import HostPools
 from guestmem.model.profiles import V7_2, Machine, Profile
-from guestmem.model.vcpu import MAX_VCPU_IDS, PreFaultRequest, Vcpu
-from guestmem.model.vm import Vm
+from guestmem.model.region import set_memory_region
+from guestmem.model.region_checks import Region
+from guestmem.model.vcpu import PreFaultRequest, Vcpu
+from guestmem.model.vm import GuestMemfd, Vm
 from guestmem.rules import DEFAULT, Rule
-from guestmem.uapi import KVM_X86_QUIRK_SLOT_ZAP_ALL, MAP_ANONYMOUS
-from guestmem.units import U32_MAX, align_up
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_X86_QUIRK_SLOT_ZAP_ALL, MAP_ANONYMOUS
 
-__all__ = ("Process", "VcpuFile", "VmFile")
+__all__ = ("Process",)
 
-_FIRST_FD = 1 << 16  # plain numbers in recordings name no descriptor of ours
 _ST_MODE = 0o100600
-F = TypeVar("F", bound=OpenFile)
+
+OFFSET_IN_FILE: Check[tuple[GuestMemfd, int]] = Check(
+    "offset-in-file",
+    errno.EINVAL,
+    "the offset must be inside the file",
+    "fault injection",
+    lambda asked: asked[1] < asked[0].size,
+    lambda asked: f"offset={asked[1]:#x} file size {asked[0].size:#x}",
+)
+PAGE_SIZE_CAN_CHANGE: Check[tuple[GuestMemfd, int]] = Check(
+    "page-size-can-change",
+    errno.EINVAL,
+    "only a shmem file's page size may change, and only to a leaf size of the VM's stage-2 tables",
+    "shmem's huge= setting",
+    lambda asked: asked[0].cache.backing == "shmem" and asked[1] in asked[0].vm.geometry.page_sizes,
+    lambda asked: f"a {asked[0].cache.backing} file, page size {asked[1]:#x}",
+)
+QUIRKS_KNOWN: Check[int] = Check(
+    "quirks-known",
+    errno.EINVAL,
+    "only quirks that KVM_CAP_DISABLE_QUIRKS2 reports can be disabled",
+    "kvm_vm_ioctl_enable_cap",
+    lambda quirks: not quirks & ~KVM_X86_QUIRK_SLOT_ZAP_ALL,
+    lambda quirks: f"quirks={quirks:#x}",
+)
 
 
-class VmFile(OpenFile):
-    """A VM's descriptor."""
-
-    __slots__ = ("vm",)
-
-    def __init__(self, vm: Vm) -> None:
-        super().__init__(VM)
-        self.vm = vm
-
-    def release(self) -> None:
-        """The VM lives on while vCPUs or files of it do."""
-        self.vm.put()
-
-
-class VcpuFile(OpenFile):
-    """A vCPU's descriptor; keeps its VM alive. Mapped, it shows struct kvm_run and two more pages."""
-
-    __slots__ = ("vcpu",)
-
-    def __init__(self, vcpu: Vcpu) -> None:
-        super().__init__(VCPU)
-        self.source = RunArea()
-        self.vcpu = vcpu
-        vcpu.vm.get()
-
-    def release(self) -> None:
-        """The vCPU itself stays with its VM; only the descriptor goes."""
-        self.vcpu.vm.put()
-
-
-class Process:
+class Process(Descriptors):
     """One process on a modelled host; the backend "model"."""
 
     name = "model"
     boot_pages = 0  # no code runs
 
     def __init__(self, profile: Profile = V7_2, machine: Machine | None = None, rule: Rule = DEFAULT) -> None:
+        super().__init__()
         self.profile = profile
         self.machine = machine or profile.machine
         self.rule = rule
@@ -82,8 +76,6 @@ class Process:
         self.page_size = self.machine.geometry.base_page_size
         self.host = AddressSpace(self.page_size, self.machine.user_limit)
         self.vms: list[Vm] = []
-        self._files: dict[int, OpenFile] = {0: AUX_KINDS["devnull"]()}
-        self._next_fd = _FIRST_FD
 
     def __enter__(self) -> Process:
         return self
@@ -93,75 +85,27 @@ class Process:
 
     def open_kvm(self) -> int:
         """open("/dev/kvm")."""
-        return self._install(OpenFile(KVM_DEVICE))
+        return self.install(OpenFile(KVM_DEVICE))
 
     def shutdown(self) -> None:
         """Close every descriptor, then unmap everything, as exit(2) does in some order."""
-        for fd in list(self._files):
-            self.close(fd)
+        self.close_all()
         self.host.unmap_all()
-
-    def file(self, fd: int) -> OpenFile:
-        """The open file of a descriptor; EBADF."""
-        file = self._raw_file(fd)
-        if isinstance(file, vfs.PathFile):
-            raise KvmError(errno.EBADF, f"descriptor {fd} is O_PATH", check="fd-open")
-        return file
-
-    def vm_of(self, fd: int) -> Vm:
-        """The VM of a descriptor; EBADF, or ENOTTY and EINVAL as a VM ioctl on it would give."""
-        file = self.file(fd)
-        if not isinstance(file, VmFile):
-            raise self._wrong_file(fd, file)
-        return file.vm
-
-    def vcpu_of(self, fd: int) -> Vcpu:
-        """The vCPU of a descriptor; EBADF, or ENOTTY and EINVAL as a vCPU ioctl on it would give."""
-        file = self.file(fd)
-        if not isinstance(file, VcpuFile):
-            raise self._wrong_file(fd, file)
-        return file.vcpu
-
-    def guest_memfd_of(self, fd: int) -> GuestMemfd:
-        """The guest_memfd of a descriptor; EBADF, EINVAL."""
-        file = self.file(fd)
-        if not isinstance(file, GuestMemfd):
-            raise KvmError(errno.EINVAL, f"descriptor {fd} is a {file.kind.name}", check="fd-is-guest-memfd")
-        return file
-
-    def find_file(self, fd: int) -> OpenFile | None:
-        """The open file of a descriptor given as the u32 of an ioctl's argument; None if there is none."""
-        file = self._files.get(fd & U32_MAX)
-        return None if isinstance(file, vfs.PathFile) else file
 
     # -- any file ----------------------------------------------------------------------------------------------------
 
-    def close(self, fd: int) -> None:
-        """close(2)."""
-        self._raw_file(fd).put()
-        del self._files[fd]
-
-    def dup(self, fd: int) -> int:
-        """dup(2): another descriptor of the same open file."""
-        file = self._raw_file(fd)
-        file.get()
-        return self._install(file)
-
     def reopen(self, fd: int, oflags: int) -> int:
         """open("/proc/self/fd/N"): ENXIO for anonymous inodes; ENOENT where no descriptor has that number."""
-        file = self._files.get(fd)
-        if file is None:
-            raise KvmError(errno.ENOENT, f"no /proc/self/fd/{fd}", check="fd-open")
-        return self._install(vfs.reopened(file, oflags))
+        return self.install(file_calls.reopen(self.file_by_name(fd), oflags))
 
     def open_aux(self, kind: AuxKind) -> int:
-        """A descriptor that is no KVM object."""
-        return self._install(AUX_KINDS[kind]())
+        """A descriptor that is not KVM's."""
+        return self.install(AUX_KINDS[kind]())
 
     def fstat(self, fd: int) -> FileStat | None:
         """fstat(2); st_blocks stays 0, also after allocation (kvm_gmem_getattr)."""
-        file = self._raw_file(fd)
-        if isinstance(file, vfs.PathFile):
+        file = self.named_file(fd)
+        if isinstance(file, PathFile):
             file = file.named
         if not isinstance(file, GuestMemfd):
             return None
@@ -169,69 +113,53 @@ class Process:
 
     def fallocate(self, fd: int, mode: int, offset: int, len: int) -> None:
         """fallocate(2)."""
-        file = self.file(fd)
-        require(vfs.FALLOCATE_CHECKS, vfs.FallocateRequest(self.profile, file, mode, offset, len))
-        if isinstance(file, GuestMemfd):
-            request = gmem.FallocateRequest(file, mode, offset, len)
-            require(gmem.FALLOCATE_CHECKS, request)
-            gmem.fallocate(request)
-        else:
-            vfs.fallocate_aux(file, mode, offset, len)
+        fallocate(FallocateRequest(self.profile, self.file(fd), mode, offset, len))
 
     def ftruncate(self, fd: int, length: int) -> None:
         """ftruncate(2)."""
-        vfs.ftruncate(self.find_file(fd), length)
+        file_calls.ftruncate(self.find_file(fd), length)
 
     def lseek(self, fd: int, offset: int, whence: int) -> int:
         """lseek(2)."""
-        return vfs.lseek(self.file(fd), offset, whence)
+        return file_calls.lseek(self.file(fd), offset, whence)
 
     def read(self, fd: int, len: int) -> int:
         """read(2)."""
-        return vfs.transfer(self.file(fd), "read", len)
+        return file_calls.transfer(self.file(fd), "read", len)
 
     def write(self, fd: int, len: int) -> int:
         """write(2)."""
-        return vfs.transfer(self.file(fd), "write", len)
+        return file_calls.transfer(self.file(fd), "write", len)
 
     def pread(self, fd: int, len: int, offset: int) -> int:
         """pread(2); a negative offset is EINVAL before the descriptor is looked at."""
-        return vfs.transfer_at(self.find_file(fd), "pread", len, offset)
+        return file_calls.transfer_at(self.find_file(fd), "pread", len, offset)
 
     def pwrite(self, fd: int, len: int, offset: int) -> int:
         """pwrite(2)."""
-        return vfs.transfer_at(self.find_file(fd), "pwrite", len, offset)
+        return file_calls.transfer_at(self.find_file(fd), "pwrite", len, offset)
 
     def fsync(self, fd: int) -> None:
         """fsync(2)."""
-        vfs.fsync(self.file(fd))
+        file_calls.fsync(self.file(fd))
 
     # -- ioctls ------------------------------------------------------------------------------------------------------
 
     def check_extension(self, fd: int, cap: int) -> int:
         """KVM_CHECK_EXTENSION on /dev/kvm or on a VM."""
         file = self.file(fd)
-        if isinstance(file, VmFile):
-            return check_extension(self.profile, self.machine, file.vm, cap)
-        if file.kind is KVM_DEVICE:
-            return check_extension(self.profile, self.machine, None, cap)
-        raise self._wrong_file(fd, file)
+        vm = file.vm if isinstance(file, VmFile) else None
+        self.require_kind(fd, file, passed=vm is not None or file.kind is KVM_DEVICE)
+        return check_extension(self.profile, self.machine, vm, cap)
 
     def create_vm(self, fd: int, type: int) -> int:
         """KVM_CREATE_VM: EINVAL for a type that KVM_CAP_VM_TYPES does not report."""
         file = self.file(fd)
-        if file.kind is not KVM_DEVICE:
-            raise self._wrong_file(fd, file)
-        if type not in self.machine.vm_types:
-            raise KvmError(
-                errno.EINVAL,
-                f"VM type {type:#x} is not offered: {self.machine.vm_types}",
-                check="vm-type-offered",
-                hint="KVM_CAP_VM_TYPES has a bit for each type",
-            )
+        self.require_kind(fd, file, passed=file.kind is KVM_DEVICE)
+        require(create.VM_CHECKS, (self.machine, type))
         vm = Vm(type, self.profile, self.machine, self.rule, self.host, self.pools)
         self.vms.append(vm)
-        return self._install(VmFile(vm))
+        return self.install(VmFile(vm))
 
     def disable_quirks(self, fd: int, quirks: int) -> None:
         """KVM_ENABLE_CAP with KVM_CAP_DISABLE_QUIRKS2, for the quirk that concerns memory; EINVAL for any other bit.
@@ -239,32 +167,24 @@ class Process:
         Without KVM_X86_QUIRK_SLOT_ZAP_ALL a slot that goes takes along its own mappings only.
         """
         vm = self.vm_of(fd)
-        if quirks & ~KVM_X86_QUIRK_SLOT_ZAP_ALL:
-            raise KvmError(errno.EINVAL, f"{quirks=:#x}", check="quirk-known")
+        require((QUIRKS_KNOWN,), quirks)
         if quirks:
             vm.slot_zap_all = False
 
     def create_vcpu(self, fd: int, id: int) -> int:
         """KVM_CREATE_VCPU: EINVAL for an id past the limit, EEXIST for one in use."""
         vm = self.vm_of(fd)
-        if id >= MAX_VCPU_IDS:
-            raise KvmError(errno.EINVAL, f"vCPU id {id:#x}, limit {MAX_VCPU_IDS}", check="vcpu-id")
-        if id in vm.vcpu_ids:
-            raise KvmError(errno.EEXIST, f"vCPU id {id} is in use", check="vcpu-id-free")
+        require(create.VCPU_CHECKS, (vm, id))
         vm.vcpu_ids.add(id)
-        return self._install(VcpuFile(Vcpu(vm, id)))
+        return self.install(VcpuFile(Vcpu(vm, id)))
 
     def create_guest_memfd(self, fd: int, size: int, flags: int, reserved: Sequence[int] = ()) -> int:
         """KVM_CREATE_GUEST_MEMFD; the reserved words are not looked at."""
-        request = gmem.CreateRequest(self.vm_of(fd), size, flags)
-        require(gmem.CREATE_CHECKS, request)
-        return self._install(gmem.create(request))
+        return self.install(create.create_guest_memfd(self.vm_of(fd), size, flags))
 
     def set_user_memory_region(self, fd: int, slot: int, flags: int, gpa: int, size: int, userspace_addr: int) -> None:
         """KVM_SET_USER_MEMORY_REGION."""
-        vm = self.vm_of(fd)
-        request = region.RegionRequest(vm, 1, slot, flags, gpa, size, userspace_addr, 0, 0, self.find_file)
-        region.set_memory_region(request)
+        set_memory_region(self.vm_of(fd), Region(1, slot, flags, gpa, size, userspace_addr), None)
 
     def set_user_memory_region2(
         self,
@@ -280,26 +200,13 @@ class Process:
         pad2: Sequence[int] = (),
     ) -> None:
         """KVM_SET_USER_MEMORY_REGION2; the pads are not looked at."""
-        region.set_memory_region(
-            region.RegionRequest(
-                self.vm_of(fd),
-                2,
-                slot,
-                flags,
-                gpa,
-                size,
-                userspace_addr,
-                guest_memfd,
-                guest_memfd_offset,
-                self.find_file,
-            )
-        )
+        region = Region(2, slot, flags, gpa, size, userspace_addr, guest_memfd, guest_memfd_offset)
+        file = self.find_file(guest_memfd) if flags & KVM_MEM_GUEST_MEMFD else None
+        set_memory_region(self.vm_of(fd), region, file)
 
     def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES."""
-        request = AttributesRequest(self.vm_of(fd), address, size, attributes, flags)
-        require(ATTRIBUTES_CHECKS, request)
-        set_attributes(request)
+        set_attributes(AttributesRequest(self.vm_of(fd), address, size, attributes, flags))
 
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
         """KVM_PRE_FAULT_MEMORY on a vCPU."""
@@ -322,25 +229,17 @@ class Process:
 
     def mmap(self, fd: int, length: int, prot: int, flags: int, offset: int) -> int:
         """mmap(2) at an address of the model's choice."""
-        if offset % self.page_size:
-            raise KvmError(errno.EINVAL, f"{offset=:#x}", check="offset-page-aligned")
-        anonymous = bool(flags & MAP_ANONYMOUS)
-        file = OpenFile(ANONYMOUS) if anonymous else self.file(fd)
-        request = vfs.MmapRequest(self.profile, self.page_size, file, length, prot, flags, offset)
-        require(vfs.MMAP_FIRST_CHECKS, request)
-        self.host.find_hole(align_up(length, self.page_size), self.page_size)
-        require(vfs.MMAP_ANONYMOUS_CHECKS if anonymous else vfs.MMAP_FILE_CHECKS, request)
-        if anonymous:
-            return self.host.map_anonymous(length, prot, self.page_size, shared=request.shared)
-        return self.host.map_file(file, length, prot, offset, shared=request.shared, may_exec=not request.noexec)
+        require(mmap.OFFSET_CHECKS, (offset, self.page_size))
+        file = OpenFile(ANONYMOUS) if flags & MAP_ANONYMOUS else self.file(fd)
+        return mmap.mmap(self.host, mmap.MmapRequest(self.profile, self.page_size, file, length, prot, flags, offset))
 
     def munmap(self, addr: int, length: int) -> None:
         """munmap(2)."""
-        self.host.munmap(addr, length)
+        mmap.munmap(self.host, addr, length)
 
     def mprotect(self, addr: int, length: int, prot: int) -> None:
         """mprotect(2)."""
-        self.host.mprotect(addr, length, prot)
+        mmap.mprotect(self.host, addr, length, prot)
 
     def madvise(self, addr: int, length: int, advice: int) -> None:
         """madvise(2)."""
@@ -359,17 +258,14 @@ class Process:
     def poison(self, fd: int, offset: int) -> None:
         """Memory failure hits the page of a guest_memfd at offset (bytes); EINVAL past the end."""
         gmem = self.guest_memfd_of(fd)
-        if offset >= gmem.size:
-            raise KvmError(errno.EINVAL, f"{offset=:#x}, file size {gmem.size:#x}", check="offset-in-file")
+        require((OFFSET_IN_FILE,), (gmem, offset))
         gmem.poison(offset >> gmem.vm.page_shift)
 
     def set_huge_page_size(self, fd: int, page_size: int) -> None:
         """Change what a shmem-backed file takes from now on; EINVAL for other files and for sizes that do not exist."""
         gmem = self.guest_memfd_of(fd)
-        try:
-            gmem.cache.set_huge_order(gmem.vm.geometry.order_of(page_size))
-        except ValueError as error:
-            raise KvmError(errno.EINVAL, str(error), check="page-size-can-change") from error
+        require((PAGE_SIZE_CAN_CHANGE,), (gmem, page_size))
+        gmem.cache.set_huge_order(gmem.vm.geometry.order_of(page_size))
 
     # -- the guest ---------------------------------------------------------------------------------------------------
 
@@ -377,23 +273,3 @@ class Process:
         """Guest accesses; boot is for real kernels only."""
         vcpu = self.vcpu_of(vcpu_fd)
         return [vcpu.touch(touch) for touch in touches]
-
-    # -- private -----------------------------------------------------------------------------------------------------
-
-    def _raw_file(self, fd: int) -> OpenFile:
-        file = self._files.get(fd)
-        if file is None:
-            raise KvmError(errno.EBADF, f"descriptor {fd} is not open", check="fd-open")
-        return file
-
-    def _install(self, file: OpenFile) -> int:
-        fd = self._next_fd
-        self._next_fd += 1
-        self._files[fd] = file
-        return fd
-
-    @staticmethod
-    def _wrong_file(fd: int, file: OpenFile) -> KvmError:
-        return KvmError(
-            file.kind.unknown_ioctl_errno, f"descriptor {fd} is a {file.kind.name}", check="fd-takes-this-ioctl"
-        )

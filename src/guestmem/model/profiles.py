@@ -2,16 +2,17 @@
 
 A *profile* is a kernel version: which flags exist, which errno a check gives, which corner it has. A *machine* is the
 host it runs on: which VM types it offers, how far guest-physical addresses reach, how much memory of each page size it
-has. Every field is one line of SEMANTICS section 9 or of the table of machines in TRANSCRIPT.
+has. Where each field's value was seen on a real kernel is in docs/kernel-behaviour.md.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from guestmem.errors import InputError
 from guestmem.geometry import X86_64, Geometry
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_INIT_SHARED,
@@ -39,13 +40,13 @@ class Machine:
 
     def __post_init__(self) -> None:
         if not self.geometry.base_page_size.bit_length() <= self.gpa_bits <= 64:
-            raise ValueError(f"gpa_bits {self.gpa_bits} is not between those of a page and 64")
+            raise InputError(f"gpa_bits {self.gpa_bits} is not between those of a page and 64")
         for vm_type in self.vm_types:
             if vm_type not in (KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM):
-                raise ValueError(f"VM type {vm_type} is not modelled; there are 0 (default) and 1 (software-protected)")
+                raise InputError(f"VM type {vm_type} is not modelled; there are 0 (default) and 1 (software-protected)")
         for order, count in self.pools:
             if order not in self.geometry.orders or count < 0:
-                raise ValueError(f"a pool of {count} pages of order {order}: no leaf of {self.geometry.name}")
+                raise InputError(f"a pool of {count} pages of order {order}: not a leaf size of {self.geometry.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,47 +87,33 @@ V6_12 = Profile(
     pre_fault_renews_root=False,
     dirty_log_off_recovers=False,
 )
-V6_18 = Profile(
+V6_18 = replace(
+    V6_12,
     name="v6.18",
     title="Linux 6.18 (6.18.44), PVM flavour: VM type 0 only, shadow paging",
     machine=_PVM,
     gmem_flags=_BOTH,
     gmem_flags_private=GUEST_MEMFD_FLAG_MMAP,
     gmem_on_any_vm=True,
-    binding_overlap_errno=errno.EINVAL,
     signed_binding_offset=True,
     fallocate_modes=_FALLOCATE_6_18,
     gmem_mmap=True,
     pre_fault_renews_root=True,
     dirty_log_off_recovers=True,
 )
-V7_2 = Profile(
+V7_2 = replace(
+    V6_18,
     name="v7.2",
     title="Linux 7.2 (7.2.13), software-protected VMs, two-dimensional paging",
     machine=Machine(),
-    gmem_flags=_BOTH,
-    gmem_flags_private=GUEST_MEMFD_FLAG_MMAP,
-    gmem_on_any_vm=True,
     binding_overlap_errno=errno.EEXIST,
     signed_binding_offset=False,
-    fallocate_modes=_FALLOCATE_6_18,
-    gmem_mmap=True,
-    pre_fault_renews_root=True,
-    dirty_log_off_recovers=True,
 )
-NEXT = Profile(
+NEXT = replace(
+    V7_2,
     name="next",
     title="no kernel yet: 7.2 with hugepage guest_memfd",
     machine=Machine(gpa_bits=52),
-    gmem_flags=_BOTH,
-    gmem_flags_private=GUEST_MEMFD_FLAG_MMAP,
-    gmem_on_any_vm=True,
-    binding_overlap_errno=errno.EEXIST,
-    signed_binding_offset=False,
-    fallocate_modes=_FALLOCATE_6_18,
-    gmem_mmap=True,
-    pre_fault_renews_root=True,
-    dirty_log_off_recovers=True,
     huge=True,
 )
 
@@ -134,11 +121,11 @@ PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (V6_12, V
 
 
 def profile_named(name: str) -> Profile:
-    """Find a profile by the name used on the command line; ValueError lists the names."""
+    """Find a profile by the name used on the command line; InputError lists the names."""
     try:
         return PROFILES[name]
     except KeyError:
-        raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}") from None
+        raise InputError(f"no profile {name!r}; there are {', '.join(PROFILES)}") from None
 
 
 def has_private_mem(vm_type: int) -> bool:

@@ -10,11 +10,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from guestmem.geometry import Geometry
-from guestmem.model.hostmem import Source
+from guestmem.model.files import Source
 from guestmem.runmap import RunMap
 from guestmem.units import align_down, align_up
 
-__all__ = ("Leaf", "Stage2", "Statistics")
+__all__ = ("Leaf", "Stage2", "LeafCounters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Leaf:
 
 
 @dataclass(slots=True)
-class Statistics:
+class LeafCounters:
     """What happened to the mappings of a VM, counted by order of the leaf, and how guest accesses ended."""
 
     maps: Counter[int]
@@ -45,7 +45,7 @@ class Stage2:
     def __init__(self, geometry: Geometry) -> None:
         self._orders = geometry.orders
         self.leaves: RunMap[Leaf] = RunMap()
-        self.statistics = Statistics(Counter(), Counter(), Counter(), Counter(), Counter())
+        self.statistics = LeafCounters(Counter(), Counter(), Counter(), Counter(), Counter())
         self.generation = 0  # grows when leaves go or change: what a CPU has cached of them is void then
 
     def get(self, gfn: int) -> Leaf | None:

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from guestmem.backend import Exit, PreFault, Touch
-from guestmem.errors import KvmError, errno_name
+from guestmem.errors import InputError, KvmError, errno_name
+from guestmem.harness import mmio_answer
 from guestmem.model.checks import Check, note, observed, require
-from guestmem.model.fault import MAPPED, MMIO, Fault, Outcome, get_page, look_up_slot, read_attribute, resolve
+from guestmem.model.fault import get_page, look_up_slot, read_attribute, resolve
 from guestmem.model.hostmem import Anonymous
 from guestmem.model.levels import mapping_order
+from guestmem.model.page_fault import MAPPED, MMIO, Fault, FaultResult
 from guestmem.model.stage2 import Leaf
+from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_EXIT_FLAG_PRIVATE
 from guestmem.units import U64, align_down
 
-if TYPE_CHECKING:
-    from guestmem.model.vm import Vm
-
-__all__ = ("PRE_FAULT_CHECKS", "MAX_VCPU_IDS", "PreFaultRequest", "Translation", "Vcpu")
-
-MAX_VCPU_IDS = 4096  # KVM_MAX_VCPU_IDS
-_MMIO_BYTE = 0x5A  # what the harness answers MMIO loads with, as the recordings did
+__all__ = ("PRE_FAULT_CHECKS", "PreFaultRequest", "Translation", "Vcpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +79,41 @@ PRE_FAULT_CHECKS: tuple[Check[PreFaultRequest], ...] = (
     ),
 )
 
+PRE_FAULT_PAGE_CHECKS: tuple[Check[tuple[FaultResult, int]], ...] = (
+    Check(
+        "gpa-has-memory",
+        errno.ENOENT,
+        "a memslot must have the page",
+        "kvm_tdp_map_page",
+        lambda fault: fault[0].kind != "mmio",
+        lambda fault: f"gpa={fault[1]:#x}",
+        "set a memslot there",
+    ),
+    Check(
+        "memory-fault",
+        lambda fault: fault[0].errno,
+        "a guest read of the page must not exit to user space as a memory fault",
+        "kvm_tdp_map_page",
+        lambda fault: fault[0].kind != "memory_fault",
+        lambda fault: f"gpa={fault[1]:#x}",
+    ),
+    Check(
+        "host-error",
+        lambda fault: fault[0].errno,
+        "the host must be able to fault in the page at the slot's userspace_addr",
+        "kvm_tdp_map_page",
+        lambda fault: fault[0].kind != "host_error",
+        lambda fault: f"gpa={fault[1]:#x}",
+    ),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """How an access to a frame is answered: by a leaf, or without one by the outcome of the fault it took."""
+    """How an access to a frame is answered: by a leaf, or without one by the result of the fault it took."""
 
     leaf: Leaf | None
-    outcome: Outcome
+    result: FaultResult
     private: bool = False  # the fault counted the access as private
 
 
@@ -113,7 +137,7 @@ class Vcpu:
         """One guest access: the exits it took, the last one "done" unless it was abandoned."""
         vm = self.vm
         if touch.gpa & (vm.page_size - 1) > vm.page_size - touch.size:
-            raise ValueError(f"the touch at gpa {touch.gpa:#x} crosses a page")
+            raise InputError(f"the touch at gpa {touch.gpa:#x} crosses a page")
         answer = self.translate(touch.gpa >> vm.page_shift, write=touch.rw == "w", fetch=touch.rw == "x")
         if answer.leaf is None:
             return _exits(answer, touch, vm.page_size)
@@ -129,10 +153,10 @@ class Vcpu:
                 _explain_leaf(vm, gfn, leaf)
             return Translation(leaf, MAPPED)
         fault = Fault(vm, gfn, write=write, fetch=fetch, reserved=vm.mmio.is_stale(gfn))
-        outcome = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
-        if outcome.kind != "mapped":
-            vm.stage2.statistics.exits[outcome.kind] += 1
-        return Translation(fault.leaf, outcome, fault.private)
+        result = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
+        if result.kind != "mapped":
+            vm.stage2.statistics.exits[result.kind] += 1
+        return Translation(fault.leaf, result, fault.private)
 
     def pre_fault(self, request: PreFaultRequest) -> PreFault:
         """KVM_PRE_FAULT_MEMORY: map the range as a guest read would, page by page; 0 once any page was done."""
@@ -142,15 +166,13 @@ class Vcpu:
             return PreFault(request.gpa, request.size, refused)
         self._root = self.vm.root_generation
         gpa, end = request.gpa, request.gpa + request.size
-        refused_by: KvmError | None = None
-        while gpa < end and refused_by is None:
+        while gpa < end:
             fault = Fault(self.vm, gpa >> self.vm.page_shift)
-            outcome = resolve(fault)
-            if outcome.kind == "mapped":
-                gpa = min(end, self._mapped_until(fault, end))
-            else:
-                refused_by = _pre_fault_error(outcome, gpa)
-        return PreFault(gpa, end - gpa, refused_by if gpa == request.gpa else None)
+            result = resolve(fault)
+            if result.kind != "mapped":
+                return PreFault(gpa, end - gpa, _pre_fault_error(result, gpa) if gpa == request.gpa else None)
+            gpa = min(end, self._mapped_until(fault, end))
+        return PreFault(gpa, end - gpa)
 
     def _mapped_until(self, fault: Fault, end: int) -> int:
         """Where the mapping just made ends, in bytes; base pages that must follow the same way are done at once."""
@@ -220,23 +242,25 @@ def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
     return Exit("done", value=value if touch.rw == "r" else None)
 
 
-def _exits(answer: Translation, touch: Touch, page_size: int) -> list[Exit]:
-    outcome = answer.outcome
-    if outcome.kind == "mmio":
+def _exits(translation: Translation, touch: Touch, page_size: int) -> list[Exit]:
+    result = translation.result
+    if result.kind == "mmio":
         if touch.rw == "w":
             data = (touch.value & ((1 << 8 * touch.size) - 1)).to_bytes(touch.size, "little").hex()
             return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=1, data=data), Exit("done")]
-        value = int.from_bytes(bytes([_MMIO_BYTE]) * touch.size, "little")
-        return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=value)]
-    name = errno_name(outcome.errno)
-    if outcome.kind == "memory_fault":
-        flags = KVM_MEMORY_EXIT_FLAG_PRIVATE if answer.private else 0
+        answer = mmio_answer(touch.size)
+        return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=answer)]
+    name = errno_name(result.errno)
+    if result.kind == "memory_fault":
+        flags = KVM_MEMORY_EXIT_FLAG_PRIVATE if translation.private else 0
         gpa = align_down(touch.gpa, page_size)
         return [Exit("memory_fault", errno=name, flags=flags, gpa=gpa, size=page_size)]
     return [Exit("unknown", errno=name)]
 
 
-def _pre_fault_error(outcome: Outcome, gpa: int) -> KvmError:
-    if outcome.kind == "mmio":
-        return KvmError(errno.ENOENT, f"no memory at gpa {gpa:#x}", check="gpa-has-memory", hint="set a memslot there")
-    return KvmError(outcome.errno, f"fault at gpa {gpa:#x}", check=outcome.kind.replace("_", "-"))
+def _pre_fault_error(result: FaultResult, gpa: int) -> KvmError | None:
+    try:
+        require(PRE_FAULT_PAGE_CHECKS, (result, gpa))
+    except KvmError as refused:
+        return refused
+    return None

@@ -1,48 +1,146 @@
-"""The state of one VM (struct kvm): slots, attributes, stage 2, files, and the invalidation that ties them together.
+"""The state of one VM: struct kvm, its memslots and its guest_memfds, which point at one another.
 
-Invariants (``check_invariants``): nothing is mapped outside a slot or outside a binding, nothing private is mapped
-where the attribute says shared and the other way round, and every leaf shows what its slot says it should.
+Only state and what keeps it whole stand here; what a call checks and does is in the modules of the calls. A file
+belongs for ever to the VM that made it and keeps that VM alive; a memslot knows the file it is bound to and the file
+knows its slots (``bindings``), and neither keeps the other alive.
+
+Invariants (``check_invariants``): no two slots of an address space share a frame; bindings lie inside the file and do
+not overlap; nothing is mapped outside a slot or outside a binding, nothing private is mapped where the attribute says
+shared and the other way round, and every leaf shows what its slot says it should.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+from guestmem.errors import EHWPOISON, HostSignal, KvmError
 from guestmem.geometry import Geometry
-from guestmem.model import binding, dirtylog
-from guestmem.model.gmem import GuestMemfd
+from guestmem.model.checks import Check, observed, require
+from guestmem.model.contents import Contents
+from guestmem.model.files import GUEST_MEMFD, OpenFile
 from guestmem.model.hostmem import AddressSpace
-from guestmem.model.memslots import AddressSpaceSlots, Memslot
 from guestmem.model.mmio import MmioCache
+from guestmem.model.pagecache import PageCache
 from guestmem.model.pools import HostPools
 from guestmem.model.profiles import Machine, Profile, has_private_mem
 from guestmem.model.stage2 import Stage2
-from guestmem.rules import Rule
+from guestmem.rules import Binding, Rule
 from guestmem.runmap import RunMap
-from guestmem.uapi import KVM_X86_DEFAULT_VM
+from guestmem.uapi import (
+    GUEST_MEMFD_FLAG_INIT_SHARED,
+    GUEST_MEMFD_FLAG_MMAP,
+    KVM_MEM_GUEST_MEMFD,
+    KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_MEM_READONLY,
+    KVM_X86_DEFAULT_VM,
+)
 
-__all__ = ("Vm",)
+__all__ = ("AddressSpaceSlots", "BindableFile", "GuestMemfd", "Memslot", "Vm", "VmSlots")
 
 
-class Vm:
+# -- memslots --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class Memslot:
+    """struct kvm_memory_slot: frames [base_gfn, base_gfn + npages), pgoff in base pages of ``gmem``."""
+
+    as_id: int
+    id: int
+    base_gfn: int
+    npages: int
+    flags: int
+    userspace_addr: int
+    gmem: GuestMemfd | None = None  # None again once the file is closed
+    pgoff: int = 0
+    gmem_only: bool = False  # every guest access goes to the file (KVM_MEMSLOT_GMEM_ONLY)
+
+    @property
+    def end_gfn(self) -> int:
+        """One past the last frame."""
+        return self.base_gfn + self.npages
+
+    @property
+    def readonly(self) -> bool:
+        """Guest stores exit as MMIO."""
+        return bool(self.flags & KVM_MEM_READONLY)
+
+    @property
+    def log_dirty(self) -> bool:
+        """Dirty pages are logged, which forbids huge mappings."""
+        return bool(self.flags & KVM_MEM_LOG_DIRTY_PAGES)
+
+    @property
+    def can_be_private(self) -> bool:
+        """Whether the slot was created with a guest_memfd (kvm_slot_can_be_private)."""
+        return bool(self.flags & KVM_MEM_GUEST_MEMFD)
+
+    def __repr__(self) -> str:
+        where = f"gpa frames [{self.base_gfn:#x}, {self.end_gfn:#x})"
+        return f"Memslot({self.as_id}:{self.id} {where} flags={self.flags:#x} hva={self.userspace_addr:#x})"
+
+
+@dataclass(slots=True)
+class AddressSpaceSlots:
+    """The slots of one address space (struct kvm_memslots)."""
+
+    by_id: dict[int, Memslot] = field(default_factory=dict)
+    by_gfn: RunMap[Memslot] = field(default_factory=RunMap)
+
+    def insert(self, slot: Memslot) -> None:
+        """Add a slot whose frames are free."""
+        self.by_id[slot.id] = slot
+        self.by_gfn.set(slot.base_gfn, slot.end_gfn, slot)
+
+    def remove(self, slot: Memslot) -> None:
+        """Take a slot out."""
+        del self.by_id[slot.id]
+        self.by_gfn.clear(slot.base_gfn, slot.end_gfn)
+
+    def overlapping(self, start_gfn: int, end_gfn: int, ignore: Memslot | None) -> Memslot | None:
+        """A slot other than ``ignore`` with a frame in the range (kvm_check_memslot_overlap)."""
+        for _, _, slot in self.by_gfn.runs(start_gfn, end_gfn):
+            if slot is not ignore:
+                return slot
+        return None
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the two views of the slots differ."""
+        self.by_gfn.check_invariants()
+        frames = sorted((slot.base_gfn, slot.end_gfn, slot.id) for slot in self.by_id.values())
+        assert frames == [(start, end, slot.id) for start, end, slot in self.by_gfn], f"bug in guestmem: {self!r}"
+
+
+# -- the VM ----------------------------------------------------------------------------------------------------------
+
+
+class VmSlots:
+    """The part of a VM that the region ioctl looks at: what kernel and machine allow, and the memslots there are."""
+
+    def __init__(self, type: int, profile: Profile, machine: Machine, rule: Rule) -> None:
+        self.type = type
+        self.profile = profile
+        self.machine = machine
+        self.rule = rule
+        self.geometry: Geometry = machine.geometry
+        self.page_size: int = self.geometry.base_page_size
+        self.page_shift: int = self.page_size.bit_length() - 1
+        self.has_private_mem = has_private_mem(type)
+        spaces = 2 if machine.smm and not self.has_private_mem else 1
+        self.spaces = [AddressSpaceSlots() for _ in range(spaces)]
+        self.slot_pages = 0
+
+
+class Vm(VmSlots):
     """One VM. Descriptors of the VM, of its vCPUs and of its guest_memfds keep it alive."""
 
     def __init__(
         self, type: int, profile: Profile, machine: Machine, rule: Rule, host: AddressSpace, pools: HostPools
     ) -> None:
-        self.type = type
-        self.profile = profile
-        self.machine = machine
-        self.rule = rule
-        self.binding_checks = binding.checks(profile, rule)
+        super().__init__(type, profile, machine, rule)
         self.host = host
         self.pools = pools
-        self.geometry: Geometry = machine.geometry
-        self.page_size: int = self.geometry.base_page_size
-        self.page_shift: int = self.page_size.bit_length() - 1
-        self.has_private_mem = has_private_mem(type)
         self.has_attributes = any(has_private_mem(offered) for offered in machine.vm_types)
-        spaces = 2 if machine.smm and not self.has_private_mem else 1
-        self.spaces = [AddressSpaceSlots() for _ in range(spaces)]
-        self.slot_pages = 0
         self.had_slots = False
         self.attributes: RunMap[int] = RunMap()
         self.stage2 = Stage2(self.geometry)
@@ -56,8 +154,6 @@ class Vm:
         self.references = 1
         host.on_invalidate.append(self._host_invalidate)
 
-    # -- lifetime ----------------------------------------------------------------------------------------------------
-
     def get(self) -> None:
         """Take a reference (kvm_get_kvm)."""
         self.references += 1
@@ -68,8 +164,6 @@ class Vm:
         if self.references == 0:
             self.host.on_invalidate.remove(self._host_invalidate)
             self.stage2 = Stage2(self.geometry)
-
-    # -- invalidation ------------------------------------------------------------------------------------------------
 
     def invalidate_begin(self, start_gfn: int, end_gfn: int) -> None:
         """Begin an invalidation: faults on the range retry until it ends; its leaves go now."""
@@ -99,49 +193,153 @@ class Vm:
                 to_gfn = slot.base_gfn - (slot.userspace_addr >> self.page_shift)
                 self.invalidate((first >> self.page_shift) + to_gfn, ((last - 1) >> self.page_shift) + to_gfn + 1)
 
-    # -- memslots ----------------------------------------------------------------------------------------------------
 
-    def insert_slot(self, slot: Memslot) -> None:
-        """Make a checked slot visible."""
-        self.spaces[slot.as_id].insert(slot)
-        self.slot_pages += slot.npages
-        self.had_slots = True
-        self.mmio.generation += 1
+# -- guest_memfd -----------------------------------------------------------------------------------------------------
 
-    def delete_slot(self, slot: Memslot) -> None:
-        """Remove a slot, its mappings and its binding; the file keeps its pages."""
-        self.drop_mappings_of(slot)
-        self.spaces[slot.as_id].remove(slot)
-        self.slot_pages -= slot.npages
-        if slot.gmem is not None:
-            slot.gmem.unbind(slot)
 
-    def move_slot(self, slot: Memslot, base_gfn: int, flags: int) -> None:
-        """Put a slot whose mappings are gone elsewhere."""
-        space = self.spaces[slot.as_id]
-        space.remove(slot)
-        slot.base_gfn, slot.flags = base_gfn, flags
-        space.insert(slot)
+class BindableFile(OpenFile):
+    """The part of a guest_memfd that a binding looks at. size and page_size are bytes, ``bindings`` base pages."""
 
-    def set_slot_flags(self, slot: Memslot, flags: int) -> None:
-        """Switch dirty logging: on, huge mappings are split; off, they come back at once or at the next fault."""
-        was_logging = slot.log_dirty
-        self.mmio.generation += 1
-        slot.flags = flags
-        if slot.as_id == 0 and slot.log_dirty and not was_logging:
-            dirtylog.begin(self, slot)
-        elif slot.as_id == 0 and was_logging and not slot.log_dirty:
-            dirtylog.end(self, slot)
+    __slots__ = ("bindings", "page_size", "size", "vm")
 
-    def drop_mappings_of(self, slot: Memslot) -> None:
-        """A slot goes or moves (kvm_arch_flush_shadow_memslot): default VMs drop every mapping they have.
+    def __init__(self, vm: VmSlots, size: int, page_size: int) -> None:
+        super().__init__(GUEST_MEMFD)
+        self.vm = vm
+        self.size = size
+        self.page_size = page_size  # asked for when the file was created
+        self.bindings: RunMap[Memslot] = RunMap()
 
-        Unless they disabled that quirk, or have private memory: then only what the slot maps goes.
+    @property
+    def backing_page_size(self) -> int:
+        """The largest page the backing takes at the moment, bytes."""
+        return self.page_size
+
+    def binding(self, gpa: int, size: int, offset: int) -> Binding:
+        """What a rule may know of a range of the file bound at a GPA; bytes."""
+        return Binding(gpa, size, offset, self.page_size, self.backing_page_size, self.vm.geometry)
+
+
+class GuestMemfd(BindableFile):
+    """One guest_memfd, the file whose pages only the guest may touch (virt/kvm/guest_memfd.c).
+
+    size is in bytes, indexes (pgoff) in base pages.
+    """
+
+    __slots__ = ("cache", "flags")
+    vm: Vm
+
+    def __init__(self, vm: Vm, size: int, flags: int, cache: PageCache) -> None:
+        super().__init__(vm, size, vm.geometry.page_size(cache.page_order))
+        self.source = self
+        self.flags = flags
+        self.cache = cache
+        vm.get()
+        vm.gmems.append(self)
+
+    @property
+    def backing_page_size(self) -> int:
+        """The largest page the backing takes at the moment, bytes."""
+        return self.vm.geometry.page_size(self.cache.largest_order)
+
+    @property
+    def supports_mmap(self) -> bool:
+        """Created with the MMAP flag; then every guest access of its slots goes to the file."""
+        return bool(self.flags & GUEST_MEMFD_FLAG_MMAP)
+
+    @property
+    def contents(self) -> Contents:
+        """The bytes of the file."""
+        return self.cache.contents
+
+    def host_fault(self, start: int, end: int) -> None:
+        """Host accesses through a mapping (kvm_gmem_fault_user_mapping); SIGBUS unless the pages are shared and sound.
+
+        Pages before the one that fails are there afterwards.
         """
-        self.mmio.generation += 1
-        if self.slot_zap_all:
-            self.root_generation += 1
-            self.mmio.clear()
-            self.invalidate(0, 1 << (self.machine.gpa_bits - self.page_shift))
-        elif slot.as_id == 0:
-            self.invalidate(slot.base_gfn, slot.end_gfn)
+        if not self.flags & GUEST_MEMFD_FLAG_INIT_SHARED:
+            raise HostSignal("SIGBUS", "the file was created without INIT_SHARED: all its memory is private")
+        shift = self.vm.page_shift
+        first, last = start >> shift, min(((end - 1) >> shift) + 1, self.cache.npages)
+        poison = next(self.cache.poisoned.runs(first, last), None)
+        sound = last if poison is None else poison[0]
+        if first < sound:
+            try:
+                self.cache.populate(first, sound)
+            except KvmError as refused:
+                raise HostSignal("SIGBUS", str(refused)) from refused
+        if poison is not None:
+            raise HostSignal("SIGBUS", f"the page at offset {poison[0] << shift:#x} is poisoned")
+        if end > self.size:
+            raise HostSignal("SIGBUS", f"offset {end - 1:#x} is past the end of the file, {self.size:#x}")
+
+    def discard(self, start: int, end: int) -> bool:
+        """MADV_REMOVE on a mapping is a punch hole."""
+        self.punch_hole(start >> self.vm.page_shift, end >> self.vm.page_shift)
+        return True
+
+    def get_page(self, index: int) -> int:
+        """Order of the folio behind a guest access (__kvm_gmem_get_pfn); ENOMEM, EHWPOISON."""
+        order = self.cache.get_folio(index)
+        if self.cache.poisoned or observed():
+            require((PAGE_NOT_POISONED,), (self, index))
+        return order
+
+    def punch_hole(self, start: int, end: int) -> None:
+        """Free indexes [start, end): guests lose their mappings first, then the host, then the pages go."""
+        self._invalidate(start, end)
+        self.vm.host.file_changed(self, start << self.vm.page_shift, end << self.vm.page_shift)
+        self.cache.punch(start, end)
+
+    def poison(self, index: int) -> None:
+        """Memory failure hits the page at index (kvm_gmem_error_folio); nothing happens to a hole."""
+        if self.cache.folio_order(index) is not None:
+            self._invalidate(index, index + 1)
+            self.vm.host.file_changed(self, index << self.vm.page_shift, (index + 1) << self.vm.page_shift)
+            self.cache.poison(index)
+
+    def bind(self, slot: Memslot, pgoff: int) -> None:
+        """Give [pgoff, pgoff + npages) to a slot; the checks were made."""
+        slot.gmem, slot.pgoff, slot.gmem_only = self, pgoff, self.supports_mmap
+        self.bindings.set(pgoff, pgoff + slot.npages, slot)
+
+    def unbind(self, slot: Memslot) -> None:
+        """Take the range back (kvm_gmem_unbind)."""
+        slot.gmem = None
+        self.bindings.clear(slot.pgoff, slot.pgoff + slot.npages)
+
+    def release(self) -> None:
+        """The last reference is gone: slots lose the file and what they had mapped of it (kvm_gmem_release)."""
+        bound = {id(slot): slot for _, _, slot in self.bindings}.values()
+        for slot in bound:
+            slot.gmem = None
+            if slot.as_id == 0:
+                self.vm.invalidate(slot.base_gfn, slot.end_gfn)
+        self.bindings = RunMap()
+        self.vm.gmems.remove(self)
+        self.cache.release()
+        self.vm.put()
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if pages or bindings are not as they must be."""
+        self.cache.check_invariants()
+        self.bindings.check_invariants()
+        for start, end, slot in self.bindings:
+            assert slot.gmem is self, f"bug in guestmem: {slot!r} does not know its file"
+            assert (start, end) == (slot.pgoff, slot.pgoff + slot.npages), f"bug in guestmem: {slot!r} bound elsewhere"
+
+    def _invalidate(self, start: int, end: int) -> None:
+        for first, last, slot in list(self.bindings.runs(start, end)):
+            to_gfn = slot.base_gfn - slot.pgoff
+            if slot.as_id == 0:  # nothing is mapped for other address spaces
+                self.vm.invalidate(first + to_gfn, last + to_gfn)
+
+
+PAGE_NOT_POISONED: Check[tuple[GuestMemfd, int]] = Check(
+    "page-not-poisoned",
+    EHWPOISON,
+    "the page must not have been hit by a memory failure",
+    "__kvm_gmem_get_pfn",
+    lambda page: not page[0].cache.poisoned.get(page[1]),
+    lambda page: f"file index {page[1]:#x}",
+    "punch the page out of the file",
+)

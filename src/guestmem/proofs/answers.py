@@ -1,6 +1,6 @@
 """Asking: which questions there are, who asks them (processes), and what comes back, ready to be shown.
 
-A counterexample is played back on plain Python (``tell``) in the process that found it.
+A counterexample is played back on plain Python (``explain``) in the process that found it.
 """
 
 from __future__ import annotations
@@ -12,33 +12,36 @@ from functools import cache
 from multiprocessing import get_context
 from typing import Literal
 
+from guestmem.errors import InputError
 from guestmem.geometry import Geometry
-from guestmem.proofs import export
+from guestmem.proofs.claims import ASKED, Property, Statement
 from guestmem.proofs.example import Example
 from guestmem.proofs.lattice import Lattice, draw, implies
-from guestmem.proofs.norule import ASKED, NoRule
-from guestmem.proofs.properties import PROPERTIES, Property
+from guestmem.proofs.properties import PROPERTIES
 from guestmem.proofs.situation import Situation
 from guestmem.proofs.solver import DEFAULT_LIMIT_S, Question, answer
-from guestmem.proofs.statement import Statement
 from guestmem.proofs.statements import STATEMENTS
 from guestmem.proofs.verdict import Refuted, Values, Verdict
 from guestmem.rules import RULES, Rule
 
-__all__ = ("Answer", "Asked", "ask_all", "lattice_from", "whole_table")
+__all__ = ("Answer", "Asked", "ask_all", "asked_for", "claim_named", "lattice_from", "whole_table")
+
+_RULES = {rule.name: rule for rule in ASKED}
+_PROPERTIES = {each.name: each for each in PROPERTIES}
+_STATEMENTS = {each.name: each for each in STATEMENTS}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What to ask on one geometry: properties of rules, statements, and whether to draw the lattice.
+    """What to ask on one geometry: properties of rules, statements, and whether to draw the lattice; all by name.
 
     given pins variables of a question to values; limit_s is for each question.
     """
 
     geometry: Geometry
-    properties: tuple[Property, ...] = ()
-    rules: tuple[Rule, ...] = ()
-    statements: tuple[Statement, ...] = ()
+    properties: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    statements: tuple[str, ...] = ()
     lattice: bool = False
     given: Mapping[str, int] = field(default_factory=dict)
     limit_s: float = DEFAULT_LIMIT_S
@@ -52,24 +55,59 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One question's answer. rule is "" for a statement; for an implication, subject is the looser rule."""
+    """One question's answer. rule is "" for a statement; for an implication, subject is the looser rule.
+
+    explanation says in one sentence what a counterexample shows, "" where there is none.
+    """
 
     kind: Literal["property", "statement", "implies"]
     subject: str
     rule: str
     verdict: Verdict
-    story: str = ""
-    layout: str = ""
-    recording: str = ""
+    explanation: str = ""
 
 
 def whole_table(geometry: Geometry, limit_s: float = DEFAULT_LIMIT_S) -> Asked:
     """Everything there is to ask on a geometry."""
-    return Asked(geometry, PROPERTIES, ASKED, STATEMENTS, lattice=True, limit_s=limit_s)
+    return Asked(geometry, tuple(_PROPERTIES), tuple(_RULES), tuple(_STATEMENTS), lattice=True, limit_s=limit_s)
+
+
+def asked_for(
+    geometry: Geometry, names: Sequence[str], rules: Sequence[str], given: Mapping[str, int], limit_s: float
+) -> Asked:
+    """What these names ask: properties, statements or "lattice", of these rules; none of both is the whole table.
+
+    ValueError for a name that there is not, and for given values without a question that has them.
+    """
+    for rule in rules:
+        if rule not in _RULES:
+            raise InputError(f"no rule {rule!r}; there are {', '.join(_RULES)}")
+    known = ("lattice", *_PROPERTIES, *_STATEMENTS)
+    for name in names:
+        if name not in known:
+            raise InputError(f"no property {name!r}; there are {', '.join(sorted(known))}")
+    if not names and not rules:
+        if given:
+            raise InputError("--given needs a PROPERTY or a --rule: its variables are those of the question")
+        return whole_table(geometry, limit_s)
+    return Asked(
+        geometry,
+        tuple(each for each in _PROPERTIES if each in names or not names),
+        tuple(rules) or tuple(_RULES),
+        tuple(each for each in _STATEMENTS if each in names),
+        lattice="lattice" in names,
+        given=given,
+        limit_s=limit_s,
+    )
+
+
+def claim_named(name: str) -> Property | Statement:
+    """The property or statement of this name; KeyError if there is none."""
+    return _PROPERTIES[name] if name in _PROPERTIES else _STATEMENTS[name]
 
 
 def ask_all(asked: Asked, processes: int, progress: Callable[[int], None] = lambda done: None) -> list[Answer]:
-    """Ask everything; with one process in this one. progress is told how many questions are done."""
+    """Ask everything; with one process in this one. progress is called with how many more questions are done."""
     units = _units(asked)
     found: list[Answer] = []
     for answers in _run(units, min(processes, len(units))):
@@ -84,16 +122,15 @@ def lattice_from(answers: Sequence[Answer]) -> Lattice:
     return draw([rule.name for rule in RULES], pairs)
 
 
-# A unit of work: something small that another process can ask, by name.
-_Unit = tuple[str, str, Asked]
+# A unit of work: something small that another process can ask. Everything in it is plain, so that it can be sent.
+_Unit = tuple[Literal["statements", "rule", "implies"], str, Asked]
 
 
 def _units(asked: Asked) -> list[_Unit]:
-    bare = replace(asked, properties=(), rules=(), statements=())
-    by_rule = [("rule", rule.name, replace(bare, properties=asked.properties)) for rule in asked.rules]
-    apart = [("statements", "", replace(bare, statements=asked.statements))] if asked.statements else []
-    pairs = [("implies", rule.name, bare) for rule in RULES] if asked.lattice else []
-    return [*apart, *(by_rule if asked.properties else []), *pairs]
+    units: list[_Unit] = [("statements", "", asked)] if asked.statements else []
+    units += [("rule", rule, asked) for rule in asked.rules if asked.properties]
+    units += [("implies", rule.name, asked) for rule in RULES if asked.lattice]
+    return units
 
 
 def _run(units: Sequence[_Unit], processes: int) -> Iterator[list[Answer]]:
@@ -101,33 +138,7 @@ def _run(units: Sequence[_Unit], processes: int) -> Iterator[list[Answer]]:
         yield from map(_ask_unit, units)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_ask_named, [_named(unit) for unit in units])
-
-
-def _named(unit: _Unit) -> tuple[object, ...]:
-    """A unit as plain values: questions are functions, which do not travel."""
-    what, name, asked = unit
-    properties = tuple(each.name for each in asked.properties)
-    statements = tuple(each.name for each in asked.statements)
-    return what, name, asked.geometry, properties, statements, dict(asked.given), asked.limit_s
-
-
-def _ask_named(unit: tuple[object, ...]) -> list[Answer]:
-    what, name, geometry, properties, statements, given, limit_s = unit
-    assert isinstance(properties, tuple)
-    assert isinstance(statements, tuple)
-    assert isinstance(geometry, Geometry)
-    assert isinstance(given, dict)
-    assert isinstance(limit_s, float)
-    asked = Asked(
-        geometry,
-        tuple(each for each in PROPERTIES if each.name in properties),
-        (),
-        tuple(each for each in STATEMENTS if each.name in statements),
-        given=given,
-        limit_s=limit_s,
-    )
-    return _ask_unit((str(what), str(name), asked))
+        yield from pool.map(_ask_unit, units)
 
 
 @cache
@@ -139,53 +150,36 @@ def _ask_unit(unit: _Unit) -> list[Answer]:
     what, name, asked = unit
     situation = _situation(asked.geometry)
     if what == "statements":
-        return [_about_statement(situation, each, asked) for each in asked.statements]
-    [rule] = (rule for rule in ASKED if rule.name == name)
+        return [_about_statement(situation, _STATEMENTS[each], asked) for each in asked.statements]
+    rule = _RULES[name]
     if what == "implies":
         return [_about_pair(situation, rule, other, asked) for other in RULES if other.name != name]
-    return [_about_rule(situation, each, rule, asked) for each in asked.properties]
+    return [_about_rule(situation, _PROPERTIES[each], rule, asked) for each in asked.properties]
 
 
-def _about_rule(situation: Situation, asking: Property, rule: Rule, asked: Asked) -> Answer:
-    question = _given(asking.ask(situation, rule), asked.given)
-    verdict = answer(question, asked.limit_s)
-    found = Answer("property", asking.name, rule.name, verdict)
-    if not isinstance(verdict, Refuted):
-        return found
-    example = Example(situation.geometry, verdict.values)
-    name = f"{asking.name}-{rule.name}"
-    # The model has no rule "none"; slot-metadata accepts every slot too.
-    ran_as = "slot-metadata" if isinstance(rule, NoRule) else rule.name
-    return replace(
-        found,
-        story=asking.tell(example, rule),
-        layout=export.layout(example, name),
-        recording=export.recording(example, name, ran_as),
-    )
+def _about_rule(situation: Situation, claim: Property, rule: Rule, asked: Asked) -> Answer:
+    verdict = answer(_given(claim.ask(situation, rule), asked.given), asked.limit_s)
+    explanation = ""
+    if isinstance(verdict, Refuted):
+        explanation = claim.explain(Example(situation.geometry, verdict.values), rule)
+    return Answer("property", claim.name, rule.name, verdict, explanation)
 
 
-def _about_statement(situation: Situation, asking: Statement, asked: Asked) -> Answer:
-    verdict = answer(_given(asking.ask(situation), asked.given), asked.limit_s)
-    found = Answer("statement", asking.name, "", verdict)
-    if not isinstance(verdict, Refuted):
-        return found
-    example = Example(situation.geometry, verdict.values)
-    record = export.signed_recording if asking.name.startswith("signed-") else export.recording
-    return replace(
-        found,
-        story=asking.tell(example),
-        layout=export.layout(example, asking.name),
-        recording=record(example, asking.name),
-    )
+def _about_statement(situation: Situation, claim: Statement, asked: Asked) -> Answer:
+    verdict = answer(_given(claim.ask(situation), asked.given), asked.limit_s)
+    explanation = claim.explain(Example(situation.geometry, verdict.values)) if isinstance(verdict, Refuted) else ""
+    return Answer("statement", claim.name, "", verdict, explanation)
 
 
 def _about_pair(situation: Situation, stricter: Rule, looser: Rule, asked: Asked) -> Answer:
     verdict = implies(situation, stricter, looser, asked.limit_s)
-    story = _tell_pair(situation.geometry, stricter, looser, verdict.values) if isinstance(verdict, Refuted) else ""
-    return Answer("implies", looser.name, stricter.name, verdict, story)
+    explanation = ""
+    if isinstance(verdict, Refuted):
+        explanation = _explain_pair(situation.geometry, stricter, looser, verdict.values)
+    return Answer("implies", looser.name, stricter.name, verdict, explanation)
 
 
-def _tell_pair(geometry: Geometry, stricter: Rule, looser: Rule, values: Values) -> str:
+def _explain_pair(geometry: Geometry, stricter: Rule, looser: Rule, values: Values) -> str:
     example = Example(geometry, values)
     assert example.accepted(stricter), f"bug in guestmem: {example} does not play back"
     assert not example.accepted(looser), f"bug in guestmem: {example} does not play back"
@@ -195,6 +189,6 @@ def _tell_pair(geometry: Geometry, stricter: Rule, looser: Rule, values: Values)
 def _given(question: Question, given: Mapping[str, int]) -> Question:
     unknown = [name for name in given if name not in question.variables]
     if unknown:
-        raise ValueError(f"no variable {unknown[0]!r} in this question; there are {', '.join(question.variables)}")
+        raise InputError(f"no variable {unknown[0]!r} in this question; there are {', '.join(question.variables)}")
     pins = [question.variables[name] == value for name, value in given.items()]
     return replace(question, assumptions=[*question.assumptions, *pins])

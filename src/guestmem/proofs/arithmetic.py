@@ -14,20 +14,18 @@ from typing import Any
 
 import z3
 
-from guestmem.model import binding, region
-from guestmem.model.gmem import CREATE_CHECKS
+from guestmem.model.create import GUEST_MEMFD_CHECKS
 from guestmem.model.levels import LIMITS
 from guestmem.model.profiles import NEXT, V6_18
+from guestmem.model.region_checks import ARGUMENT_CHECKS, CREATE_CHECKS, MAP_CHECKS
+from guestmem.proofs.claims import NoRule, Statement
 from guestmem.proofs.example import Example
 from guestmem.proofs.limits import fault_on
-from guestmem.proofs.norule import NoRule
-from guestmem.proofs.paths import Explorer, Remark
-from guestmem.proofs.request import region_request, walk
+from guestmem.proofs.paths import Explorer, Sum
+from guestmem.proofs.request import RANGE_CHECKS, region_request, walk
 from guestmem.proofs.situation import Situation
 from guestmem.proofs.solver import Question
-from guestmem.proofs.statement import Statement
 from guestmem.proofs.symbolic import WIDTH, Formula, SymInt, u64
-from guestmem.rules import DEFAULT
 from guestmem.units import S64_MAX, U64, format_size, to_s64
 
 __all__ = ("CLAIMS", "GUARDS")
@@ -77,16 +75,15 @@ GUARDS: dict[str, tuple[str, Callable[[_Words, int], Formula]]] = {
 """Checks that guard against a wrap: how the kernel writes it, and when that lets the request pass."""
 
 
-def _checks(s: Situation) -> Iterator[tuple[str, list[Formula], Formula, tuple[Remark, ...], _Words]]:
+def _checks(s: Situation) -> Iterator[tuple[str, list[Formula], Formula, tuple[Sum, ...], _Words]]:
     """Every check on a new slot: its name, what has passed before it, when it passes, its sums."""
     w = _Words.any()
     request = region_request(w.gpa, w.size, w.offset, w.file_size, s.geometry, w.userspace_addr)
-    bound = [check for check in binding.checks(NEXT, DEFAULT) if check.name in ("binding-in-file", "binding-free")]
-    in_file = [check for check in CREATE_CHECKS if check.name == "size-positive"]
+    in_file = [check for check in GUEST_MEMFD_CHECKS if check.name == "size-positive"]
     explorer = Explorer([])
     before = [check.passes for check in walk(explorer, in_file, _File(w.file_size))]
-    for check in walk(explorer, (*region.ARGUMENT_CHECKS, *region.CREATE_CHECKS, *bound, *region.MAP_CHECKS), request):
-        yield check.name, list(before), check.passes, check.remarks, w
+    for check in walk(explorer, (*ARGUMENT_CHECKS, *CREATE_CHECKS, *RANGE_CHECKS, *MAP_CHECKS), request):
+        yield check.name, list(before), check.passes, check.sums, w
         before.append(check.passes)
 
 
@@ -101,12 +98,12 @@ def _no_wrap(s: Situation) -> Question:
     """All checks in one question: the first sum that exceeds 64 bits without a guard."""
     wraps, reached = [], []
     checks = list(_checks(s))
-    for name, before, _, remarks, _ in checks:
+    for name, before, _, sums, _ in checks:
         if name not in GUARDS:
-            for remark in remarks:
-                passed = z3.And(*before, remark.condition)
+            for each in sums:
+                passed = z3.And(*before, each.condition)
                 reached.append(passed)
-                wraps.append(z3.And(passed, z3.Or(remark.value[2] >= U64, remark.value[2] < 0)))
+                wraps.append(z3.And(passed, z3.Or(each.result >= U64, each.result < 0)))
     return Question([], z3.Or(reached), z3.Or(wraps), checks[-1][4].variables)
 
 
@@ -129,14 +126,15 @@ def _signed(s: Situation) -> tuple[_Words, list[Formula], Formula, Formula]:
     w = _Words.any()
     request = region_request(w.gpa, w.size, w.offset, w.file_size, s.geometry, w.userspace_addr)
     explorer = Explorer([])
-    argument = [check.passes for check in walk(explorer, region.ARGUMENT_CHECKS, request)]
-    in_file = [check for check in CREATE_CHECKS if check.name == "size-positive"]
+    argument = [check.passes for check in walk(explorer, ARGUMENT_CHECKS, request)]
+    in_file = [check for check in GUEST_MEMFD_CHECKS if check.name == "size-positive"]
     argument += [check.passes for check in walk(explorer, in_file, _File(w.file_size))]
     argument += [w.size.term != 0, w.file_size.term & (s.geometry.base_page_size - 1) == 0]
     forms = []
     for profile in (V6_18, NEXT):
-        [check] = [check for check in binding.checks(profile, DEFAULT) if check.name == "binding-in-file"]
-        forms += [each.passes for each in walk(explorer, [check], request)]
+        request = region_request(w.gpa, w.size, w.offset, w.file_size, s.geometry, profile=profile)
+        bound = [check for check in RANGE_CHECKS if check.name == "binding-in-file"]
+        forms += [each.passes for each in walk(explorer, bound, request)]
     return w, argument, forms[0], forms[1]
 
 
@@ -145,7 +143,7 @@ def _signed_in_file(s: Situation) -> Question:
     return Question(argument, signed, z3.And(signed, z3.Not(exact)), w.variables)
 
 
-def _tell_signed(example: Example) -> str:
+def _explain_signed(example: Example) -> str:
     offset, size, file_size = example.offset, example.size, example.file_size
     total = to_s64(offset + size)
     assert to_s64(offset) >= 0
@@ -170,9 +168,9 @@ def _levels(s: Situation) -> Question:
     for limit in LIMITS:
         for order in s.huge:
             for path in s.explorer.paths(_ask(limit.allows, fault, order)):
-                for remark in path.remarks:
-                    reached.append(remark.condition)
-                    wraps.append(z3.And(remark.condition, z3.Or(remark.value[2] >= U64, remark.value[2] < 0)))
+                for each in path.sums:
+                    reached.append(each.condition)
+                    wraps.append(z3.And(each.condition, z3.Or(each.result >= U64, each.result < 0)))
     return Question([*s.slot_is_valid, *s.page_is_touched], z3.Or(reached), z3.Or(wraps), s.variables)
 
 
@@ -180,7 +178,7 @@ def _ask(allows: Callable[[Any, int], bool], fault: Any, order: int) -> Callable
     return lambda: bool(allows(fault, order))
 
 
-def _tell_wrap(example: Example) -> str:
+def _explain_wrap(example: Example) -> str:
     return f"a sum exceeds 64 bits for {', '.join(f'{name}={value:#x}' for name, value in example.values.items())}"
 
 
@@ -193,7 +191,7 @@ CLAIMS: tuple[Statement, ...] = (
         "no sum or shift in the model's checks of a new slot exceeds 64 bits, but for the checks that guard against it",
         (_ALL,),
         _no_wrap,
-        _tell_wrap,
+        _explain_wrap,
     ),
     *(
         Statement(
@@ -201,7 +199,7 @@ CLAIMS: tuple[Statement, ...] = (
             f"the check {name}, which the model makes with exact integers, agrees with the kernel's u64 form ({form})",
             (_ALL, "addresses and offset are page aligned"),
             _guard(name),
-            _tell_wrap,
+            _explain_wrap,
         )
         for name, (form, _) in GUARDS.items()
     ),
@@ -210,20 +208,20 @@ CLAIMS: tuple[Statement, ...] = (
         "no sum or shift in the model's limits of a mapping exceeds 64 bits",
         ("the slot passes the model's own checks and lies in the file", "a page of the slot is touched"),
         _levels,
-        _tell_wrap,
+        _explain_wrap,
     ),
     Statement(
         "signed-in-file",
         "kvm_gmem_bind as in 6.18, with offset and size as loff_t, accepts only ranges that lie in the file",
         ("any 64-bit values that pass the checks before it",),
         _signed_in_file,
-        _tell_signed,
+        _explain_signed,
     ),
     Statement(
         "signed-agrees-below",
         "the signed form and the unsigned one agree as long as offset + size stays below 2^63",
         ("any 64-bit values that pass the checks before it", "offset + size < 2^63"),
         _signed_agrees,
-        _tell_wrap,
+        _explain_wrap,
     ),
 )

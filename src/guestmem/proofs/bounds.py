@@ -23,12 +23,12 @@ __all__ = (
     "complete",
     "congruent",
     "lossless",
-    "tell_begins_inside",
-    "tell_bounded",
-    "tell_bounded_in_model",
-    "tell_bounded_in_slot",
-    "tell_complete",
-    "tell_congruent",
+    "explain_begins_inside",
+    "explain_bounded",
+    "explain_bounded_in_model",
+    "explain_bounded_in_slot",
+    "explain_complete",
+    "explain_congruent",
 )
 
 
@@ -37,7 +37,7 @@ def bounded(s: Situation, rule: Rule) -> Question:
     return _about_mappings(s, rule, s.maps(rule), {order: z3.Not(s.inside(s.size_of(order))) for order in s.huge})
 
 
-def tell_bounded(example: Example, rule: Rule) -> str:
+def explain_bounded(example: Example, rule: Rule) -> str:
     """The page that leaves the range."""
     return _leaving(example, rule, example.mapped_order(rule))
 
@@ -48,13 +48,12 @@ def begins_inside(s: Situation, rule: Rule) -> Question:
     return _about_mappings(s, rule, s.maps(rule), before, s.folio.term <= s.size.term)
 
 
-def tell_begins_inside(example: Example, rule: Rule) -> str:
+def explain_begins_inside(example: Example, rule: Rule) -> str:
     """The page that begins too early."""
     order = example.mapped_order(rule)
     assert example.folio_size <= example.size
-    told = _leaving(example, rule, order)
     assert align_down(example.access, example.geometry.page_size(order)) < example.offset
-    return told
+    return _leaving(example, rule, order)
 
 
 def bounded_in_slot(s: Situation, rule: Rule) -> Question:
@@ -63,7 +62,7 @@ def bounded_in_slot(s: Situation, rule: Rule) -> Question:
     return _about_mappings(s, rule, maps, {order: z3.Not(s.inside(s.size_of(order))) for order in s.huge})
 
 
-def tell_bounded_in_slot(example: Example, rule: Rule) -> str:
+def explain_bounded_in_slot(example: Example, rule: Rule) -> str:
     """The page that leaves the range although its frames are in the slot."""
     for order in example.geometry.orders[1:]:
         if example.leaves(order) and not example.forbidding(rule, order, limits_named(KVM_LIMITS)):
@@ -77,7 +76,7 @@ def bounded_in_model(s: Situation, rule: Rule) -> Question:
     return _about_mappings(s, rule, allowed(s, rule), outside)
 
 
-def tell_bounded_in_model(example: Example, rule: Rule) -> str:
+def explain_bounded_in_model(example: Example, rule: Rule) -> str:
     """A bug of the model."""
     for order in example.geometry.orders[1:]:
         if example.leaves(order) and not example.forbidding(rule, order):
@@ -95,7 +94,7 @@ def lossless(s: Situation, rule: Rule) -> Question:
     return _complete(s, rule, *(z3.Implies(s.level.term == size, s.congruent(size)) for size in map(s.size_of, s.huge)))
 
 
-def tell_complete(example: Example, rule: Rule) -> str:
+def explain_complete(example: Example, rule: Rule) -> str:
     """The frame that is mapped by smaller pages, and what forbids the level."""
     size = example.values["level"]
     level = example.geometry.order_of(size)
@@ -120,7 +119,7 @@ def congruent(s: Situation, rule: Rule) -> Question:
     return _about_mappings(s, rule, s.maps(rule), differ)
 
 
-def tell_congruent(example: Example, rule: Rule) -> str:
+def explain_congruent(example: Example, rule: Rule) -> str:
     """The mapping that no page table can express."""
     size = example.geometry.page_size(example.mapped_order(rule))
     assert example.accepted(rule)
@@ -145,7 +144,7 @@ def _about_mappings(
 
 
 def _complete(s: Situation, rule: Rule, *more: Formula) -> Question:
-    """Whether the level itself is allowed; ``tell_complete`` sees to it that no larger one is instead."""
+    """Whether the level itself is allowed; ``explain_complete`` sees to it that no larger one is instead."""
     maps = allowed(s, rule)
     accepted = s.accepts(rule)
     lost = [z3.And(s.level.term == s.size_of(order), z3.Not(maps[order])) for order in s.huge]

@@ -23,11 +23,11 @@ __all__ = (
     "one_more_level",
     "stable",
     "stable_in_file",
-    "tell_monotone",
-    "tell_monotone_levels",
-    "tell_no_wrap",
-    "tell_offset_0",
-    "tell_stable",
+    "explain_monotone",
+    "explain_monotone_levels",
+    "explain_no_wrap",
+    "explain_offset_0",
+    "explain_stable",
 )
 
 
@@ -58,7 +58,7 @@ def monotone(s: Situation, rule: Rule) -> Question:
     )
 
 
-def tell_monotone(example: Example, rule: Rule) -> str:
+def explain_monotone(example: Example, rule: Rule) -> str:
     """The slot that the larger pages lose."""
     larger = example.values["larger"]
     assert larger > example.page
@@ -83,7 +83,7 @@ def monotone_levels(s: Situation, rule: Rule) -> Question:
     )
 
 
-def tell_monotone_levels(example: Example, rule: Rule) -> str:
+def explain_monotone_levels(example: Example, rule: Rule) -> str:
     """The slot that the new level loses."""
     taller = one_more_level(example.geometry)
     assert example.accepted(rule)
@@ -102,7 +102,7 @@ def stable_in_file(s: Situation, rule: Rule) -> Question:
     return _stable(s, rule, s.folio.term <= s.page.term)
 
 
-def tell_stable(example: Example, rule: Rule) -> str:
+def explain_stable(example: Example, rule: Rule) -> str:
     """The page that the changed backing takes."""
     order = example.mapped_order(rule)
     later = example.folio_size
@@ -127,7 +127,7 @@ def offset_0(s: Situation, rule: Rule) -> Question:
     )
 
 
-def tell_offset_0(example: Example, rule: Rule) -> str:
+def explain_offset_0(example: Example, rule: Rule) -> str:
     """Why it is refused all the same."""
     why = rule.refuses(example.binding)
     assert why is not None
@@ -147,7 +147,7 @@ def no_wrap(s: Situation, rule: Rule) -> Question:
     )
 
 
-def tell_no_wrap(example: Example, rule: Rule) -> str:
+def explain_no_wrap(example: Example, rule: Rule) -> str:
     """The slot for which C and Python would differ."""
     end = example.gpa + example.size
     verdict = "refuses" if rule.refuses(example.binding) else "accepts"
@@ -162,8 +162,8 @@ def _sums(s: Situation, rule: Rule) -> Iterator[tuple[Formula, Any]]:
     unknown: tuple[Any, Any] = (s.access, s.folio)
     for code in (lambda: rule.refuses(binding), lambda: rule.fault_order(binding, *unknown)):
         for path in s.explorer.paths(code):
-            for remark in path.remarks:
-                yield remark.condition, remark.value[2]
+            for each in path.sums:
+                yield each.condition, each.result
 
 
 def _stable(s: Situation, rule: Rule, *more: Formula) -> Question:

@@ -1,6 +1,6 @@
 """The model's own limits of a mapping (``model.levels.LIMITS``), run on unknowns: which levels does a fault get?
 
-The fault, the slot and the limits are the model's classes and functions. The VM around them is a stand-in: attributes
+The fault, the slot and the limits are the model's classes and functions. The VM around them is a substitute: attributes
 are uniform, no page is poisoned, the slot logs no dirty pages, nothing is fetched.
 """
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import z3
 
-from guestmem.model.fault import Fault
 from guestmem.model.levels import LIMITS, Limit
-from guestmem.model.memslots import Memslot
+from guestmem.model.page_fault import Fault
+from guestmem.model.vm import BindableFile, Memslot, VmSlots
 from guestmem.proofs import request
 from guestmem.proofs.symbolic import Formula
 from guestmem.rules import Rule
@@ -50,17 +50,19 @@ class _NoPoison:
         return False
 
 
-class _Cache:
-    """What a rule may know of a file's pages: orders, which are the unknown page sizes' on each path."""
+class _File(BindableFile):
+    """A file whose backing takes pages of the place's size at the moment."""
 
-    def __init__(self, place: Situation | Example) -> None:
-        self._place = place
-        self.poisoned = _NoPoison()
+    def __init__(self, vm: VmSlots, place: Situation | Example) -> None:
+        unknown: Any = place  # the model's classes want integers
+        super().__init__(vm, 0, unknown.page)
+        self._place = unknown
+        self.cache = SimpleNamespace(poisoned=_NoPoison())
 
     @property
-    def largest_order(self) -> int:
-        """Of the backing."""
-        return self._place.geometry.order_of(int(self._place.backing))
+    def backing_page_size(self) -> int:
+        """A number on each path."""
+        return int(self._place.backing)
 
 
 def limits_named(names: Sequence[str]) -> tuple[Limit, ...]:
@@ -76,7 +78,7 @@ def fault_on(place: Situation | Example, rule: Rule) -> Fault:
     vm.rule, vm.attributes = rule, _Uniform()
     shift = vm.page_shift
     known: Any = place  # the model's classes want integers
-    gmem: Any = SimpleNamespace(vm=vm, cache=_Cache(place), page_size=place.page)
+    gmem: Any = _File(vm, place)
     slot = Memslot(0, 0, known.gpa >> shift, known.size >> shift, KVM_MEM_GUEST_MEMFD, 0, gmem)
     slot.pgoff = known.offset >> shift
     fault = Fault(vm, (known.gpa + known.into) >> shift)

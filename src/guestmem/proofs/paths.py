@@ -15,18 +15,17 @@ from typing import Any, Generic, TypeVar
 
 import z3
 
-__all__ = ("Explorer", "Path", "Remark", "decide", "remark")
+__all__ = ("Explorer", "Path", "Sum", "decide", "summed")
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
-    """Something that happened on a path (a sum, a shift), and the branches taken before it."""
+class Sum:
+    """The result of a sum or a shift on a path, and the branches taken before it."""
 
-    what: str
     condition: Any
-    value: Any
+    result: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Path(Generic[R]):
 
     condition: Any
     result: R
-    remarks: tuple[Remark, ...]
+    sums: tuple[Sum, ...]
 
 
 @dataclass(slots=True)
@@ -47,7 +46,7 @@ class _Run:
     conditions: list[Any] = field(default_factory=list)
     open: list[bool] = field(default_factory=list)
     known: dict[int, bool] = field(default_factory=dict)
-    remarks: list[Remark] = field(default_factory=list)
+    sums: list[Sum] = field(default_factory=list)
 
     def decide(self, term: Any) -> bool:
         key = term.get_id()
@@ -76,11 +75,11 @@ def decide(term: Any) -> bool:
     return run.decide(term)
 
 
-def remark(what: str, value: Any) -> None:
-    """Leave a remark on this run, if there is one."""
+def summed(result: Any) -> None:
+    """Note the result of a sum or a shift; called by symbols."""
     run = _current.get()
     if run is not None:
-        run.remarks.append(Remark(what, z3.And(run.conditions), value))
+        run.sums.append(Sum(z3.And(run.conditions), result))
 
 
 class Explorer:
@@ -91,7 +90,7 @@ class Explorer:
         self._solver.add(list(assumptions))
 
     def possible(self, conditions: list[Any]) -> bool:
-        """Whether the conditions can hold together; a solver that cannot tell counts as yes."""
+        """Whether the conditions can hold together; a solver that gives up counts as yes."""
         return bool(self._solver.check(conditions) != z3.unsat)
 
     def paths(self, code: Callable[[], R]) -> Iterator[Path[R]]:
@@ -104,7 +103,7 @@ class Explorer:
             for position, is_open in enumerate(run.open):
                 if is_open:
                     pending.append([*run.answers[:position], not run.answers[position]])
-            yield Path(z3.And(run.conditions), result, tuple(run.remarks))
+            yield Path(z3.And(run.conditions), result, tuple(run.sums))
 
     def holds(self, code: Callable[[], object]) -> Any:
         """The formula under which the code's result is true."""

@@ -1,36 +1,15 @@
-"""What is asked of every rule: each property as a question to the solver, with its assumptions in words.
-
-``ask`` states the question for all values, ``tell`` plays a counterexample back on the plain Python code and says in
-one sentence what goes wrong. A mapping "by the rule alone" is one that nothing but ``Rule.fault_order`` limits.
-"""
+"""What is asked of every rule. A mapping "by the rule alone" is one that nothing but ``Rule.fault_order`` limits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from guestmem.proofs import bounds, changes
-from guestmem.proofs.example import Example
-from guestmem.proofs.situation import Situation
-from guestmem.proofs.solver import Question
-from guestmem.rules import Rule
+from guestmem.proofs.claims import Property
 
-__all__ = ("PROPERTIES", "Property", "property_named")
+__all__ = ("PROPERTIES",)
 
 _VALID = "the slot passes the model's own checks and lies in the file"
 _TOUCHED = "a page of the slot is touched; the folio taken for it is aligned and lies in the file"
 _FIXED = "the backing takes pages of the size asked for at creation, or smaller ones"
-
-
-@dataclass(frozen=True, slots=True)
-class Property:
-    """One column of the table."""
-
-    name: str
-    statement: str
-    assumes: tuple[str, ...]
-    ask: Callable[[Situation, Rule], Question]
-    tell: Callable[[Example, Rule], str]
 
 
 PROPERTIES: tuple[Property, ...] = (
@@ -39,63 +18,63 @@ PROPERTIES: tuple[Property, ...] = (
         "a folio, mapped at the level the rule alone allows, stays inside the bound range",
         (_VALID, _TOUCHED, _FIXED),
         bounds.bounded,
-        bounds.tell_bounded,
+        bounds.explain_bounded,
     ),
     Property(
         "begins-inside",
         "a folio no larger than the slot, mapped at the level the rule alone allows, begins inside the bound range",
         (_VALID, _TOUCHED, _FIXED, "the folio is no larger than the slot"),
         bounds.begins_inside,
-        bounds.tell_begins_inside,
+        bounds.explain_begins_inside,
     ),
     Property(
         "bounded-in-slot",
         "with KVM's own check that the block lies in the slot, in guest-physical space, a mapping stays inside",
         (_VALID, _TOUCHED, _FIXED),
         bounds.bounded_in_slot,
-        bounds.tell_bounded_in_slot,
+        bounds.explain_bounded_in_slot,
     ),
     Property(
         "bounded-in-model",
         "with all limits of the model, containment among them, a mapping stays inside the bound range",
         (_VALID, _TOUCHED, _FIXED, "attributes are uniform, no page is poisoned"),
         bounds.bounded_in_model,
-        bounds.tell_bounded_in_model,
+        bounds.explain_bounded_in_model,
     ),
     Property(
         "complete",
         "every huge frame wholly inside an accepted slot can be mapped huge, as far as the file's pages are that large",
         (_VALID, _TOUCHED, _FIXED, "the folio has the size asked for", "attributes are uniform, no page is poisoned"),
         bounds.complete,
-        bounds.tell_complete,
+        bounds.explain_complete,
     ),
     Property(
         "lossless",
         "as complete, for the frames at which GPA and offset agree modulo the level",
         (_VALID, _TOUCHED, _FIXED, "the folio has the size asked for", "GPA and offset agree modulo the level"),
         bounds.lossless,
-        bounds.tell_complete,
+        bounds.explain_complete,
     ),
     Property(
         "congruent",
         "GPA and offset agree modulo the level wherever the rule alone allows a huge mapping",
         (_VALID, _TOUCHED, _FIXED),
         bounds.congruent,
-        bounds.tell_congruent,
+        bounds.explain_congruent,
     ),
     Property(
         "monotone",
         "a slot accepted with one page size is accepted with every larger one (migration to a host of larger pages)",
         (_VALID, "the file's size is a multiple of both page sizes"),
         changes.monotone,
-        changes.tell_monotone,
+        changes.explain_monotone,
     ),
     Property(
         "monotone-levels",
         "a slot accepted is accepted once the architecture maps one more, larger page (on x86-64: 512G)",
         (_VALID, "the file and its backing stay as they are"),
         changes.monotone_levels,
-        changes.tell_monotone_levels,
+        changes.explain_monotone_levels,
     ),
     Property(
         "stable",
@@ -107,35 +86,27 @@ PROPERTIES: tuple[Property, ...] = (
             "the folio is no larger than the slot",
         ),
         changes.stable,
-        changes.tell_stable,
+        changes.explain_stable,
     ),
     Property(
         "stable-in-file",
         "as stable, if the backing never takes pages larger than the size asked for at creation",
         (_VALID, _TOUCHED, "folios are no larger than the page size asked for", "nor than the slot"),
         changes.stable_in_file,
-        changes.tell_stable,
+        changes.explain_stable,
     ),
     Property(
         "offset-0",
         "offset 0 is accepted",
         (_VALID, "the offset is 0"),
         changes.offset_0,
-        changes.tell_offset_0,
+        changes.explain_offset_0,
     ),
     Property(
         "no-wrap",
         "no sum or shift of the rule's own code exceeds 64 bits",
         (_VALID, _TOUCHED),
         changes.no_wrap,
-        changes.tell_no_wrap,
+        changes.explain_no_wrap,
     ),
 )
-
-
-def property_named(name: str) -> Property:
-    """Find a property by name; ValueError lists the names."""
-    for each in PROPERTIES:
-        if each.name == name:
-            return each
-    raise ValueError(f"no property {name!r}; there are {', '.join(each.name for each in PROPERTIES)}")

@@ -1,47 +1,43 @@
 """The model's own checks of a new slot, run on unknowns.
 
-The request is the model's class; what stands around it (VM, file) is a stand-in that holds the few fields the checks
-read, so that no state is left out silently: a check that reads anything else fails with AttributeError.
+Request, VM and file are the model's classes: those parts of them that the checks look at (``VmSlots``,
+``BindableFile``), of a VM that has no slots yet and a file that nothing is bound to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import z3
 
 from guestmem.geometry import Geometry
-from guestmem.model import binding, region
 from guestmem.model.checks import Check
-from guestmem.model.gmem import CREATE_CHECKS, GuestMemfd
+from guestmem.model.create import GUEST_MEMFD_CHECKS
 from guestmem.model.profiles import NEXT, Profile
-from guestmem.proofs.paths import Explorer, Remark
-from guestmem.proofs.symbolic import Choice, Formula, SymInt
+from guestmem.model.region_checks import ARGUMENT_CHECKS, BINDING_CHECKS, CREATE_CHECKS, Region, RegionRequest
+from guestmem.model.vm import BindableFile, VmSlots
+from guestmem.proofs.paths import Explorer, Sum
+from guestmem.proofs.symbolic import Formula, OneOf, SymInt
 from guestmem.rules import DEFAULT
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_X86_SW_PROTECTED_VM
 from guestmem.units import is_power_of_two
 
-__all__ = ("CheckFormula", "formulas", "region_request", "walk")
+__all__ = ("RANGE_CHECKS", "CheckFormula", "formulas", "region_request", "vm_of", "walk")
+
+RANGE_CHECKS = tuple(check for check in BINDING_CHECKS if check.name in ("binding-in-file", "binding-free"))
+"""The checks of the file range; the binding's others are about the descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckFormula:
-    """A check of the model and when it passes; remarks are the sums and shifts on the way."""
+    """A check of the model and when it passes; sums are those, and the shifts, on the way."""
 
     name: str
     passes: Formula
-    remarks: tuple[Remark, ...]
-
-
-class _NothingBound:
-    """A file's bindings while there are none."""
-
-    def overlaps(self, start: object, end: object) -> bool:
-        """No range is bound."""
-        return False
+    sums: tuple[Sum, ...]
 
 
 def formulas(
@@ -50,61 +46,48 @@ def formulas(
     size: SymInt,
     offset: SymInt,
     file_size: SymInt,
-    page: Choice,
+    page: OneOf,
     geometry: Geometry,
 ) -> list[Formula]:
     """What must be true of a slot of guest_memfd before a rule is asked; size is not 0, which would delete."""
     request = region_request(gpa, size, offset, file_size, geometry)
-    found = [check.passes for check in walk(explorer, (*region.ARGUMENT_CHECKS, *region.CREATE_CHECKS), request)]
-    found += [check.passes for check in walk(explorer, _range_checks(), request)]
-    create: Any = SimpleNamespace(size=file_size, page_size=page, flags=0, vm=request.vm)
-    wanted = [check for check in CREATE_CHECKS if check.name in ("size-positive", "size-aligned")]
+    checks = (*ARGUMENT_CHECKS, *CREATE_CHECKS, *RANGE_CHECKS)
+    found = [check.passes for check in walk(explorer, checks, request)]
+    create: Any = SimpleNamespace(size=file_size, page_size=page)
+    wanted = [check for check in GUEST_MEMFD_CHECKS if check.name in ("size-positive", "size-aligned")]
     found += [check.passes for check in walk(explorer, wanted, create)]
     return [*found, size.term != 0]
 
 
 def region_request(
-    gpa: Any, size: Any, offset: Any, file_size: Any, geometry: Geometry, userspace_addr: Any = 0
-) -> region.RegionRequest:
+    gpa: Any,
+    size: Any,
+    offset: Any,
+    file_size: Any,
+    geometry: Geometry,
+    userspace_addr: Any = 0,
+    profile: Profile = NEXT,
+) -> RegionRequest:
     """A request for a new slot bound to an unbound file of a VM that has none yet."""
-    vm: Any = vm_of(geometry)
-    request = region.RegionRequest(vm, 2, 0, KVM_MEM_GUEST_MEMFD, gpa, size, userspace_addr, 3, offset, lambda fd: None)
-    gmem = GuestMemfd.__new__(GuestMemfd)
-    gmem.size, gmem.vm = file_size, vm
-    nothing: Any = _NothingBound()
-    gmem.bindings = nothing
-    request.file = gmem
-    return request
+    vm = vm_of(geometry, profile)
+    region = Region(2, 0, KVM_MEM_GUEST_MEMFD, gpa, size, userspace_addr, 3, offset)
+    return RegionRequest(vm, region, BindableFile(vm, file_size, vm.page_size))
 
 
-def vm_of(geometry: Geometry, profile: Profile = NEXT) -> SimpleNamespace:
-    """What the checks read of a VM: software-protected, no slots yet."""
+def vm_of(geometry: Geometry, profile: Profile = NEXT) -> VmSlots:
+    """A software-protected VM without slots."""
     assert is_power_of_two(geometry.base_page_size)
-    return SimpleNamespace(
-        type=1,
-        geometry=geometry,
-        page_size=geometry.base_page_size,
-        page_shift=geometry.base_page_size.bit_length() - 1,
-        machine=profile.machine,
-        profile=profile,
-        has_private_mem=True,
-        spaces=((),),
-        slot_pages=0,
-    )
+    return VmSlots(KVM_X86_SW_PROTECTED_VM, profile, replace(profile.machine, geometry=geometry), DEFAULT)
 
 
-def walk(explorer: Explorer, checks: Any, request: Any) -> Iterator[CheckFormula]:
+def walk(explorer: Explorer, checks: Iterable[Check[Any]], request: Any) -> Iterator[CheckFormula]:
     """Each check as a formula."""
     for check in checks:
         yield _formula(explorer, check, request)
 
 
-def _range_checks(profile: Profile = NEXT) -> list[Check[region.RegionRequest]]:
-    return [check for check in binding.checks(profile, DEFAULT) if check.name in ("binding-in-file", "binding-free")]
-
-
 def _formula(explorer: Explorer, check: Check[Any], request: Any) -> CheckFormula:
     paths = list(explorer.paths(lambda: bool(check.passes(request))))
     passes = z3.Or([path.condition for path in paths if path.result])
-    remarks = {id(remark): remark for path in paths for remark in path.remarks}
-    return CheckFormula(check.name, passes, tuple(remarks.values()))
+    sums = {id(each): each for path in paths for each in path.sums}
+    return CheckFormula(check.name, passes, tuple(sums.values()))

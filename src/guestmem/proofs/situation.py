@@ -19,7 +19,7 @@ from guestmem.geometry import Geometry
 from guestmem.proofs import request
 from guestmem.proofs.paths import Explorer
 from guestmem.proofs.solver import proven
-from guestmem.proofs.symbolic import WIDTH, Choice, Formula, SymInt, pages
+from guestmem.proofs.symbolic import WIDTH, Formula, OneOf, SymInt, pages
 from guestmem.rules import Binding, Rule
 
 __all__ = ("Situation",)
@@ -65,22 +65,22 @@ class Situation:
         return pages("into", self.geometry.base_page_size)
 
     @cached_property
-    def page(self) -> Choice:
+    def page(self) -> OneOf:
         """Page size asked for when the file was created."""
         return self.leaf("page")
 
     @cached_property
-    def backing(self) -> Choice:
+    def backing(self) -> OneOf:
         """Page size of the backing when the slot is set."""
         return self.leaf("backing")
 
     @cached_property
-    def folio(self) -> Choice:
+    def folio(self) -> OneOf:
         """Order of the folio that the backing took for the page touched; its term is bytes."""
         return self._order("folio", self.geometry.orders)
 
     @cached_property
-    def level(self) -> Choice:
+    def level(self) -> OneOf:
         """Order of a huge leaf; its term is bytes."""
         return self._order("level", self.huge)
 
@@ -95,7 +95,7 @@ class Situation:
         """The slot as a rule sees it."""
         return self.binding_with(self.page, self.backing)
 
-    def binding_with(self, page: Choice | int, backing: Choice | int) -> Binding:
+    def binding_with(self, page: OneOf | int, backing: OneOf | int) -> Binding:
         """The slot with another file page size or another backing."""
         unknowns: tuple[Any, ...] = (self.gpa, self.size, self.offset, page, backing, self.geometry)
         return Binding(*unknowns)
@@ -204,12 +204,12 @@ class Situation:
         """Runs code about a valid slot and a page of it."""
         return Explorer([*self.slot_is_valid, *self.page_is_touched])
 
-    def leaf(self, name: str) -> Choice:
+    def leaf(self, name: str) -> OneOf:
         """One more page size of the geometry, unknown."""
-        return Choice(_size(name), self.geometry.page_sizes, self.geometry.page_sizes)
+        return OneOf(_size(name), self.geometry.page_sizes, self.geometry.page_sizes)
 
-    def _order(self, name: str, orders: tuple[int, ...]) -> Choice:
-        return Choice(_size(name), orders, tuple(map(self.size_of, orders)))
+    def _order(self, name: str, orders: tuple[int, ...]) -> OneOf:
+        return OneOf(_size(name), orders, tuple(map(self.size_of, orders)))
 
 
 def _size(name: str) -> Any:

@@ -48,7 +48,7 @@ def answer(question: Question, limit_s: float = DEFAULT_LIMIT_S) -> Verdict:
 
 
 def proven(assumptions: Sequence[Any], claim: Any, limit_s: float = DEFAULT_LIMIT_S) -> bool:
-    """Whether the assumptions imply the claim; False too if the solver cannot tell in time."""
+    """Whether the assumptions imply the claim; False too if the solver gives up."""
     try:
         return not _Session([*assumptions, z3.Not(claim)], monotonic() + limit_s).possible()
     except _GaveUp:
@@ -70,7 +70,7 @@ def _answer(question: Question, deadline: float) -> Verdict:
         return Holds(spoken_of.smallest(question.variables))
     assumed = _Session(question.assumptions, deadline)
     if assumed.possible():
-        return Holds(assumed.smallest(question.variables), of_nothing=True)
+        return Holds(assumed.smallest(question.variables), vacuous=True)
     return NotAsked("nothing meets the assumptions")
 
 

@@ -8,16 +8,15 @@ from typing import Any
 import z3
 
 from guestmem.proofs import arithmetic
+from guestmem.proofs.claims import NoRule, Statement
 from guestmem.proofs.example import Example
 from guestmem.proofs.limits import allowed, limits_named
-from guestmem.proofs.norule import NoRule
 from guestmem.proofs.situation import Situation
 from guestmem.proofs.solver import Question
-from guestmem.proofs.statement import Statement
 from guestmem.rules import CurrentBacking, FitsSize, LargestBackingOrSize, Rule
 from guestmem.units import format_size
 
-__all__ = ("STATEMENTS", "statement_named")
+__all__ = ("STATEMENTS",)
 
 _VALID = "the slot passes the model's own checks and lies in the file"
 _TOUCHED = "a page of the slot is touched; the folio taken for it is aligned and lies in the file"
@@ -38,7 +37,7 @@ def _fits_not_tighter(s: Situation) -> Question:
     return Question(s.slot_is_valid, general, z3.And(general, z3.Not(reduced)), _slot(s))
 
 
-def _tell_general(example: Example) -> str:
+def _explain_general(example: Example) -> str:
     page = format_size(example.backing)
     verdicts = [
         f"{'accepted' if example.accepted(rule) else 'refused'} by {rule.name}"
@@ -79,7 +78,7 @@ def _containment_congruent(s: Situation) -> Question:
     return Question([*s.slot_is_valid, *s.page_is_touched], z3.Or(list(maps.values())), z3.Or(wrong), s.variables)
 
 
-def _tell_incongruent(example: Example) -> str:
+def _explain_incongruent(example: Example) -> str:
     for order in example.geometry.orders[1:]:
         limits = limits_named(("slot-head", "slot-tail", "contained"))
         size = example.geometry.page_size(order)
@@ -104,7 +103,7 @@ def _aligned_is_complete(rule: Rule) -> Callable[[Situation], Question]:
     return ask
 
 
-def _tell_never(example: Example) -> str:
+def _explain_never(example: Example) -> str:
     return f"bug in guestmem or in the claim: {dict(example.values)}"
 
 
@@ -112,7 +111,7 @@ def _slot(s: Situation) -> dict[str, Any]:
     return {name: getattr(s, name).term for name in ("page", "backing", "size", "offset", "gpa", "file_size")}
 
 
-REDUCTIONS: tuple[Statement, ...] = (
+STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "min-is-fits",
         "with the architecture's largest page as that of all backings, 'rounding down to min(largest page of all "
@@ -120,7 +119,7 @@ REDUCTIONS: tuple[Statement, ...] = (
         "size' are the same",
         (_VALID,),
         _min_is_fits,
-        _tell_never,
+        _explain_never,
     ),
     Statement(
         "fits-only-tighter",
@@ -128,14 +127,14 @@ REDUCTIONS: tuple[Statement, ...] = (
         "aligned to min(largest page of the backings, largest page that fits)",
         (_VALID, "backing: the largest page that any backing of this host has, any leaf size"),
         _fits_only_tighter,
-        _tell_general,
+        _explain_general,
     ),
     Statement(
         "fits-no-tighter",
         "and the converse: the reduced form refuses nothing that the general one accepts",
         (_VALID, "backing: the largest page that any backing of this host has, any leaf size"),
         _fits_not_tighter,
-        _tell_general,
+        _explain_general,
     ),
     Statement(
         "small-slot",
@@ -143,7 +142,7 @@ REDUCTIONS: tuple[Statement, ...] = (
         "guest-physical space, see to it, so such a slot needs no rule",
         (_VALID, _TOUCHED),
         _small_slot,
-        _tell_never,
+        _explain_never,
     ),
     Statement(
         "aligned-pair",
@@ -151,7 +150,7 @@ REDUCTIONS: tuple[Statement, ...] = (
         "level the slot can hold",
         (_VALID, "the GPA is a multiple of every page that fits the size"),
         _aligned_is_complete(FitsSize()),
-        _tell_never,
+        _explain_never,
     ),
     Statement(
         "congruence-contains",
@@ -159,26 +158,14 @@ REDUCTIONS: tuple[Statement, ...] = (
         "that GPA and offset agree needs no containment check",
         (_VALID, _TOUCHED),
         _congruence_contains,
-        _tell_never,
+        _explain_never,
     ),
     Statement(
         "containment-agrees",
         "and the converse: a block contained in slot and binding has GPA and offset that agree",
         (_VALID, _TOUCHED),
         _containment_congruent,
-        _tell_incongruent,
+        _explain_incongruent,
     ),
-)
-
-STATEMENTS: tuple[Statement, ...] = (
-    *REDUCTIONS,
     *arithmetic.CLAIMS,
 )
-
-
-def statement_named(name: str) -> Statement:
-    """Find a statement by name; ValueError lists the names."""
-    for each in STATEMENTS:
-        if each.name == name:
-            return each
-    raise ValueError(f"no statement {name!r}; there are {', '.join(each.name for each in STATEMENTS)}")

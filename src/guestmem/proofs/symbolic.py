@@ -2,7 +2,7 @@
 
 A ``SymInt`` is an exact Python integer, not a machine word: a signed vector of WIDTH bits together with bounds that
 prove it never wraps (a bug says so at once). Where Python needs a plain truth value, the value asks the explorer
-(``paths``), which runs the code again for the other answer. A ``Choice`` is one of a few known values, a page size or
+(``paths``), which runs the code again for the other answer. A ``OneOf`` is one of a few known values, a page size or
 an order: code that looks at one is run once for each. Leaves out multiplication and division by other than powers of
 two, which no rule needs.
 """
@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 
 import z3
 
-from guestmem.proofs.paths import decide, remark
+from guestmem.proofs.paths import decide, summed
 from guestmem.units import is_power_of_two
 
-__all__ = ("WIDTH", "Choice", "Formula", "SymBool", "SymInt", "Term", "constant", "pages", "u64")
+__all__ = ("WIDTH", "OneOf", "Formula", "SymBool", "SymInt", "Term", "constant", "pages", "u64")
 
 Term: TypeAlias = Any  # z3.BitVecRef of WIDTH bits; z3 has no types of its own
 Formula: TypeAlias = Any  # z3.BoolRef
@@ -52,7 +52,7 @@ class SymInt:
 
     def __add__(self, other: object) -> SymInt:
         o = constant(other)
-        return _summed("+", self, o, SymInt(self.term + o.term, self.low + o.low, self.high + o.high))
+        return _noted(SymInt(self.term + o.term, self.low + o.low, self.high + o.high))
 
     __radd__ = __add__
 
@@ -92,7 +92,7 @@ class SymInt:
 
     def __lshift__(self, count: object) -> SymInt:
         n = _plain(count)
-        return _summed("<<", self, constant(n), SymInt(self.term << n, self.low << n, self.high << n))
+        return _noted(SymInt(self.term << n, self.low << n, self.high << n))
 
     def __rshift__(self, count: object) -> SymInt:
         n = _plain(count)
@@ -134,17 +134,17 @@ class SymInt:
         return "any"  # only messages are formatted, and a formula has none
 
 
-def _apply(operation: Callable[[Any, Any], Any]) -> Callable[[Choice, Any], Any]:
+def _apply(operation: Callable[[Any, Any], Any]) -> Callable[[OneOf, Any], Any]:
     return lambda self, other: operation(self.concrete(), other)
 
 
-def _reflect(operation: Callable[[Any, Any], Any]) -> Callable[[Choice, Any], Any]:
+def _reflect(operation: Callable[[Any, Any], Any]) -> Callable[[OneOf, Any], Any]:
     return lambda self, other: operation(other, self.concrete())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
-    """One of a few values. Whatever looks at it is told one, and is run again for the others.
+class OneOf:
+    """One of a few values. Code that looks at it gets one, and is run again for the others.
 
     codes are what the term is for each value: an order is written as the page size it stands for.
     """
@@ -210,12 +210,12 @@ def pages(name: str, page_size: int) -> SymInt:
 
 
 def _plain(value: object) -> int:
-    if isinstance(value, Choice):
+    if isinstance(value, OneOf):
         return value.concrete()
-    assert isinstance(value, int), f"bug in guestmem: {value!r} is no integer"
+    assert isinstance(value, int), f"bug in guestmem: {value!r} is not an integer"
     return value
 
 
-def _summed(what: str, left: SymInt, right: SymInt, value: SymInt) -> SymInt:
-    remark(what, (left.term, right.term, value.term))
-    return value
+def _noted(result: SymInt) -> SymInt:
+    summed(result.term)
+    return result

@@ -19,12 +19,12 @@ Values: TypeAlias = Mapping[str, int]
 class Holds:
     """No values contradict it. witness is the smallest example of what the property speaks of.
 
-    of_nothing: there is no such example (a rule that maps nothing huge maps nothing wrongly); then witness meets only
+    vacuous: there is no such example (a rule that maps nothing huge maps nothing wrongly); then witness meets only
     the assumptions.
     """
 
     witness: Values = field(default_factory=dict)
-    of_nothing: bool = False
+    vacuous: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from guestmem.races.proof import Exploration, MutationResult, Races, explore_scenario, prove_races, try_mutation
 from guestmem.races.protocol import MUTATIONS, NEXT, V6_12, Mutation, Protocol
 from guestmem.races.scenarios import MACHINES, Scenario, scenario, scenarios
-from guestmem.races.schedule import Row, Schedule
+from guestmem.races.schedule import FailingSchedule, Row
 
 __all__ = (
     "MACHINES",
@@ -32,7 +32,7 @@ __all__ = (
     "Races",
     "Row",
     "Scenario",
-    "Schedule",
+    "FailingSchedule",
     "explore_scenario",
     "prove_races",
     "scenario",

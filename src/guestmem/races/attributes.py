@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from guestmem.races.invalidation import begin_zap_flush
 from guestmem.races.memory import finish, recompute_mixed
-from guestmem.races.step import Program, Run, Step, end, go, program, step
-from guestmem.races.world import NOTHING, Setting, Slot, World
+from guestmem.races.step import AtomicStep, Program, Run, end, go, program, step
+from guestmem.races.world import NOTHING, Setting, World, WorldSlot
 
 __all__ = ("Convert",)
 
@@ -53,12 +53,12 @@ class Convert:
             step("unlock-slots", _unlock_slots, "end", "", "slots_lock"),
         )
 
-    def _slots(self, world: World) -> list[Slot]:
+    def _slots(self, world: World) -> list[WorldSlot]:
         return [
             slot for slot in world.slots if slot.state != "gone" and slot.base < self.stop and self.start < slot.end
         ]
 
-    def _edges(self, setting: Setting, world: World, slot: Slot) -> list[tuple[int, int]]:
+    def _edges(self, setting: Setting, world: World, slot: WorldSlot) -> list[tuple[int, int]]:
         """The huge ranges of head and tail that the change covers in part, lie in the slot and are uniform so far."""
         size = setting.block
         found = []
@@ -74,7 +74,7 @@ class Convert:
             return end(world._replace(slots_lock=NOTHING), me, "done")
         return go(world, me, "invalidate-begin")
 
-    def _store(self, frame: int) -> Step:
+    def _store(self, frame: int) -> AtomicStep:
         then = f"store-gfn-{frame + 1}" if frame + 1 < self.stop else "invalidate-end"
         bit = 1 << frame
 

@@ -1,6 +1,6 @@
 """What must hold when every actor has ended, or when none can go on.
 
-The assertions look at the world only: a leaf must show what slot, binding, file and attribute say now, TLBs know
+The assertions look at the world only: a leaf must show what slot, binding, file and attribute say now, TLBs hold
 nothing else, locks and counts are given back, and no page left the file while it was mapped.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guestmem.races.world import FREE, FREED_MAPPED, HOST, NOTHING, USED_FREED, Leaf, Slot, World
+from guestmem.races.world import FREE, FREED_MAPPED, HOST, NOTHING, USED_FREED, World, WorldLeaf, WorldSlot
 
 __all__ = ("HARMS", "Violation", "violations")
 
 HARMS = {
-    FREED_MAPPED: "a page left the file while stage 2 or a TLB showed it",
-    USED_FREED: "somebody went to a slot that was freed",
+    FREED_MAPPED: "a page left the file while stage 2 or a TLB mapped it",
+    USED_FREED: "an actor used a slot that was freed",
 }
 
 
@@ -31,7 +31,7 @@ def violations(world: World) -> tuple[Violation, ...]:
     waiting = [number for number, actor in enumerate(world.actors) if actor.at]
     if waiting:
         steps = ", ".join(f"actor {number + 1} at {world.actors[number].at}" for number in waiting)
-        return (Violation("deadlock", f"nobody can go on: {steps}"),)
+        return (Violation("deadlock", f"no actor can go on: {steps}"),)
     found = [violation for leaf in world.leaves for violation in _of_leaf(world, leaf, "stage 2")]
     for leaf in world.tlbs:
         if leaf is not None:
@@ -40,15 +40,15 @@ def violations(world: World) -> tuple[Violation, ...]:
     return tuple(sorted({*found, *_of_file(world), *_of_counts(world)}))
 
 
-def _of_leaf(world: World, leaf: Leaf, where: str) -> list[Violation]:
+def _of_leaf(world: World, leaf: WorldLeaf, where: str) -> list[Violation]:
     return [v for frame in range(leaf.start, leaf.end) if (v := _of_frame(world, leaf, frame, where)) is not None]
 
 
-def _of_frame(world: World, leaf: Leaf, frame: int, where: str) -> Violation | None:
+def _of_frame(world: World, leaf: WorldLeaf, frame: int, where: str) -> Violation | None:
     page = leaf.page + frame - leaf.start
     slot = world.slot_at(frame)
     if slot is None:
-        return Violation("outside a binding", f"{where} maps gfn {frame}, where no slot is")
+        return Violation("outside a binding", f"{where} maps gfn {frame}, where there is no slot")
     if leaf.private != world.is_private(frame):
         kinds = ("shared", "private")
         text = f"{where} shows gfn {frame} as {kinds[leaf.private]}, its attribute is {kinds[not leaf.private]}"
@@ -59,7 +59,7 @@ def _of_frame(world: World, leaf: Leaf, frame: int, where: str) -> Violation | N
     return _of_private(world, slot, frame, page, where)
 
 
-def _of_private(world: World, slot: Slot, frame: int, page: int, where: str) -> Violation | None:
+def _of_private(world: World, slot: WorldSlot, frame: int, page: int, where: str) -> Violation | None:
     index = frame - slot.base + slot.pgoff
     bound = slot.pgoff != NOTHING and index < len(world.bindings) and world.bindings[index] == slot.id
     if not bound:
@@ -75,11 +75,11 @@ def _of_private(world: World, slot: Slot, frame: int, page: int, where: str) -> 
 def _of_file(world: World) -> list[Violation]:
     found = []
     if not world.file[2] and any(entry is not None for entry in world.cache):
-        found.append(Violation("leak", "the file is gone and a page of it is not"))
+        found.append(Violation("leak", "the file was released and still has a page"))
     if world.pins:
-        found.append(Violation("leak", "a fault has ended and holds a page"))
+        found.append(Violation("leak", "a fault has ended and still holds a page"))
     if world.file[1] != int(world.file[0]):
-        found.append(Violation("leak", "somebody has ended and holds the file"))
+        found.append(Violation("leak", "an actor has ended and still holds the file"))
     living = {slot.id for slot in world.slots}
     if any(owner != NOTHING and owner not in living for owner in world.bindings):
         found.append(Violation("dangling binding", "the file is bound to a slot that was freed"))
@@ -93,5 +93,5 @@ def _of_counts(world: World) -> list[Violation]:
         found.append(Violation("retry without end", text))
     locked = world.mmu_lock != FREE or world.filemap != FREE or world.slots_lock != NOTHING
     if locked or world.folio_locks or world.srcu[0]:
-        found.append(Violation("leak", "somebody has ended and holds a lock"))
+        found.append(Violation("leak", "an actor has ended and still holds a lock"))
     return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from guestmem.races.step import Program, Step
+from guestmem.races.step import AtomicStep, Program
 from guestmem.races.world import World
 
 __all__ = ("Graph", "TooManyWorlds", "explore")
@@ -80,7 +80,7 @@ def explore(
     limit: int = 1_000_000,
     progress: Callable[[int], None] | None = None,
 ) -> Graph:
-    """The graph from start. progress is told the number of worlds now and then; TooManyWorlds past limit."""
+    """The graph from start. progress gets the number of worlds now and then; TooManyWorlds past limit."""
     choose = _Persistent(programs) if reduce else _Everybody(programs)
     number = {start: 0}
     worlds, edges = [start], []
@@ -158,7 +158,7 @@ def _from(program: Program, at: str) -> tuple[frozenset[str], frozenset[str]]:
     touched: frozenset[str] = frozenset()
     written: frozenset[str] = frozenset()
     while pending:
-        step: Step = program[pending.pop()]
+        step: AtomicStep = program[pending.pop()]
         touched, written = touched | step.touches, written | step.writes
         fresh = [then for then in step.then if then and then not in seen]
         seen.update(fresh)

@@ -11,16 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guestmem.races.memory import allocate, decide_order, install, pin, unpin
-from guestmem.races.step import Run, Step, end, go, step
-from guestmem.races.world import HOST, NOTHING, USED_FREED, Leaf, Setting, World, actor_bit
+from guestmem.races.step import AtomicStep, Run, end, go, step
+from guestmem.races.world import HOST, NOTHING, USED_FREED, Setting, World, WorldLeaf, actor_bit
 
-__all__ = ("RETRY", "Fault", "leave_srcu", "leave_with")
+__all__ = ("RETRY", "FaultSteps", "leave_srcu", "leave_with")
 
 RETRY = "retry"  # the step that a fault goes on at when something changed under it
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FaultSteps:
     """A fault on a frame. mapped: the step after the leaf; mmio, error: the outcomes without one."""
 
     frame: int
@@ -29,7 +29,7 @@ class Fault:
     mmio: str
     error: str
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[AtomicStep]:
         """The kernel's order, or that of the mutation which compares the attribute before it samples the count."""
         first, second = "sample-invalidations", "compare-attribute"
         if not self.setting.protocol.sample_first:
@@ -131,7 +131,7 @@ class Fault:
     def _map_leaf(self, world: World, me: int) -> World:
         fault, lock = world.actors[me], world.mmu_lock
         start = self.frame & -(1 << fault.order)
-        leaf = Leaf(start, fault.order, fault.page - (self.frame - start), fault.private)
+        leaf = WorldLeaf(start, fault.order, fault.page - (self.frame - start), fault.private)
         world = world._replace(mmu_lock=lock._replace(readers=lock.readers & ~actor_bit(me)))
         world = unpin(install(world, leaf), fault.page)
         return go(world, me, self.mapped, page=NOTHING, folio_order=0, order=0, seq=0, slot=NOTHING)

@@ -2,7 +2,7 @@
 
 Mirrors kvm_gmem_punch_hole, kvm_gmem_error_folio under memory_failure, and kvm_gmem_release followed by the eviction of
 the inode. The last reference may be one that a fault or a deletion took for a moment; whoever drops it, the release
-is told as the closer's, and waits for it.
+is a step of the actor that closes, and waits for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from guestmem.races.memory import bound_frames, flush, truncate
 from guestmem.races.step import Program, Run, end, go, program, step
 from guestmem.races.world import FREE, NOTHING, USED_FREED, Setting, World, actor_bit
 
-__all__ = ("Close", "Poison", "PunchHole")
+__all__ = ("CloseFile", "MemoryFailure", "PunchHole")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class PunchHole:
 
 
 @dataclass(frozen=True, slots=True)
-class Poison:
+class MemoryFailure:
     """memory_failure() of the page at a file index. A huge folio is marked and invalidated whole, but not split."""
 
     index: int
@@ -146,7 +146,7 @@ class Poison:
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
+class CloseFile:
     """close(2) of the only descriptor, the release of the file once nobody else holds it, and the end of its pages."""
 
     @property

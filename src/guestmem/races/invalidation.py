@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from guestmem.races.memory import begin, finish, flush, take_mmu_lock, unlock_mmu, zap
-from guestmem.races.step import Step, go, step
+from guestmem.races.step import AtomicStep, go, step
 from guestmem.races.world import Setting, World
 
 __all__ = ("Ranges", "begin_zap_flush", "end_invalidation")
@@ -19,7 +19,7 @@ Ranges = Callable[[World], list[tuple[int, int]]]  # of guest frames
 
 def begin_zap_flush(
     reads: str, to_begin: Ranges, to_zap: Ranges, then: str, *, flush_later: bool = False
-) -> list[Step]:
+) -> list[AtomicStep]:
     """The first half of an invalidation. to_begin: the frames that faults may not map meanwhile; to_zap: those that go.
 
     reads: the fields the two functions look at. flush_later leaves the flush to the caller.
@@ -46,7 +46,7 @@ def begin_zap_flush(
     return steps if flush_later else [*steps, step("flush", run_flush, then, "", "tlbs mmu_lock")]
 
 
-def end_invalidation(then: str, reads: str, still_found: Callable[[World, int], bool]) -> Step:
+def end_invalidation(then: str, reads: str, still_found: Callable[[World, int], bool]) -> AtomicStep:
     """The second half. still_found: whether the end looks for the same thing again and finds it.
 
     kvm_gmem_invalidate_end asks the bindings a second time, so they had better not change in between.

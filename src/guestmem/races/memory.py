@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from guestmem.races.world import FREE, FREED_MAPPED, HOST, NOTHING, Actor, Leaf, Setting, Slot, World
+from guestmem.races.world import FREE, FREED_MAPPED, HOST, NOTHING, Actor, Setting, World, WorldLeaf, WorldSlot
 
 __all__ = (
     "allocate",
@@ -61,7 +61,7 @@ def flush(world: World) -> World:
     return world._replace(tlbs=(None,) * len(world.tlbs))
 
 
-def install(world: World, leaf: Leaf) -> World:
+def install(world: World, leaf: WorldLeaf) -> World:
     """Map a leaf; others under it are replaced."""
     kept = (old for old in world.leaves if old.end <= leaf.start or leaf.end <= old.start)
     return world._replace(leaves=tuple(sorted((*kept, leaf))))
@@ -82,7 +82,7 @@ def allocate(setting: Setting, world: World, index: int) -> World:
     """Put a folio at a hole of the file: a huge one if its whole block is empty, else a page.
 
     Page numbers say which index a page is for and how often that index was filled, so that the order in which faults
-    allocate different pages does not tell states apart.
+    allocate different pages makes no two states different.
     """
     if world.cache[index] is not None:
         return world
@@ -144,7 +144,7 @@ def unpin(world: World, page: int) -> World:
     return world._replace(pins=tuple(pins))
 
 
-def recompute_mixed(setting: Setting, world: World, slots: Iterable[Slot], start: int, stop: int) -> World:
+def recompute_mixed(setting: Setting, world: World, slots: Iterable[WorldSlot], start: int, stop: int) -> World:
     """Set or clear the mixed mark of every block of frames [start, stop) that lies wholly in a slot."""
     mixed, size = world.mixed, setting.block
     whole = (1 << size) - 1
@@ -157,8 +157,11 @@ def recompute_mixed(setting: Setting, world: World, slots: Iterable[Slot], start
     return world._replace(mixed=mixed)
 
 
-def decide_order(setting: Setting, world: World, fault: Actor, slot: Slot, frame: int) -> int:
-    """The order of the leaf: huge unless one of the limits of ``model.levels`` forbids it."""
+def decide_order(setting: Setting, world: World, fault: Actor, slot: WorldSlot, frame: int) -> int:
+    """The order of the leaf: huge unless one of the limits of ``model.levels`` forbids it.
+
+    tests/test_races_levels.py compares it with the model on random worlds.
+    """
     size = setting.block
     block = setting.block_of(frame)
     if block < slot.base or block + size > slot.end or world.mixed >> block // size & 1:

@@ -1,18 +1,29 @@
-"""Exploring everything: all pairs and triples under the sound protocol, the mutations, and Linux 6.12 as it is."""
+"""Exploring everything: all pairs and triples under the sound protocol, the mutations, and Linux 6.12."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from guestmem.races.check import Violation, violations
 from guestmem.races.explore import TooManyWorlds, explore
 from guestmem.races.protocol import MUTATIONS, NEXT, V6_12, Mutation, Protocol
 from guestmem.races.scenarios import Scenario, scenario, scenarios
-from guestmem.races.schedule import Schedule, shortest_failure
+from guestmem.races.schedule import FailingSchedule, shortest_failure
 
-__all__ = ("Exploration", "MutationResult", "Races", "Verdict", "explore_scenario", "prove_races", "try_mutation")
+__all__ = (
+    "Exploration",
+    "MutationResult",
+    "RaceTotals",
+    "Races",
+    "Verdict",
+    "explore_scenario",
+    "prove_races",
+    "totals",
+    "try_mutation",
+)
 
 Verdict = Literal["holds", "refuted", "unknown"]
 Progress = Callable[[str], None]
@@ -20,7 +31,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What one scenario came to. The counts are of the graph that was explored, 0 if the limit was reached."""
+    """The result of one scenario. The counts are of the graph that was explored, 0 if the limit was reached."""
 
     scenario: Scenario
     verdict: Verdict
@@ -30,7 +41,7 @@ class Exploration:
     ends: int = 0
     outcomes: tuple[tuple[str, ...], ...] = ()  # how the actors ended, each way once
     violations: tuple[Violation, ...] = ()
-    schedule: Schedule | None = None  # the shortest that fails, of a refuted one
+    schedule: FailingSchedule | None = None  # the shortest that fails, of a refuted one
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class MutationResult:
 
 @dataclass(frozen=True, slots=True)
 class Races:
-    """Every result. released: the scenarios that Linux 6.12 as SEMANTICS knows it does not end well."""
+    """Every result. released: the scenarios that fail under the protocol of Linux 6.12 (``protocol.V6_12``)."""
 
     sound: tuple[Exploration, ...] = ()
     mutations: tuple[MutationResult, ...] = ()
@@ -88,7 +99,7 @@ def try_mutation(name: str) -> MutationResult:
 
 
 def prove_races(actors: tuple[int, ...] = (2, 3), progress: Progress = lambda name: None) -> Races:
-    """Everything. actors: how many may race, 2 or 3 or both. progress is told each scenario before it is explored."""
+    """Everything. actors: how many race, 2 or 3 or both. progress gets each scenario's name before it is explored."""
     sound = []
     for one in (one for count in actors for one in scenarios(count)):
         progress(one.name)
@@ -108,3 +119,38 @@ def _not_ending_well(protocol: Protocol, actors: Iterable[int], progress: Progre
             if explored.verdict != "holds":
                 failing.append(one)
                 yield explored
+
+
+@dataclass(frozen=True, slots=True)
+class RaceTotals:
+    """The sums over all scenarios of one machine with one number of actors, and the worst of their verdicts."""
+
+    machine: str
+    actors: int
+    scenarios: int
+    worlds: int
+    steps: int
+    interleavings: int
+    ends: int
+    verdict: Verdict
+
+
+def totals(races: Races) -> list[RaceTotals]:
+    """Per machine and number of actors, in the order explored."""
+
+    def key(one: Exploration) -> tuple[int, str]:
+        return len(one.scenario.names), one.scenario.machine.name
+
+    return [_total(machine, actors, list(group)) for (actors, machine), group in groupby(races.sound, key)]
+
+
+def _total(machine: str, actors: int, group: list[Exploration]) -> RaceTotals:
+    verdicts = {one.verdict for one in group}
+    worst: Verdict = "refuted" if "refuted" in verdicts else "unknown" if "unknown" in verdicts else "holds"
+    counts = (
+        sum(one.worlds for one in group),
+        sum(one.steps for one in group),
+        sum(one.interleavings for one in group),
+        sum(one.ends for one in group),
+    )
+    return RaceTotals(machine, actors, len(group), *counts, worst)

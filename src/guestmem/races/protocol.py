@@ -1,7 +1,7 @@
 """How KVM orders a fault against whatever takes memory away, as switches: what protects, and what 6.12 does not have.
 
-Every field is one rule of the protocol. The default is the protocol that profile ``next`` needs: Linux 7.2 as far as
-SEMANTICS knows it, plus what huge folios in a file ask for, plus the two repairs that ``V6_12`` shows the lack of. A
+Every field is one rule of the protocol. The default is the protocol that profile ``next`` needs: Linux 7.2 as
+docs/kernel-behaviour.md has it, plus what huge folios in a file need, plus the two repairs that ``V6_12`` lacks. A
 *mutation* takes one rule away; the explorer must find the shortest schedule that fails without it.
 """
 
@@ -67,12 +67,12 @@ V6_12 = replace(
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One rule taken away: the protocol without it, the scenario that shows what it was for, and the story."""
+    """One rule taken away: the protocol without it, the scenario that needs the rule, and what goes wrong there."""
 
     name: str
     protocol: Protocol
     scenario: str
-    story: str
+    explanation: str
 
 
 def _mutations() -> dict[str, Mutation]:

@@ -15,15 +15,15 @@ from types import MappingProxyType
 from typing import Protocol as Interface
 
 from guestmem.races.attributes import Convert
-from guestmem.races.gmem import Close, Poison, PunchHole
+from guestmem.races.gmem import CloseFile, MemoryFailure, PunchHole
 from guestmem.races.memory import allocate, install
 from guestmem.races.protocol import NEXT, Protocol
 from guestmem.races.slots import DeleteSlot, MoveSlot
 from guestmem.races.step import Program
-from guestmem.races.vcpu import PreFault, Signal, Touch
-from guestmem.races.world import FREE, NOTHING, Actor, Leaf, Setting, Slot, World
+from guestmem.races.vcpu import GuestAccess, PreFaultPage, Signal
+from guestmem.races.world import FREE, NOTHING, Actor, Setting, World, WorldLeaf, WorldSlot
 
-__all__ = ("MACHINES", "ActorKind", "Machine", "Scenario", "scenario", "scenarios")
+__all__ = ("MACHINES", "ActorKind", "SmallMachine", "Scenario", "scenario", "scenarios")
 
 ALL_PRIVATE = 0b1111
 
@@ -40,13 +40,13 @@ class ActorKind(Interface):
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class SmallMachine:
     """One state to start from. mapped: the first huge range is in the file and mapped at gfn 0."""
 
     name: str
-    story: str
+    at_start: str
     setting: Setting
-    slot: Slot
+    slot: WorldSlot
     actors: Mapping[str, ActorKind]
     attributes: int = 0
     mapped: bool = False
@@ -85,7 +85,7 @@ def _with_folio(setting: Setting, world: World) -> World:
         world = allocate(setting, world, index)
     for index, entry in enumerate(world.cache):
         if entry is not None and world.leaf_at(index) is None:
-            world = install(world, Leaf(index, entry[1], entry[0], private=True))
+            world = install(world, WorldLeaf(index, entry[1], entry[0], private=True))
     return world
 
 
@@ -93,7 +93,7 @@ def _with_folio(setting: Setting, world: World) -> World:
 class Scenario:
     """A machine and the actors that race on it."""
 
-    machine: Machine
+    machine: SmallMachine
     names: tuple[str, ...]
 
     @property
@@ -117,35 +117,35 @@ class Scenario:
         return programs, self.machine.start(setting, programs)
 
 
-def _machines() -> Iterator[Machine]:
-    slot = Slot(id=0, base=0, npages=4, pgoff=0, hva=0, file=True, state="valid")
-    vcpus: dict[str, ActorKind] = {"touch": Touch(0), "pre-fault": PreFault(0)}
+def _machines() -> Iterator[SmallMachine]:
+    slot = WorldSlot(id=0, base=0, npages=4, pgoff=0, hva=0, file=True, state="valid")
+    vcpus: dict[str, ActorKind] = {"touch": GuestAccess(0), "pre-fault": PreFaultPage(0)}
     file: dict[str, ActorKind] = {
         "punch": PunchHole(0, 2),
         "punch-tail": PunchHole(1, 2),
-        "poison-tail": Poison(1),
-        "close": Close(),
+        "poison-tail": MemoryFailure(1),
+        "close": CloseFile(),
     }
     to_shared: dict[str, ActorKind] = {"to-shared": Convert(0, 2, False), "tail-to-shared": Convert(1, 2, False)}
     to_private: dict[str, ActorKind] = {"to-private": Convert(0, 2, True), "tail-to-private": Convert(1, 2, True)}
     delete: dict[str, ActorKind] = {"delete": DeleteSlot()}
     private = {**vcpus, **file, **to_shared, **delete}
-    yield Machine("fresh", "private, nothing allocated", Setting(), slot, private, ALL_PRIVATE)
-    yield Machine("mapped", "private, a huge folio mapped", Setting(), slot, private, ALL_PRIVATE, mapped=True)
+    yield SmallMachine("fresh", "private, nothing allocated", Setting(), slot, private, ALL_PRIVATE)
+    yield SmallMachine("mapped", "private, a huge folio mapped", Setting(), slot, private, ALL_PRIVATE, mapped=True)
     signal: dict[str, ActorKind] = {"signal": Signal(0)}
     shared = {**vcpus, **to_private, **delete, **signal}
-    yield Machine("shared", "shared, nothing mapped", Setting(), slot, shared)
+    yield SmallMachine("shared", "shared, nothing mapped", Setting(), slot, shared)
     offset = slot._replace(pgoff=1, npages=3)
-    few: dict[str, ActorKind] = {"touch": Touch(0), "punch-tail": PunchHole(1, 2), **delete}
-    yield Machine("offset", "private, bound from page 1 of the file", Setting(), offset, few, ALL_PRIVATE)
+    few: dict[str, ActorKind] = {"touch": GuestAccess(0), "punch-tail": PunchHole(1, 2), **delete}
+    yield SmallMachine("offset", "private, bound from page 1 of the file", Setting(), offset, few, ALL_PRIVATE)
     plain = slot._replace(pgoff=NOTHING, file=False)
     # The slot moves to gfn 4, where one pre-fault waits for it.
-    moves: dict[str, ActorKind] = {"pre-fault-there": PreFault(4), **delete, "move": MoveSlot(4), **signal}
+    moves: dict[str, ActorKind] = {"pre-fault-there": PreFaultPage(4), **delete, "move": MoveSlot(4), **signal}
     default = Setting(private_mem=False)
-    yield Machine("plain", "a default VM, no file", default, plain, {**vcpus, **moves})
+    yield SmallMachine("plain", "a default VM, no file", default, plain, {**vcpus, **moves})
 
 
-MACHINES: Mapping[str, Machine] = MappingProxyType({machine.name: machine for machine in _machines()})
+MACHINES: Mapping[str, SmallMachine] = MappingProxyType({machine.name: machine for machine in _machines()})
 
 
 def scenario(name: str) -> Scenario:

@@ -14,7 +14,7 @@ from guestmem.races.check import HARMS, Violation, violations
 from guestmem.races.explore import Graph
 from guestmem.races.world import HOST, NOTHING, World
 
-__all__ = ("Row", "Schedule", "shortest_failure")
+__all__ = ("Row", "FailingSchedule", "shortest_failure")
 
 Node = tuple[int, int]  # a world and the actor that led there
 Way = list[Node]
@@ -30,7 +30,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class FailingSchedule:
     """Steps in order, and what is wrong after the last."""
 
     rows: tuple[Row, ...]
@@ -42,7 +42,7 @@ class Schedule:
         return tuple(dict.fromkeys(violation.kind for violation in self.violations))
 
 
-def shortest_failure(graph: Graph) -> Schedule | None:
+def shortest_failure(graph: Graph) -> FailingSchedule | None:
     """The shortest way to a world that is wrong, or None if every end is right and can be reached."""
     wrong = _wrong(graph)
     if not wrong:
@@ -57,7 +57,7 @@ def shortest_failure(graph: Graph) -> Schedule | None:
     for (before, _), (after, me) in pairwise(way):
         old, new = graph.worlds[before], graph.worlds[after]
         rows.append(Row(me, old.actors[me].at, _remark(old, new, me)))
-    return Schedule(tuple(rows), found)
+    return FailingSchedule(tuple(rows), found)
 
 
 def _wrong(graph: Graph) -> dict[int, tuple[Violation, ...]]:
@@ -78,7 +78,7 @@ def _with_circle(graph: Graph, way: Way) -> tuple[Way, tuple[Violation, ...]]:
     way = way[:-1] + _search(graph, circle, way[-1])
     here = way[-1][0]
     once_round = min((_search(graph, frozenset({here}), (target, me)) for me, target in graph.edges[here]), key=len)
-    text = f"after step {lost} no schedule comes to an end; the last {len(once_round)} steps go round"
+    text = f"after step {lost} no schedule ends; the last {len(once_round)} steps repeat for ever"
     return way + once_round, (Violation("retry without end", text),)
 
 

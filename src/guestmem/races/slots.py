@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from guestmem.races.memory import flush, recompute_mixed, take_mmu_lock, unlock_mmu, zap
-from guestmem.races.step import Program, Run, Step, end, go, program, step
-from guestmem.races.world import NOTHING, Setting, Slot, World
+from guestmem.races.step import AtomicStep, Program, Run, end, go, program, step
+from guestmem.races.world import NOTHING, Setting, World, WorldSlot
 
 __all__ = ("DeleteSlot", "MoveSlot")
 
@@ -105,7 +105,7 @@ class MoveSlot:
         return run
 
 
-def _invalidate_slot(id: int, setting: Setting, then: str) -> list[Step]:
+def _invalidate_slot(id: int, setting: Setting, then: str) -> list[AtomicStep]:
     """kvm_invalidate_memslot: from the lock to the flush. A default VM drops every mapping and outdates every root."""
 
     def lock_slots(world: World, me: int) -> World | None:
@@ -140,7 +140,7 @@ def _invalidate_slot(id: int, setting: Setting, then: str) -> list[Step]:
     ]
 
 
-def _synchronize(name: str, wait: str, then: str, setting: Setting) -> list[Step]:
+def _synchronize(name: str, wait: str, then: str, setting: Setting) -> list[AtomicStep]:
     """synchronize_srcu: note who is inside a read-side section, then wait until all those have left it."""
     if not setting.protocol.wait_for_readers:
         return [step(name, lambda world, me: go(world, me, then), then)]
@@ -155,7 +155,7 @@ def _synchronize(name: str, wait: str, then: str, setting: Setting) -> list[Step
     return [step(name, note_readers, wait, "", "srcu"), step(wait, wait_for_them, then, "srcu")]
 
 
-def _with_slot(world: World, id: int, change: Callable[[Slot], Slot]) -> World:
+def _with_slot(world: World, id: int, change: Callable[[WorldSlot], WorldSlot]) -> World:
     return world._replace(slots=tuple(change(slot) if slot.id == id else slot for slot in world.slots))
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from guestmem.races.world import Actor, World
 
-__all__ = ("Program", "Run", "Step", "end", "go", "program", "step")
+__all__ = ("Program", "Run", "AtomicStep", "end", "go", "program", "step")
 
 Run = Callable[[World, int], World | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AtomicStep:
     """One atomic step. then: the steps that may come next ("" ends the actor).
 
     touches and writes hold field names; two steps are independent if neither writes what the other touches. A field
@@ -39,20 +39,20 @@ class Step:
         return not (self.writes & touched or self.touches & written)
 
 
-Program = Mapping[str, Step]  # insertion order is the order of the story; the first step is where the actor starts
+Program = Mapping[str, AtomicStep]  # in the kernel's order; the actor starts at the first step
 
 
-def step(name: str, run: Run, then: str, reads: str = "", writes: str = "") -> Step:
+def step(name: str, run: Run, then: str, reads: str = "", writes: str = "") -> AtomicStep:
     """A step from words in strings. A written "+field" is only added to; the follower "end" ends the actor."""
     followers = tuple("" if word == "end" else word for word in then.split())
     added = {word for word in writes.split() if word.startswith("+")}
     whole = set(writes.split()) - added
     touches = {*reads.split(), *added, *whole, *("+" + field for field in whole)}
     written = {*whole, *("+" + field for field in whole), *(field.removeprefix("+") for field in added)}
-    return Step(name, run, frozenset(touches), frozenset(written), followers)
+    return AtomicStep(name, run, frozenset(touches), frozenset(written), followers)
 
 
-def program(*steps: Step) -> Program:
+def program(*steps: AtomicStep) -> Program:
     """The program of an actor."""
     return {one.name: one for one in steps}
 
@@ -65,7 +65,7 @@ def go(world: World, me: int, at: str, **changes: Any) -> World:
 
 
 def end(world: World, me: int, outcome: str) -> World:
-    """The actor has ended; what it knew no longer tells states apart."""
+    """The actor has ended; what it knew no longer makes states different."""
     actors = list(world.actors)
     actors[me] = Actor("", outcome)
     return world._replace(actors=tuple(actors))

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guestmem.races.fault import RETRY, Fault, leave_srcu, leave_with
+from guestmem.races.fault import RETRY, FaultSteps, leave_srcu, leave_with
 from guestmem.races.step import Program, Run, end, go, program, step
 from guestmem.races.world import NOTHING, Actor, Setting, World, actor_bit
 
-__all__ = ("PreFault", "Signal", "Touch")
+__all__ = ("PreFaultPage", "Signal", "GuestAccess")
 
 
 @dataclass(frozen=True, slots=True)
-class Touch:
+class GuestAccess:
     """A guest access to a frame under KVM_RUN, repeated until it is answered or exits to user space."""
 
     frame: int
@@ -31,7 +31,7 @@ class Touch:
         return program(
             step("access", self._access, "read-attribute end", "leaves root_generation", "+tlbs +srcu"),
             step("read-attribute", _read_attribute(self.frame, setting), "look-up-slot", "attributes"),
-            *Fault(self.frame, setting, "resume", mmio="mmio", error="memory-fault").steps(),
+            *FaultSteps(self.frame, setting, "resume", mmio="mmio", error="memory-fault").steps(),
             step("resume", _resume, "access", "", "+srcu"),
             step(RETRY, _resume, "access", "", "+srcu"),
         )
@@ -48,7 +48,7 @@ class Touch:
 
 
 @dataclass(frozen=True, slots=True)
-class PreFault:
+class PreFaultPage:
     """KVM_PRE_FAULT_MEMORY of one page: one SRCU section for the whole call, the attribute read once.
 
     Its page-table root was loaded before, at the latest when the vCPU last ran: it is of generation 0.
@@ -72,7 +72,7 @@ class PreFault:
                 "+srcu",
             ),
             step("read-attribute", _read_attribute(self.frame, setting), "look-up-slot", "attributes"),
-            *Fault(self.frame, setting, "leave", mmio="ENOENT", error="EFAULT").steps(),
+            *FaultSteps(self.frame, setting, "leave", mmio="ENOENT", error="EFAULT").steps(),
             step(RETRY, self._retry(setting), "look-up-slot end", "signals root_generation", "+srcu"),
             step("leave", lambda world, me: leave_with(world, me, "done"), "end", "", "+srcu"),
         )

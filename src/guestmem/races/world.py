@@ -19,10 +19,10 @@ __all__ = (
     "NOTHING",
     "USED_FREED",
     "Actor",
-    "Leaf",
+    "WorldLeaf",
     "Lock",
     "Setting",
-    "Slot",
+    "WorldSlot",
     "World",
     "actor_bit",
 )
@@ -53,7 +53,7 @@ class Setting:
         return page & -self.block
 
 
-class Leaf(NamedTuple):
+class WorldLeaf(NamedTuple):
     """A stage-2 or TLB entry: frames [start, start + 2**order) show pages from page on."""
 
     start: int
@@ -67,7 +67,7 @@ class Leaf(NamedTuple):
         return self.start + (1 << self.order)
 
 
-class Slot(NamedTuple):
+class WorldSlot(NamedTuple):
     """A memslot in memory. state: "valid", "invalid" (being deleted or moved), "gone" (unreachable, not yet freed)."""
 
     id: int
@@ -123,8 +123,8 @@ class World(NamedTuple):
     # the MMU
     seq: int  # mmu_invalidate_seq
     invalidation: tuple[int, int, int]  # in progress, and the hull of their ranges
-    leaves: tuple[Leaf, ...]
-    tlbs: tuple[Leaf | None, ...]  # per actor
+    leaves: tuple[WorldLeaf, ...]
+    tlbs: tuple[WorldLeaf | None, ...]  # per actor
     root_generation: int
     # locks
     mmu_lock: Lock
@@ -135,7 +135,7 @@ class World(NamedTuple):
     # memory
     attributes: int  # bits of private frames
     mixed: int  # bits of blocks whose attributes differ (hugepage_test_mixed)
-    slots: tuple[Slot, ...]
+    slots: tuple[WorldSlot, ...]
     bindings: tuple[int, ...]  # slot id per file index
     cache: tuple[tuple[int, int] | None, ...]  # page and folio order per file index
     pins: tuple[int, ...]  # pages that faults hold
@@ -144,21 +144,21 @@ class World(NamedTuple):
     signals: int  # bits of actors with a signal pending
     harm: frozenset[str]  # FREED_MAPPED, USED_FREED: seen when it happens, kept to the end
 
-    def slot_at(self, frame: int) -> Slot | None:
+    def slot_at(self, frame: int) -> WorldSlot | None:
         """The slot that a look-up finds, an invalid one included."""
         for slot in self.slots:
             if slot.base <= frame < slot.end and slot.state != "gone":
                 return slot
         return None
 
-    def slot_of(self, id: int) -> Slot | None:
+    def slot_of(self, id: int) -> WorldSlot | None:
         """The slot of this id that is in memory."""
         for slot in self.slots:
             if slot.id == id:
                 return slot
         return None
 
-    def leaf_at(self, frame: int) -> Leaf | None:
+    def leaf_at(self, frame: int) -> WorldLeaf | None:
         """The leaf that maps the frame."""
         for leaf in self.leaves:
             if leaf.start <= frame < leaf.end:

@@ -34,9 +34,9 @@ def messages(work: Callable[[], Iterable[bytes]], limit_s: float) -> Generator[b
     The child is killed and reaped when the generator ends, whatever the reason.
     """
     read_end, write_end = os.pipe()
-    pid = os.fork()
+    pid, mask = _fork_without_interrupt()
     if pid == 0:
-        _child(work, write_end, limit_s)
+        _child(work, write_end, limit_s, mask)
     os.close(write_end)
     reaped: list[int] = []
 
@@ -46,6 +46,7 @@ def messages(work: Callable[[], Iterable[bytes]], limit_s: float) -> Generator[b
         return reaped[0]
 
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield from _received(read_end, limit_s, reap)
     finally:
         os.close(read_end)
@@ -53,6 +54,17 @@ def messages(work: Callable[[], Iterable[bytes]], limit_s: float) -> Generator[b
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         reap()
+
+
+def _fork_without_interrupt() -> tuple[int, set[int]]:
+    """os.fork with SIGINT blocked in both, and the mask before: in what Python runs after a fork it must not arrive."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return os.fork(), mask
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        raise
 
 
 def _received(read_end: int, limit_s: float, reap: Callable[[], int]) -> Iterator[bytes]:
@@ -86,10 +98,10 @@ def _read(fd: int, size: int, limit_s: float) -> bytes:
     return data
 
 
-def _child(work: Callable[[], Iterable[bytes]], write_end: int, limit_s: float) -> None:
+def _child(work: Callable[[], Iterable[bytes]], write_end: int, limit_s: float, mask: set[int]) -> None:
     """Never returns."""
     try:
-        _detach(write_end)
+        _detach(write_end, mask)
         for message in work():
             signal.alarm(int(limit_s) + _GRACE_S)  # should the parent be gone
             _send(_MESSAGE, message)
@@ -101,8 +113,9 @@ def _child(work: Callable[[], Iterable[bytes]], write_end: int, limit_s: float) 
         os._exit(0)
 
 
-def _detach(write_end: int) -> None:
+def _detach(write_end: int, mask: set[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to answer
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.dup2(write_end, _OUTPUT)
     null = os.open(os.devnull, os.O_RDWR)

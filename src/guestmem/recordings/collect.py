@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from guestmem.errors import InputError
 from guestmem.recordings.difference import Difference, Pair, first_difference
 from guestmem.recordings.play import Place
 from guestmem.recordings.reader import RecordingError, read_sequences
@@ -50,7 +51,7 @@ def collect(paths: Iterable[Path], a: Place, b: Place, on_sequence: Callable[[],
         for sequence in read_sequences(path):
             try:
                 collected.add(compare_places(sequence.begin, sequence.operations, a, b))
-            except ValueError as error:
+            except InputError as error:
                 raise RecordingError(str(path), sequence.line, str(error)) from error
             on_sequence()
     return collected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from guestmem.errors import InputError
 from guestmem.model.checks import Observation, observing
 from guestmem.model.profiles import PROFILES, Profile
 from guestmem.recordings import vocabulary as v
@@ -43,7 +44,7 @@ def _explain_under(profile: Profile, sequence: Sequence, position: int) -> list[
     operation = sequence.operations[position]
     try:
         process = process_for(sequence.begin, profile)
-    except ValueError as error:
+    except InputError as error:
         raise RecordingError(sequence.path, sequence.line, str(error)) from error
     with process:
         runner = Runner(process)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from guestmem.backend import Backend
+from guestmem.errors import InputError
 from guestmem.model.profiles import profile_named
 from guestmem.recordings import vocabulary as v
 from guestmem.recordings.play import Place
@@ -38,7 +39,7 @@ def place_named(name: str, profile: str | None = None, machine: Machine | None =
         return _kvm()
     if name == "lab":
         return _lab()
-    raise ValueError(f"no backend {name!r}; there are {', '.join(PLACES)}, and model:PROFILE")
+    raise InputError(f"no backend {name!r}; there are {', '.join(PLACES)}, and model:PROFILE")
 
 
 def pair_named(names: Sequence[str], profile: str | None = None) -> tuple[Place, Place]:
@@ -47,12 +48,12 @@ def pair_named(names: Sequence[str], profile: str | None = None) -> tuple[Place,
     ValueError if there are not two, or if nothing says which kernel the model is; BackendUnavailable.
     """
     if len(names) != 2:
-        raise ValueError(f"two backends are compared, not {len(names)}: --on model --on kvm")
+        raise InputError(f"two backends are compared, not {len(names)}: --on model --on kvm")
     real = {name: place_named(name) for name in names if not name.startswith("model")}
     for place in real.values():
         profile = profile or place.profile(v.Begin(seq="")) or None
         if profile is None:
-            raise ValueError(f"no profile is of {place.title(v.Begin(seq=''))}; name the nearest with --profile")
+            raise InputError(f"no profile is of {place.title(v.Begin(seq=''))}; name the nearest with --profile")
         machine = _machine_of(place, profile)
         return _first_of(real, names[0], profile, machine), _first_of(real, names[1], profile, machine)
     return place_named(names[0], profile), place_named(names[1], profile)

@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 
+from guestmem.errors import InputError
 from guestmem.recordings.vocabulary import Begin, HostAddress, HostWrite, Line, Operation, RecordedTouch, RunTouch
 from guestmem.units import U64
 
@@ -25,7 +26,7 @@ MAX_LINE_BYTES = 1 << 20
 _MAX_SHOWN = 160
 
 
-class RecordingError(ValueError):
+class RecordingError(InputError):
     """A recording cannot be read; the message names file and line."""
 
     def __init__(self, path: str, line: int, problem: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from guestmem.errors import InputError
 from guestmem.recordings import vocabulary as v
 from guestmem.recordings.compare import Verdict, compare
 from guestmem.recordings.difference import ended
@@ -71,7 +72,7 @@ def run_recording(
             observed = list(_run_sequence(path, sequence, place, report))
         except RecordingError:
             raise
-        except ValueError as error:  # a machine that cannot be
+        except InputError as error:  # a machine that cannot be
             raise RecordingError(str(path), sequence.line, str(error)) from error
         if profile not in report.profiles:
             report.profiles.append(profile)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guestmem.backend import Backend, Boot, Exit, Host, Statistics, Touch
-from guestmem.errors import HostSignal, KvmError, NotVisible, errno_name
+from guestmem.errors import HostSignal, InputError, KvmError, NotVisible, errno_name
 from guestmem.recordings import vocabulary as v
 from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import MIB
@@ -31,7 +31,7 @@ _BOOT_SIZE = 64 * 1024
 _PAGE = 4096
 
 
-class UnknownHandle(ValueError):
+class UnknownHandle(InputError):
     """An operation names a handle, buffer or mapping that nothing made."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from guestmem.errors import InputError
 from guestmem.geometry import geometry_named
 from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Machine, Profile, profile_named
@@ -19,7 +20,7 @@ def profile_for(begin: Begin, override: str | None = None) -> Profile:
     if override is not None:
         return profile_named(override)
     if not begin.profile:
-        raise ValueError(f"sequence {begin.seq!r} names no profile; pass --profile with one of {', '.join(PROFILES)}")
+        raise InputError(f"sequence {begin.seq!r} names no profile; pass --profile with one of {', '.join(PROFILES)}")
     recorded = {name.removeprefix("v").replace(".", ""): name for name in PROFILES}
     return profile_named(recorded.get(begin.profile, begin.profile))
 

@@ -13,6 +13,7 @@ or (``as posted``) would have lost more. Each mail is found on lore.kernel.org b
 
 from __future__ import annotations
 
+from guestmem.errors import InputError
 from guestmem.rules.guest_memfd import (
     BothMultiples,
     Congruent,
@@ -86,4 +87,4 @@ def rule_named(name: str) -> Rule:
     for rule in RULES:
         if rule.name == name:
             return rule
-    raise ValueError(f"no rule {name!r}; there are {', '.join(rule.name for rule in RULES)}")
+    raise InputError(f"no rule {name!r}; there are {', '.join(rule.name for rule in RULES)}")

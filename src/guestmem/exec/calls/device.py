@@ -15,7 +15,7 @@ from guestmem.exec.listener import Call
 from guestmem.exec.vcpu import cpuid
 from guestmem.exec.vcpu.run import RUN_SIZE
 from guestmem.exec.vcpu.state import CPUID_ENTRY
-from guestmem.model.vcpu import MAX_VCPU_IDS
+from guestmem.model.create import MAX_VCPU_IDS
 
 if TYPE_CHECKING:
     from guestmem.exec.supervisor import Supervisor

@@ -12,7 +12,7 @@ from guestmem.exec.calls.arguments import signed32, signed64
 from guestmem.exec.emulated import CONTINUE, FileObject, Result, StatisticsObject
 from guestmem.exec.listener import Call
 from guestmem.exec.windows import punch
-from guestmem.model.gmem import GuestMemfd
+from guestmem.model.vm import GuestMemfd
 from guestmem.uapi import MAP_ANONYMOUS, MAP_FIXED, MAP_SHARED, PROT_READ, PROT_WRITE
 
 if TYPE_CHECKING:

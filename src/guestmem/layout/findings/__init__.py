@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from guestmem.layout.coverage import Coverage, Lost
+from guestmem.layout.coverage import Coverage
 from guestmem.layout.findings.addresses import find_address_findings
 from guestmem.layout.findings.files import find_file_findings
 from guestmem.layout.findings.memory import find_memory_findings
 from guestmem.layout.findings.shape import find_shape_findings
 from guestmem.layout.findings.value import IDS, SEVERITIES, Finding
-from guestmem.layout.reasons import Reason
-from guestmem.layout.refusal import refusals
+from guestmem.layout.refusal import is_by_rule
 from guestmem.layout.regions import Regions, name_of
 
 __all__ = ("IDS", "SEVERITIES", "Finding", "find_findings")
@@ -36,17 +35,14 @@ def find_findings(coverage: Coverage) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def _by_rule(coverage: Coverage) -> set[int]:
-    """The slots whose binding the rule refuses."""
-    at_base = (Lost(coverage.host.sizes[0], Reason.RULE, item.slot.size) for item in coverage.slots)
-    return {index for index, (item, lost) in enumerate(zip(coverage.slots, at_base, strict=True)) if lost in item.lost}
-
-
 def _refused(coverage: Coverage) -> Iterator[Finding]:
-    layout, geometry = coverage.layout, coverage.host.geometry
-    for index, why in refusals(layout, geometry.base_page_size, _by_rule(coverage)).items():
-        slot = layout.slots[index]
-        message = f"{name_of(slot)} at GPA {slot.gpa:#x}: KVM refuses the slot with {why}"
+    for index, why in coverage.refused.items():
+        if is_by_rule(why):
+            continue
+        slot = coverage.layout.slots[index]
+        message = (
+            f"{name_of(slot)} at GPA {slot.gpa:#x}: KVM refuses the slot with {why.name} [{why.check}]: {why.reason}"
+        )
         remedy = "set the slot as the check wants it: nothing of it is mapped now"
-        lost = tuple((size, slot.size) for size in geometry.page_sizes)
+        lost = tuple((size, slot.size) for size in coverage.host.sizes)
         yield Finding("refused", "error", message, remedy, (index,), lost)

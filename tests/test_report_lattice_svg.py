@@ -1,4 +1,4 @@
-"""The lattice as a picture: every rule is in it once, and what implies stands below what it implies."""
+"""The lattice as a picture: every rule is in it once, below the rules that it implies."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("z3", reason="guestmem prove is not installed: pip install 'guestmem[proofs]'")
 
 from guestmem.proofs.lattice import Lattice, draw
-from guestmem.proofs.picture import svg
 from guestmem.proofs.verdict import Holds, Refuted
+from guestmem.report.lattice_svg import svg
 
 LATTICE = Lattice((("a",), ("b", "same as b"), ("c <&>",)), ((0, 1), (1, 2)), ())
 TEXT = "{http://www.w3.org/2000/svg}text"
@@ -25,7 +25,7 @@ def test_every_rule_is_in_it_and_names_are_escaped() -> None:
     assert set(heights(svg(LATTICE, "title"))) == {"a", "b", "same as b", "c <&>"}
 
 
-def test_stricter_rules_stand_below_looser_ones() -> None:
+def test_stricter_rules_are_drawn_below_looser_ones() -> None:
     y = heights(svg(LATTICE, "title"))
 
     assert y["a"] > y["b"] > y["c <&>"]

@@ -1,7 +1,7 @@
 """A lattice as an SVG picture: strictest rules at the bottom, an arrow from each to the next looser ones.
 
-A node stands one row below the lowest node above it, so that arrows pass no other row unless they must. Text, so that
-the same lattice is always the same file.
+A node is one row below the lowest node above it, so that arrows cross another row only where they must. The same
+lattice always gives the same text.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""What is claimed of the rules: a property of each of them, or a statement about slots that names none.
+
+``ask`` states a claim for all values; ``explain`` plays a counterexample back on plain Python code and says in one
+sentence what goes wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from guestmem.rules import RULES, Rule
+
+if TYPE_CHECKING:
+    from guestmem.proofs.example import Example
+    from guestmem.proofs.situation import Situation
+    from guestmem.proofs.solver import Question
+
+__all__ = ("ASKED", "NoRule", "Property", "Statement")
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One column of the table. assumes are its assumptions in words."""
+
+    name: str
+    statement: str
+    assumes: tuple[str, ...]
+    ask: Callable[[Situation, Rule], Question]
+    explain: Callable[[Example, Rule], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A row of the second table, about slots and bindings and not about one rule."""
+
+    name: str
+    statement: str
+    assumes: tuple[str, ...]
+    ask: Callable[[Situation], Question]
+    explain: Callable[[Example], str]
+
+
+class NoRule(Rule):
+    """No rule at all, which is what the discussion started from: every slot is accepted, nothing limits a mapping."""
+
+    __slots__ = ()
+    name = "none"
+    author = ""
+    date = ""
+    message_id = ""
+    statement = "every offset is accepted and every folio is mapped whole"
+    fate = "the state of things that the discussion started from"
+
+
+ASKED: tuple[Rule, ...] = (NoRule(), *RULES)
+"""The rows of the table."""

@@ -1,0 +1,33 @@
+"""``guestmem lab status``, as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from guestmem.lab import Status
+from guestmem.report.json_text import json_text
+
+__all__ = ("lab_json", "lab_lines")
+
+
+def lab_json(found: Status) -> str:
+    """One object: the fields of Status, and whether a lab can be booted."""
+    return json_text({"ready": found.is_ready, **msgspec.to_builtins(found)})
+
+
+def lab_lines(found: Status) -> Iterator[str]:
+    """QEMU, the cache, each kernel with what is to be done about it, and whether a lab can be booted."""
+    yield f"QEMU      {found.qemu or 'none; on Debian: apt install qemu-system-x86'}"
+    yield f"cache     {found.directory}, {found.size / 1e6:.0f} MB"
+    for kernel in found.kernels:
+        outdated = "" if kernel.key in found.usable else "; of another configuration: guestmem lab build"
+        yield f"kernel    {kernel.spec}: {kernel.release}, {kernel.compiler}, {kernel.seconds:.0f} s{outdated}"
+    if not found.kernels:
+        yield "kernel    none: guestmem lab build"
+    for key in found.unfinished:
+        yield f"kernel    {key} is not finished: guestmem lab build goes on"
+    if found.missing_tools:
+        yield f"to build  apt install {' '.join(found.missing_tools)}"
+    yield f"ready     {'yes' if found.is_ready else 'no'}"

@@ -1,0 +1,142 @@
+"""A counterexample as something one can run: a layout for ``guestmem check``, a recording for ``guestmem run``.
+
+The recording sets the slot under profile next with the rule that was asked about, and touches the page; outcomes are
+left out, so that running it shows them. Counterexamples of the signed arithmetic are a recording for profile v6.18.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from guestmem.geometry import GEOMETRIES, Geometry
+from guestmem.proofs.answers import Answer
+from guestmem.proofs.claims import NoRule
+from guestmem.proofs.example import Example
+from guestmem.proofs.verdict import Refuted
+from guestmem.uapi import (
+    GUEST_MEMFD_FLAG_HUGE_PAGES,
+    GUEST_MEMFD_FLAG_SHMEM,
+    GUEST_MEMFD_HUGE_SHIFT,
+    KVM_MEM_GUEST_MEMFD,
+    KVM_MEMORY_ATTRIBUTE_PRIVATE,
+    KVM_X86_DEFAULT_VM,
+    KVM_X86_SW_PROTECTED_VM,
+)
+
+__all__ = ("layout", "recording", "write_counterexamples")
+
+
+def write_counterexamples(directory: Path, geometry: Geometry, answers: Iterable[Answer]) -> None:
+    """Write NAME.toml and NAME.jsonl into the directory for each counterexample; makes the directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for each in answers:
+        if text := layout(geometry, each):
+            (directory / f"{_name(each)}.toml").write_text(f"# {each.explanation}.\n{text}")
+            (directory / f"{_name(each)}.jsonl").write_text(recording(geometry, each))
+
+
+def layout(geometry: Geometry, answer: Answer) -> str:
+    """TOML, guestmem's own format; "" for an answer without a slot that refutes it."""
+    example = _example(geometry, answer)
+    if example is None:
+        return ""
+    return f"""format = "guestmem-layout/1"
+name = "{_name(answer)}"
+
+[[files]]
+name = "ram"
+size = "{example.file_size:#x}"
+page_size = "{example.page:#x}"
+
+[[slots]]
+gpa = "{example.gpa:#x}"
+size = "{example.size:#x}"
+file = "ram"
+offset = "{example.offset:#x}"
+"""
+
+
+def recording(geometry: Geometry, answer: Answer) -> str:
+    """JSON Lines, one sequence; "" for an answer without a slot that refutes it."""
+    example = _example(geometry, answer)
+    if example is None:
+        return ""
+    name = _name(answer)
+    if name.startswith("signed-"):
+        return _lines(name, "v6.18", _signed(example))
+    # The model has no rule "none"; slot-metadata accepts every slot too.
+    rule = "slot-metadata" if answer.rule == NoRule.name else answer.rule
+    place = geometry.name if geometry.name in GEOMETRIES else ""
+    return _lines(name, "next", _operations(example), rule=rule, geometry=place, gpa_bits=52)
+
+
+def _example(geometry: Geometry, answer: Answer) -> Example | None:
+    # An implication that does not hold is how the lattice looks, not something to try.
+    if answer.kind == "implies" or not isinstance(answer.verdict, Refuted):
+        return None
+    return Example(geometry, answer.verdict.values)
+
+
+def _name(answer: Answer) -> str:
+    return f"{answer.subject}-{answer.rule}" if answer.rule else answer.subject
+
+
+def _signed(example: Example) -> Iterator[dict[str, Any]]:
+    yield {"op": "create_vm", "type": KVM_X86_DEFAULT_VM, "out": "vm0"}
+    yield {"op": "create_guest_memfd", "vm": "vm0", "size": example.file_size, "flags": 0, "out": "gm0"}
+    yield _slot(example)
+
+
+def _operations(example: Example) -> Iterator[dict[str, Any]]:
+    gpa = example.gpa + example.into
+    yield {"op": "create_vm", "type": KVM_X86_SW_PROTECTED_VM, "out": "vm0"}
+    yield {"op": "create_guest_memfd", "vm": "vm0", "size": example.file_size, "flags": _flags(example), "out": "gm0"}
+    changes = _backing_changes(example)
+    if changes:
+        yield {"op": "set_huge_page_size", "fd": "gm0", "page_size": example.backing}
+    yield _slot(example)
+    yield {
+        "op": "set_memory_attributes",
+        "vm": "vm0",
+        "address": example.gpa,
+        "size": example.size,
+        "attributes": KVM_MEMORY_ATTRIBUTE_PRIVATE,
+        "flags": 0,
+    }
+    if changes:
+        yield {"op": "set_huge_page_size", "fd": "gm0", "page_size": example.folio_size}
+    yield {"op": "create_vcpu", "vm": "vm0", "id": 0, "out": "vcpu0"}
+    touch = {"gpa": gpa, "rw": "r", "size": 8}
+    yield {"op": "run_touch", "vm": "vm0", "vcpu": "vcpu0", "boot_gpa": 0, "touches": [touch]}
+
+
+def _slot(example: Example) -> dict[str, Any]:
+    return {
+        "op": "set_user_memory_region2",
+        "vm": "vm0",
+        "slot": 0,
+        "flags": KVM_MEM_GUEST_MEMFD,
+        "gpa": example.gpa,
+        "size": example.size,
+        "userspace_addr": {"abs": 0},
+        "guest_memfd": "gm0",
+        "guest_memfd_offset": example.offset,
+    }
+
+
+def _flags(example: Example) -> int:
+    page = GUEST_MEMFD_FLAG_HUGE_PAGES | (example.page.bit_length() - 1) << GUEST_MEMFD_HUGE_SHIFT
+    return page | (GUEST_MEMFD_FLAG_SHMEM if _backing_changes(example) else 0)
+
+
+def _backing_changes(example: Example) -> bool:
+    return example.backing != example.page or example.folio_size != example.page
+
+
+def _lines(name: str, profile: str, operations: Iterator[dict[str, Any]], **begin: Any) -> str:
+    lines = [{"op": "begin", "seq": name, "i": -1, "profile": profile, **{k: v for k, v in begin.items() if v}}]
+    lines += [{**operation, "seq": name, "i": i} for i, operation in enumerate(operations)]
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
