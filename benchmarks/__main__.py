@@ -12,8 +12,8 @@ import guestmem
 from benchmarks import layouts, sequences
 from benchmarks.kernel import Unavailable, kernel_slot
 from benchmarks.measure import median_us, say
-from guestmem.recordings.places import place_named
-from guestmem.recordings.report import run_recording
+from guestmem.recordings.run import run_recording
+from guestmem.targets import target_named
 from guestmem.units import GIB, MIB, TIB
 
 PRIVATE = guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE
@@ -112,7 +112,7 @@ def recordings() -> None:
     operations, begin = 0, time.perf_counter()
     for _ in range(5):
         for path in sorted(RECORDINGS.glob("*.gz")):
-            report = run_recording(path, place_named("model"))
+            report = run_recording(path, target_named("model"))
             operations += report.operations
     rate = operations / (time.perf_counter() - begin)
     say("running recordings", f"{rate:,.0f} op/s")

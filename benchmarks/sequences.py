@@ -10,9 +10,10 @@ from guestmem.errors import BackendUnavailable
 from guestmem.fuzz.campaign import open_campaign
 from guestmem.fuzz.generator import sequence
 from guestmem.fuzz.state import Scope
-from guestmem.recordings.places import pair_named, place_named
-from guestmem.recordings.play import Place
-from guestmem.recordings.vocabulary import Begin, Operation
+from guestmem.recordings.operation import Operation
+from guestmem.recordings.target import Target
+from guestmem.recordings.vocabulary import Begin
+from guestmem.targets import pair_named, target_named
 
 __all__ = ("random_sequences",)
 
@@ -32,7 +33,7 @@ def random_sequences() -> None:
     try:
         model, kvm = pair_named(["model", "kvm"])
     except (BackendUnavailable, ValueError) as reason:
-        model, scope = place_named("model:v6.18"), Scope(creation_flags=((0, 3),))
+        model, scope = target_named("model:v6.18"), Scope(creation_flags=((0, 3),))
         say("random sequences on the model", _figure(_rate(model, scope)), f"kernel skipped: {reason}")
         return
     scope = open_campaign(model, kvm).scope
@@ -50,7 +51,7 @@ def _figure(rate: Rate) -> str:
     return f"{rate.sequences:,.0f} seq/s"
 
 
-def _rate(place: Place, scope: Scope) -> Rate:
+def _rate(place: Target, scope: Scope) -> Rate:
     """Every sequence in a fresh process of the place; making them up is not measured."""
     chosen: list[list[Operation]] = [sequence(seed, scope) for seed in range(COUNT)]
     begin = time.perf_counter()

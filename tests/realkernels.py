@@ -10,13 +10,15 @@ import pytest
 
 import guestmem
 from guestmem.backend import Backend
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.calls import Fallocate, Madvise
+from guestmem.recordings.ioctls import PreFault, SetMemoryAttributes, SetUserMemoryRegion
 from guestmem.recordings.limits import Limits
-from guestmem.recordings.probe import profile_of_release
+from guestmem.recordings.operation import HostAddress, Operation
+from guestmem.targets import profile_of_release
 
 __all__ = ("hold", "profile_of_kvm", "profile_of_lab")
 
-_ANYWHERE = v.HostAddress(abs=0)
+_ANYWHERE = HostAddress(abs=0)
 
 
 def profile_of_kvm() -> tuple[str, str]:
@@ -48,11 +50,11 @@ def hold(backend: Backend) -> Backend:
     """The backend, which is not asked for what would cost its host too much: the test skips and says why."""
     limits = Limits()
 
-    def held(name: str, operation: Callable[..., v.Operation]) -> None:
+    def held(name: str, operation: Callable[..., Operation]) -> None:
         asked = getattr(backend, name)
 
         def ask(*arguments: Any, **more: Any) -> Any:
-            refused = limits.refuses(operation(*arguments))
+            refused = operation(*arguments).limit(limits)
             if refused is not None:
                 pytest.skip(f"not asked of a real kernel: {refused}")
             return asked(*arguments, **more)
@@ -68,21 +70,21 @@ def hold(backend: Backend) -> Backend:
     return backend
 
 
-def _region(fd: int, slot: int, flags: int, gpa: int, size: int, *more: Any) -> v.Operation:
-    return v.SetUserMemoryRegion(seq="", i=0, vm="", slot=0, flags=0, gpa=gpa, size=size, userspace_addr=_ANYWHERE)
+def _region(fd: int, slot: int, flags: int, gpa: int, size: int, *more: Any) -> Operation:
+    return SetUserMemoryRegion(seq="", i=0, vm="", slot=0, flags=0, gpa=gpa, size=size, userspace_addr=_ANYWHERE)
 
 
-def _attributes(fd: int, address: int, size: int, attributes: int, flags: int) -> v.Operation:
-    return v.SetMemoryAttributes(seq="", i=0, vm="", address=address, size=size, attributes=attributes, flags=flags)
+def _attributes(fd: int, address: int, size: int, attributes: int, flags: int) -> Operation:
+    return SetMemoryAttributes(seq="", i=0, vm="", address=address, size=size, attributes=attributes, flags=flags)
 
 
-def _fallocate(fd: int, mode: int, offset: int, len: int) -> v.Operation:
-    return v.Fallocate(seq="", i=0, fd="", mode=mode, offset=offset, len=len)
+def _fallocate(fd: int, mode: int, offset: int, len: int) -> Operation:
+    return Fallocate(seq="", i=0, fd="", mode=mode, offset=offset, len=len)
 
 
-def _pre_fault(fd: int, gpa: int, size: int, flags: int) -> v.Operation:
-    return v.PreFault(seq="", i=0, vcpu="", gpa=gpa, size=size, flags=flags)
+def _pre_fault(fd: int, gpa: int, size: int, flags: int) -> Operation:
+    return PreFault(seq="", i=0, vcpu="", gpa=gpa, size=size, flags=flags)
 
 
-def _madvise(addr: int, length: int, advice: int) -> v.Operation:
-    return v.Madvise(seq="", i=0, map="", advice=advice, length=length)
+def _madvise(addr: int, length: int, advice: int) -> Operation:
+    return Madvise(seq="", i=0, map="", advice=advice, length=length)

@@ -6,6 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from guestmem.recordings.operation import Operation, unrun
+from guestmem.recordings.outcome import Answered
+
 Json = dict[str, Any]
 SAMPLES = sorted((Path(__file__).parent.parent / "examples" / "recordings").glob("*.jsonl.gz"))
 
@@ -56,3 +61,16 @@ def write(path: Path, *lines: Json) -> Path:
     """Write a recording."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def answered(
+    operation: Operation,
+    result: Any = None,
+    errno: str | None = None,
+    check: str = "",
+    reason: str = "",
+    **more: Any,
+) -> Answered[Any]:
+    """The outcome of an operation that a kernel answered so."""
+    answer = msgspec.structs.replace(unrun(operation), result=result, errno=errno, **more)
+    return Answered(answer, check, reason)

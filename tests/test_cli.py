@@ -67,7 +67,7 @@ def test_a_difference_is_exit_1_and_shown_as_a_trace_with_the_check_that_decided
     assert trace[2].split() == ["recorded", "errno=EEXIST"]
     assert trace[3].split() == ["model", "errno=EINVAL"]
     assert trace[4].split()[:2] == ["decided", "[vm-type-offered]"]
-    assert trace[-1] == "1 of 2 operations agree, 0 known divergences, 1 differences"
+    assert trace[-1] == "1 of 2 operations agree, 0 known divergences, 1 difference"
 
 
 def test_one_bad_file_among_good_ones_is_exit_1(guestmem: Guestmem, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_known_divergences_are_named_and_exit_0(guestmem: Guestmem, tmp_path: Pa
 
     assert ended.code == 0
     assert ended.out.splitlines()[-1] == (
-        "0 of 1 operations agree, 1 known divergences (other-capabilities 1), 0 differences"
+        "0 of 1 operations agree, 1 known divergence (other-capabilities 1), 0 differences"
     )
 
 
@@ -89,7 +89,7 @@ def test_a_recording_without_outcomes_is_simply_run(guestmem: Guestmem, tmp_path
     ended = guestmem("run", write(tmp_path / "r.jsonl", begin(), line("create_vm", 0, type=1, out="vm0")))
 
     assert ended.code == 0
-    assert ended.out.splitlines()[-1] == "1 operations were run; none had a recorded outcome to compare with"
+    assert ended.out.splitlines()[-1] == "1 operation was run; none had a recorded outcome to compare with"
 
 
 def test_operations_are_counted_by_name_and_by_how_they_ended(guestmem: Guestmem, tmp_path: Path) -> None:

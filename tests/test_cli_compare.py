@@ -14,12 +14,13 @@ import pytest
 from program import Guestmem
 from recordings import Json, begin, gmem, line, vm, write
 
+from guestmem import targets
 from guestmem.errors import BackendUnavailable
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12
-from guestmem.recordings import places, vocabulary
-from guestmem.recordings.play import Place
+from guestmem.recordings.calls import Fallocate
 from guestmem.recordings.reader import read_sequences
+from guestmem.recordings.target import Target
 
 FINDINGS = sorted((Path(__file__).parent.parent / "examples" / "findings").glob("*.jsonl"))
 
@@ -54,9 +55,9 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Process]], None]:
     """Compare the model of 6.12 with another kind of process, whatever --on says."""
 
     def pair_with(kind: type[Process]) -> None:
-        model = places.place_named("model:v6.12")
+        model = targets.target_named("model:v6.12")
         other = replace(model, name="other", open=lambda begin: kind(V6_12), real=True, isolate=True)
-        monkeypatch.setattr(places, "pair_named", lambda on, profile: (model, other))
+        monkeypatch.setattr(targets, "pair_named", lambda on, profile: (model, other))
 
     return pair_with
 
@@ -88,10 +89,10 @@ def test_a_recording_that_cannot_be_written_is_one_line(guestmem_command: Guestm
 def test_without_the_kernel_that_was_asked_for_it_ends_with_4(
     command: tuple[str, ...], guestmem_command: Guestmem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> Place:
+    def missing() -> Target:
         raise BackendUnavailable("there is no /dev/kvm: load kvm_intel or kvm_amd")
 
-    monkeypatch.setattr(places, "_kvm", missing)
+    monkeypatch.setattr(targets, "_kvm", missing)
 
     ended = guestmem_command(*command, "--on", "kvm", write(tmp_path / "r.jsonl", *OVERLAP))
 
@@ -103,7 +104,7 @@ def test_without_the_kernel_that_was_asked_for_it_ends_with_4(
 @pytest.mark.parametrize("path", FINDINGS, ids=lambda path: path.stem)
 def test_what_the_kernels_were_found_to_do_the_model_does(path: Path, guestmem_command: Guestmem) -> None:
     """Recordings of 6.12 and 6.18: docs/findings.md. What depends on the host's page tables is a listed divergence."""
-    known = "1 known divergences (shadow-prefetch 1)" if path.stem == "shadow-prefetch" else "0 known divergences"
+    known = "1 known divergence (shadow-prefetch 1)" if path.stem == "shadow-prefetch" else "0 known divergences"
 
     ended = guestmem_command("run", path)
 
@@ -147,7 +148,7 @@ def test_a_backend_agrees_with_itself(guestmem_command: Guestmem, tmp_path: Path
     )
 
     assert ended.code == 0
-    assert "4 operations of 1 sequences compared, 0 known divergences, 0 sequences differ by 0 causes" in ended.out
+    assert "4 operations of 1 sequence compared, 0 known divergences, 0 sequences differ, 0 causes" in ended.out
 
 
 def test_json_has_the_causes_and_their_recordings(guestmem_command: Guestmem, tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_a_bug_is_found_and_shrunk_to_a_recording_that_shows_it(
     written = {path: next(iter(read_sequences(path))) for path in sorted(tmp_path.iterdir())}
     assert min(len(sequence.operations) for sequence in written.values()) <= 5
     for path, sequence in written.items():
-        assert any(isinstance(each, vocabulary.Fallocate) and each.mode == 3 for each in sequence.operations), (
+        assert any(isinstance(each, Fallocate) and each.mode == 3 for each in sequence.operations), (
             "nothing else is wrong with it"
         )
         assert guestmem_command("diff", path, "--on", "a", "--on", "b").code == 1
@@ -219,7 +220,7 @@ def test_a_kernel_that_takes_the_process_with_it_is_a_difference_that_says_so(
     assert written
     for path in written:
         [sequence] = read_sequences(path)
-        assert isinstance(sequence.operations[-1], vocabulary.Fallocate)
+        assert isinstance(sequence.operations[-1], Fallocate)
 
 
 def test_seeds_go_on_where_the_last_run_ended(

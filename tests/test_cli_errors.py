@@ -11,8 +11,8 @@ from program import Guestmem
 
 from guestmem.errors import InputError
 from guestmem.layout.error import LayoutError
+from guestmem.recordings.handles import UnknownHandle
 from guestmem.recordings.reader import RecordingError
-from guestmem.recordings.runner import UnknownHandle
 
 ROOT = Path(__file__).parent.parent
 LAYOUT = ROOT / "examples/layouts/qemu100-q35-10G-memfd.txt"

@@ -7,32 +7,35 @@ from pathlib import Path
 import pytest
 
 from guestmem.model.capabilities import CAPABILITIES
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.calls import Close, Fallocate, HostRead, Madvise, Mmap
 from guestmem.recordings.divergences import DIVERGENCES, History, divergence_of
+from guestmem.recordings.ioctls import CheckExtension, CreateVm, PreFault, RecordedExit, RunTouch, SetMemoryAttributes
+from guestmem.recordings.operation import Operation
+from guestmem.recordings.vocabulary import Begin
 
-STALE = v.RecordedExit("memory_fault", errno="EFAULT", anomaly="stale_mmio")
-PLAIN = v.RecordedExit("memory_fault", errno="EFAULT", flags=0)
+STALE = RecordedExit("memory_fault", errno="EFAULT", anomaly="stale_mmio")
+PLAIN = RecordedExit("memory_fault", errno="EFAULT", flags=0)
 
 
-def name_of(operation: v.Operation, exits: list[v.RecordedExit] | None = None) -> str | None:
+def name_of(operation: Operation, exits: list[RecordedExit] | None = None) -> str | None:
     divergence = divergence_of(operation, exits)
     return None if divergence is None else divergence.name
 
 
-def run_touch() -> v.RunTouch:
-    return v.RunTouch(seq="s", i=0, vm="vm0", vcpu="cpu0", boot_gpa=0, touches=[])
+def run_touch() -> RunTouch:
+    return RunTouch(seq="s", i=0, vm="vm0", vcpu="cpu0", boot_gpa=0, touches=[])
 
 
-def pre_fault(*, livelock: bool) -> v.PreFault:
-    return v.PreFault(seq="s", i=0, vcpu="cpu0", gpa=0, size=4096, flags=0, livelock=livelock)
+def pre_fault(*, livelock: bool) -> PreFault:
+    return PreFault(seq="s", i=0, vcpu="cpu0", gpa=0, size=4096, flags=0, livelock=livelock)
 
 
-def capability(number: int) -> v.CheckExtension:
-    return v.CheckExtension(seq="s", i=0, on="kvm", cap=number)
+def capability(number: int) -> CheckExtension:
+    return CheckExtension(seq="s", i=0, on="kvm", cap=number)
 
 
-def advice(number: int) -> v.Madvise:
-    return v.Madvise(seq="s", i=0, map="map0", advice=number)
+def advice(number: int) -> Madvise:
+    return Madvise(seq="s", i=0, map="map0", advice=number)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,7 @@ def advice(number: int) -> v.Madvise:
     ],
 )
 def test_a_marked_or_foreign_outcome_is_recognised(
-    operation: v.Operation, exits: list[v.RecordedExit] | None, name: str
+    operation: Operation, exits: list[RecordedExit] | None, name: str
 ) -> None:
     assert name_of(operation, exits) == name
 
@@ -60,20 +63,20 @@ def test_a_marked_or_foreign_outcome_is_recognised(
         (run_touch(), [PLAIN]),
         (run_touch(), []),
         (run_touch(), None),
-        (run_touch(), [v.RecordedExit("memory_fault", anomaly="something else")]),
+        (run_touch(), [RecordedExit("memory_fault", anomaly="something else")]),
         (pre_fault(livelock=False), None),
         (advice(4), None),
         (advice(101), None),
         (advice(104), None),
         *((capability(number), None) for number in CAPABILITIES),
-        (v.CreateVm(seq="s", i=0, type=1, out="vm0"), None),
-        (v.Fallocate(seq="s", i=0, fd="gm0", mode=1, offset=0, len=4096), None),
-        (v.SetMemoryAttributes(seq="s", i=0, vm="vm0", address=0, size=4096, attributes=8, flags=0), None),
-        (v.HostRead(seq="s", i=0, buf="A", off=0, size=8), None),
-        (v.Close(seq="s", i=0, fd="vm0"), None),
+        (CreateVm(seq="s", i=0, type=1, out="vm0"), None),
+        (Fallocate(seq="s", i=0, fd="gm0", mode=1, offset=0, len=4096), None),
+        (SetMemoryAttributes(seq="s", i=0, vm="vm0", address=0, size=4096, attributes=8, flags=0), None),
+        (HostRead(seq="s", i=0, buf="A", off=0, size=8), None),
+        (Close(seq="s", i=0, fd="vm0"), None),
     ],
 )
-def test_nothing_else_is(operation: v.Operation, exits: list[v.RecordedExit] | None) -> None:
+def test_nothing_else_is(operation: Operation, exits: list[RecordedExit] | None) -> None:
     assert name_of(operation, exits) is None
 
 
@@ -92,9 +95,9 @@ def test_nothing_else_is(operation: v.Operation, exits: list[v.RecordedExit] | N
     ],
 )
 def test_only_anonymous_memory_may_differ_under_advice(flags: int, length: int, number: int, name: str | None) -> None:
-    mapped = v.Mmap(seq="s", i=0, fd=0, length=length, prot=3, flags=flags, offset=0, out="map0")
-    other = v.Mmap(seq="s", i=1, fd=0, length=0x400000, prot=3, flags=0x22, offset=0, out="map1")
-    before = History(v.Begin(seq="s", i=-1, profile="612"), [mapped, other])
+    mapped = Mmap(seq="s", i=0, fd=0, length=length, prot=3, flags=flags, offset=0, out="map0")
+    other = Mmap(seq="s", i=1, fd=0, length=0x400000, prot=3, flags=0x22, offset=0, out="map1")
+    before = History(Begin(seq="s", i=-1, profile="612"), [mapped, other])
     divergence = divergence_of(advice(number), None, before)
 
     assert (None if divergence is None else divergence.name) == name

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from recordings import Json, begin, gmem, line, touches, vcpu, vm, write
 
+from guestmem.explain import Explanation, explain_operation
 from guestmem.model.profiles import PROFILES
-from guestmem.recordings.explain import Explanation, explain_operation
 from guestmem.recordings.reader import read_sequences
 
 

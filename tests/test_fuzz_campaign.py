@@ -14,11 +14,14 @@ from guestmem.fuzz.campaign import Campaign, Figures, Seed, causes, compare_seed
 from guestmem.fuzz.generator import sequence
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12, V6_18, Profile
-from guestmem.recordings import vocabulary as v
-from guestmem.recordings.places import place_named
-from guestmem.recordings.play import Place, play
+from guestmem.recordings.calls import Dup
+from guestmem.recordings.outcome import Answered
+from guestmem.recordings.play import play
+from guestmem.recordings.target import Target
+from guestmem.recordings.vocabulary import Begin
+from guestmem.targets import target_named
 
-MODEL = place_named("model:v6.12")
+MODEL = target_named("model:v6.12")
 FIRST, COUNT = 1, 12
 
 
@@ -57,7 +60,8 @@ def duplicating(against: Campaign, errnos: tuple[str | None, ...] = (None, "EBAD
     for seed in range(FIRST, FIRST + COUNT):
         operations = sequence(seed, against.scope)
         outcomes = play(Process(V6_12), operations, None)
-        if any(isinstance(each, v.Dup) and got.errno in errnos for each, got in zip(operations, outcomes, strict=True)):
+        answers = [each.operation for each in outcomes if isinstance(each, Answered)]
+        if any(isinstance(each, Dup) and each.errno in errnos for each in answers):
             found.append(seed)
     return found
 
@@ -107,7 +111,7 @@ def test_a_machine_of_its_own_is_asked_from_this_process() -> None:
     """The lab's machine is talked to over one connection, which a fork would have twice."""
     here: list[int] = []
 
-    def opened(begin: v.Begin) -> Process:
+    def opened(begin: Begin) -> Process:
         here.append(os.getpid())
         return Process(V6_12)
 
@@ -128,12 +132,12 @@ def test_differences_are_one_cause_shrunk_to_what_it_needs() -> None:
         "EBADF",
         len(duplicating(against, (None,))),
     )
-    assert isinstance(group.smallest.operations[-1], v.Dup)
+    assert isinstance(group.smallest.operations[-1], Dup)
     assert len(group.smallest.operations) <= 3  # a VM, its file, and the duplicate of it
 
 
 def test_sequences_go_where_one_of_the_two_has_something_and_where_both_have_addresses() -> None:
-    def of(profile: Profile, gpa_bits: int) -> Place:
+    def of(profile: Profile, gpa_bits: int) -> Target:
         machine = replace(profile.machine, gpa_bits=gpa_bits)
         return replace(MODEL, open=lambda begin: Process(profile, machine))
 

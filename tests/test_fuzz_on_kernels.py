@@ -12,8 +12,7 @@ import pytest
 
 from guestmem.errors import BackendUnavailable
 from guestmem.fuzz.campaign import Figures, causes, open_campaign, run_seeds
-from guestmem.recordings.places import pair_named
-from guestmem.recordings.probe import profile_of_release
+from guestmem.targets import pair_named, profile_of_release
 
 FIRST = 9_000_000
 

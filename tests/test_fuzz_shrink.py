@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from guestmem.fuzz.generator import sequence
 from guestmem.fuzz.shrink import smallest
 from guestmem.fuzz.state import Scope
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.calls import Fallocate
+from guestmem.recordings.ioctls import CreateGuestMemfd
+from guestmem.recordings.operation import Operation
 
 FOUND = sequence(3, Scope(vm_types=(0, 1), attributes=True, two_dimensional_paging=True))
 
 
 def test_only_what_the_difference_needs_is_left() -> None:
-    def differs(operations: Sequence[v.Operation]) -> bool:
+    def differs(operations: Sequence[Operation]) -> bool:
         """A file, then an operation on it with a length above 0x3000."""
-        files = {each.out for each in operations if isinstance(each, v.CreateGuestMemfd)}
-        return any(isinstance(each, v.Fallocate) and each.fd in files and each.len > 0x3000 for each in operations)
+        files = {each.out for each in operations if isinstance(each, CreateGuestMemfd)}
+        return any(isinstance(each, Fallocate) and each.fd in files and each.len > 0x3000 for each in operations)
 
     assert differs(FOUND)
     left = smallest(FOUND, differs, limit_s=30)
@@ -28,7 +30,7 @@ def test_only_what_the_difference_needs_is_left() -> None:
 def test_a_difference_that_comes_and_goes_is_kept_as_it_was_found() -> None:
     asked = 0
 
-    def differs(operations: Sequence[v.Operation]) -> bool:
+    def differs(operations: Sequence[Operation]) -> bool:
         nonlocal asked
         asked += 1
         return asked % 3 == 0

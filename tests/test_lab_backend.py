@@ -22,8 +22,9 @@ from guestmem.lab.machine import LabMachine
 from guestmem.model.process import Process
 from guestmem.model.profiles import profile_named
 from guestmem.objects import Kvm
+from guestmem.recordings.outcome import Outcome
 from guestmem.recordings.reader import Sequence, read_sequences
-from guestmem.recordings.runner import Outcome, Runner
+from guestmem.recordings.runner import Runner
 
 RECORDINGS = sorted((Path(__file__).parent.parent / "examples" / "recordings").glob("v6.12-*.jsonl.gz"))
 

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.calls import Fallocate, Madvise, Mmap
+from guestmem.recordings.ioctls import PreFault, SetMemoryAttributes, SetUserMemoryRegion
 from guestmem.recordings.limits import Limits
+from guestmem.recordings.operation import HostAddress, Operation
 from guestmem.units import GIB, MIB
 
 
-def slot(size: int) -> v.SetUserMemoryRegion:
-    return v.SetUserMemoryRegion(
-        seq="s", i=0, vm="vm0", slot=0, flags=0, gpa=0, size=size, userspace_addr=v.HostAddress(abs=0)
+def slot(size: int) -> SetUserMemoryRegion:
+    return SetUserMemoryRegion(
+        seq="s", i=0, vm="vm0", slot=0, flags=0, gpa=0, size=size, userspace_addr=HostAddress(abs=0)
     )
 
 
-def attributes(address: int, size: int, flags: int = 0) -> v.SetMemoryAttributes:
-    return v.SetMemoryAttributes(seq="s", i=0, vm="vm0", address=address, size=size, attributes=8, flags=flags)
+def attributes(address: int, size: int, flags: int = 0) -> SetMemoryAttributes:
+    return SetMemoryAttributes(seq="s", i=0, vm="vm0", address=address, size=size, attributes=8, flags=flags)
 
 
-def allocate(size: int, mode: int = 1) -> v.Fallocate:
-    return v.Fallocate(seq="s", i=0, fd="gm0", mode=mode, offset=0, len=size)
+def allocate(size: int, mode: int = 1) -> Fallocate:
+    return Fallocate(seq="s", i=0, fd="gm0", mode=mode, offset=0, len=size)
 
 
-def mmap(length: int, flags: int) -> v.Mmap:
-    return v.Mmap(seq="s", i=0, fd="gm0", length=length, prot=3, flags=flags, offset=0, out="map0")
+def mmap(length: int, flags: int) -> Mmap:
+    return Mmap(seq="s", i=0, fd="gm0", length=length, prot=3, flags=flags, offset=0, out="map0")
 
 
-def advise(advice: int, length: int | None) -> v.Madvise:
-    return v.Madvise(seq="s", i=0, map="map0", advice=advice, length=length)
+def advise(advice: int, length: int | None) -> Madvise:
+    return Madvise(seq="s", i=0, map="map0", advice=advice, length=length)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,8 @@ def advise(advice: int, length: int | None) -> v.Madvise:
         (allocate(256 * MIB + 1), False),
         (allocate(1 << 50, mode=3), True),  # a hole frees
         (allocate(-1), True),  # EINVAL
-        (v.PreFault(seq="s", i=0, vcpu="vcpu0", gpa=0, size=1 * GIB, flags=0), False),
-        (v.PreFault(seq="s", i=0, vcpu="vcpu0", gpa=1, size=1 * GIB, flags=0), True),  # EINVAL
+        (PreFault(seq="s", i=0, vcpu="vcpu0", gpa=0, size=1 * GIB, flags=0), False),
+        (PreFault(seq="s", i=0, vcpu="vcpu0", gpa=1, size=1 * GIB, flags=0), True),  # EINVAL
         (mmap(1 * GIB, 1), True),
         (mmap(1 * GIB, 0x8001), False),  # MAP_POPULATE
         (advise(22, 1 * GIB), False),  # MADV_POPULATE_READ
@@ -55,12 +57,12 @@ def advise(advice: int, length: int | None) -> v.Madvise:
         (advise(101, None), False),  # MADV_SOFT_OFFLINE
     ],
 )
-def test_an_operation_is_issued_unless_it_would_cost_the_host(operation: v.Operation, issued: bool) -> None:
-    assert (Limits().refuses(operation) is None) is issued
+def test_an_operation_is_issued_unless_it_would_cost_the_host(operation: Operation, issued: bool) -> None:
+    assert (operation.limit(Limits()) is None) is issued
 
 
 def test_what_many_operations_take_together_is_bounded_too() -> None:
     limits = Limits()
 
-    assert [limits.refuses(slot(64 * GIB)) is None for _ in range(5)] == [True] * 4 + [False]
-    assert [limits.refuses(allocate(256 * MIB)) is None for _ in range(5)] == [True] * 4 + [False]
+    assert [slot(64 * GIB).limit(limits) is None for _ in range(5)] == [True] * 4 + [False]
+    assert [allocate(256 * MIB).limit(limits) is None for _ in range(5)] == [True] * 4 + [False]

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from random import Random
 
 from guestmem.geometry import Geometry
-from guestmem.model.fault import STEPS, Fault, decide_level
+from guestmem.model.fault import STEPS, decide_level
+from guestmem.model.page_fault import Fault
 from guestmem.model.process import Process
 from guestmem.model.profiles import NEXT, Machine
 from guestmem.objects import GuestMemfd, Kvm, Vm

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.ioctls import CreateVm
 from guestmem.recordings.reader import MAX_LINE_BYTES, RecordingError, read_sequences
 
 BEGIN = {"op": "begin", "seq": "s", "i": -1, "profile": "612"}
@@ -66,7 +66,7 @@ def test_plain_and_gzip_are_told_apart_by_content(write: Write, name: str) -> No
     for raw in (text, gzip.compress(text)):
         [sequence] = read_sequences(write(name=name, raw=raw))
         assert sequence.begin.profile == "612"
-        assert sequence.operations == [v.CreateVm(seq="s", i=0, type=1, out="vm0")]
+        assert sequence.operations == [CreateVm(seq="s", i=0, type=1, out="vm0")]
         assert (sequence.line, sequence.lines) == (1, [2])
 
 
@@ -106,7 +106,7 @@ def test_a_line_that_was_never_run_is_told_from_one_that_succeeded(write: Write)
 def test_unsigned_numbers_go_up_to_2_64(write: Write, value: int) -> None:
     [sequence] = read_sequences(write(BEGIN, {**CREATE, "type": value}))
 
-    assert sequence.operations == [v.CreateVm(seq="s", i=0, type=value, out="vm0")]
+    assert sequence.operations == [CreateVm(seq="s", i=0, type=value, out="vm0")]
 
 
 # -- what cannot -------------------------------------------------------------------------------------------------------

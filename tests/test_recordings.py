@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from recordings import SAMPLES
 
-from guestmem.recordings.places import place_named
-from guestmem.recordings.report import run_recording
+from guestmem.recordings.run import run_recording
+from guestmem.targets import target_named
 
 # What a count of the files themselves gives: lines that are no begin, a guest touch as an operation of its own.
 MARKED = ("anomaly", "livelock")
@@ -42,7 +42,7 @@ def test_four_recordings_of_two_kernels_ship() -> None:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name.partition(".jsonl")[0])
 def test_every_outcome_of_a_real_kernel_agrees_or_is_a_listed_divergence(path: Path) -> None:
-    report = run_recording(path, place_named("model"))
+    report = run_recording(path, target_named("model"))
 
     assert [(difference.line, difference.recorded, difference.got) for difference in report.differences] == []
     assert (report.sequences, report.operations) == operations_of(path)
@@ -54,6 +54,6 @@ def test_every_outcome_of_a_real_kernel_agrees_or_is_a_listed_divergence(path: P
 def test_the_wrong_kernel_would_be_noticed(path: Path) -> None:
     other = "v6.18" if path.name.startswith("v6.12") else "v6.12"
 
-    report = run_recording(path, place_named("model", other))
+    report = run_recording(path, target_named("model", other))
 
     assert len(report.differences) > 10

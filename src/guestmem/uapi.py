@@ -62,6 +62,9 @@ KVM_CAP_PRE_FAULT_MEMORY: Final = 236
 KVM_CAP_X86_APIC_BUS_CYCLES_NS: Final = 237
 KVM_CAP_GUEST_MEMFD_FLAGS: Final = 244
 
+# Those that concern guest memory: the ones named here.
+CAPABILITIES: Final = frozenset(number for name, number in dict(globals()).items() if name.startswith("KVM_CAP_"))
+
 # include/uapi/linux/falloc.h
 FALLOC_FL_KEEP_SIZE: Final = 0x01
 FALLOC_FL_PUNCH_HOLE: Final = 0x02

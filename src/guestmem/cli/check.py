@@ -22,7 +22,7 @@ Examples:
 
     guestmem check examples/layouts/qemu100-q35-10G-memfd.txt
 
-    guestmem check --html report.html domain.xml vmm.json
+    guestmem check --html report.html examples/layouts/libvirt-plain.xml examples/layouts/fc-1025M-hotplug.json
 
     guestmem check "qemu:-machine q35 -m 10G"
 

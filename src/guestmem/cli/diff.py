@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
-
-from guestmem.cli.words import group_values, trace
-
-if TYPE_CHECKING:
-    from guestmem.recordings.collect import Collected
 
 __all__ = ("EXAMPLES", "diff")
 
 EXAMPLES = """
 Examples:
 
-    guestmem diff recording.jsonl --on model --on kvm
+    guestmem diff examples/recordings/v6.18-directed.jsonl.gz --on model --on kvm
 
     guestmem diff examples/recordings/*.gz --on model:v6.18 --on model:v7.2
 
@@ -41,44 +35,14 @@ def diff(
     """
     from contextlib import closing
 
-    from guestmem.recordings.collect import collect
-    from guestmem.recordings.places import pair_named
+    from guestmem.recordings.diff import diff_recordings
+    from guestmem.report.diff_text import diff_text
+    from guestmem.report.recordings_json import diff_json
+    from guestmem.targets import pair_named
 
     a, b = pair_named(on, profile)
     with closing(a), closing(b):
-        collected = collect(recordings, a, b)
-    if json:
-        _print_json(collected, a.name, b.name)
-    else:
-        _print_text(collected, a.name, b.name, show)
+        collected = diff_recordings(recordings, a, b)
+    names = a.name, b.name
+    typer.echo(diff_json(collected, *names) if json else diff_text(collected, *names, show))
     raise typer.Exit(1 if collected.new else 0)
-
-
-def _print_text(collected: Collected, a: str, b: str, show: int) -> None:
-    from guestmem.recordings.difference import grouped
-
-    new, known = grouped(collected.new), grouped(collected.known)
-    for number, group in enumerate(new[:show], 1):
-        for index, line in enumerate(trace(group, a, b)):
-            typer.echo(f"{number}. {line}" if index == 0 else line)
-        typer.echo("")
-    if len(new) > show:
-        typer.echo(f"and {len(new) - show} more causes; --show {len(new)} shows them")
-    for group in known:
-        cause = group.cause
-        typer.echo(f"known: {cause.divergence}: {cause.op}: {a} {cause.a}, {b} {cause.b}; {group.count}")
-    if collected.skipped:
-        typer.echo(f"not issued: {collected.skipped}")
-    typer.echo(
-        f"{collected.operations} operations of {collected.sequences} sequences compared, {len(collected.known)} known "
-        f"divergences, {len(collected.new)} sequences differ by {len(new)} causes"
-    )
-
-
-def _print_json(collected: Collected, a: str, b: str) -> None:
-    from guestmem.recordings.difference import grouped
-    from guestmem.report.json_text import json_text
-
-    counts = {"sequences": collected.sequences, "operations": collected.operations, "not_issued": collected.skipped}
-    new, known = ([group_values(group) for group in grouped(each)] for each in (collected.new, collected.known))
-    typer.echo(json_text({"a": a, "b": b, **counts, "new": new, "known": known}))

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli.words import plain, words
-from guestmem.errors import InputError, errno_name
+from guestmem.errors import InputError
 
 if TYPE_CHECKING:
-    from guestmem.model.checks import Observation
-    from guestmem.recordings.explain import Explanation
     from guestmem.recordings.reader import Sequence
 
 __all__ = ("EXAMPLES", "explain")
@@ -20,9 +17,9 @@ __all__ = ("EXAMPLES", "explain")
 EXAMPLES = """
 Examples:
 
-    guestmem explain recording.jsonl --op 24
+    guestmem explain examples/findings/pre-fault-after-delete.jsonl
 
-    guestmem explain recording.jsonl.gz --sequence d612-78-pf_basic --op 9 --profile v6.12
+    guestmem explain examples/recordings/v6.18-directed.jsonl.gz --sequence d618-42-slot_file_overlap --op 4
 
 Exit status: 0, or 2 for bad usage or input.
 """
@@ -39,8 +36,10 @@ def explain(
 
     For a guest access: the steps of the fault, the level of the mapping, and what forbade each level above it.
     """
+    from guestmem.explain import explain_operation
     from guestmem.model.profiles import profile_named
-    from guestmem.recordings.explain import explain_operation
+    from guestmem.report.explain_text import explain_text
+    from guestmem.report.recordings_json import explain_json
 
     wanted = [profile_named(name).name for name in profile]
     chosen = _sequence(recording, sequence)
@@ -50,16 +49,11 @@ def explain(
         for explanation in explain_operation(chosen, position)
         if not wanted or explanation.profile in wanted
     ]
+    number = chosen.operations[position].i
     if as_json:
-        from guestmem.report.json_text import json_text
-
-        where = {"file": str(recording), "sequence": chosen.begin.seq, "operation": chosen.operations[position].i}
-        typer.echo(json_text({**where, "explanations": explanations}))
-        return
-    typer.echo(
-        f"{recording}:{chosen.lines[position]}: {plain(chosen.begin.seq)}, operation {chosen.operations[position].i}"
-    )
-    _print(explanations)
+        typer.echo(explain_json(str(recording), chosen.begin.seq, number, explanations))
+    else:
+        typer.echo(explain_text(f"{recording}:{chosen.lines[position]}", chosen.begin.seq, number, explanations))
 
 
 def _sequence(recording: Path, name: str | None) -> Sequence:
@@ -77,51 +71,3 @@ def _position(recording: Path, sequence: Sequence, op: int | None) -> int:
             return position
     which = "refused operation" if op is None else f"operation {op}"
     raise InputError(f"{recording}: sequence {sequence.begin.seq!r} has no {which}")
-
-
-def _print(explanations: list[Explanation]) -> None:
-    """Each operation or touch: refusals as a table of checks by profile, accesses step by step."""
-    for touch in dict.fromkeys(explanation.touch for explanation in explanations):
-        group = [explanation for explanation in explanations if explanation.touch == touch]
-        typer.echo("")
-        typer.echo(f"{group[0].op} {words(group[0].arguments)}")
-        for explanation in group:
-            refused = f"  [{explanation.check}] {explanation.reason}" if explanation.check else ""
-            typer.echo(f"  {explanation.profile:<6} {words(explanation.outcome)}{refused}")
-        _print_checks(group)
-        _print_steps(group)
-
-
-def _print_checks(group: list[Explanation]) -> None:
-    """One row per check, one column per profile; the values where they were looked at."""
-    walked = {each.profile: {seen.name: seen for seen in each.walked if seen.passed is not None} for each in group}
-    names = list(dict.fromkeys(name for checks in walked.values() for name in checks))
-    if not names:
-        return
-    width = max(map(len, names))
-    typer.echo("")
-    typer.echo(f"  {'check':<{width}}  {''.join(f'{profile:<12}' for profile in walked)}values")
-    for name in names:
-        cells = [_cell(checks.get(name)) for checks in walked.values()]
-        values = dict.fromkeys(checks[name].text for checks in walked.values() if name in checks)
-        typer.echo(f"  {name:<{width}}  {''.join(f'{cell:<12}' for cell in cells)}{' | '.join(values)}")
-
-
-def _cell(observation: Observation | None) -> str:
-    if observation is None:
-        return "-"
-    return "passed" if observation.passed else errno_name(observation.errno)
-
-
-def _print_steps(group: list[Explanation]) -> None:
-    """The steps of a fault; profiles that took the same ones are printed once."""
-    by_steps: dict[tuple[Observation, ...], list[str]] = {}
-    for explanation in group:
-        steps = tuple(observation for observation in explanation.walked if observation.passed is None)
-        by_steps.setdefault(steps, []).append(explanation.profile)
-    for steps, profiles in by_steps.items():
-        if steps:
-            typer.echo("")
-            typer.echo(f"  {', '.join(profiles)}:")
-        for step in steps:
-            typer.echo(f"    {step.name:<21} {step.text}")

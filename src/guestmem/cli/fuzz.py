@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli.words import trace
-
 if TYPE_CHECKING:
-    from guestmem.fuzz.campaign import Campaign, Figures, Seed
-    from guestmem.recordings.difference import Group
+    from guestmem.fuzz.campaign import Figures, Seed
+    from guestmem.recordings.diff import Group
 
 __all__ = ("EXAMPLES", "fuzz")
 
@@ -48,8 +46,10 @@ def fuzz(
     """
     from contextlib import closing
 
-    from guestmem.fuzz.campaign import Figures, causes, open_campaign, run_seeds
-    from guestmem.recordings.places import pair_named
+    from guestmem.fuzz.campaign import Figures, causes, open_campaign, run_seeds, write_causes
+    from guestmem.report.diff_text import fuzz_text
+    from guestmem.report.recordings_json import fuzz_json
+    from guestmem.targets import pair_named
 
     figures, stopped = Figures(), False
     groups: list[Group] = []
@@ -61,18 +61,15 @@ def fuzz(
             groups = causes(campaign, figures.differ, shrink_s)
         except KeyboardInterrupt:
             stopped = True
-    written = [] if out is None else _write(out, groups)
-    if json:
-        from guestmem.report.json_text import json_text
-
-        typer.echo(json_text(_plain(campaign, figures, groups)))
-    else:
-        _print(campaign, figures, groups, written)
+    written = [] if out is None else write_causes(out, groups)
+    typer.echo(fuzz_json(campaign, figures, groups) if json else fuzz_text(campaign, figures, groups, written))
     raise typer.Exit(130 if stopped else 1 if figures.differ else 0)
 
 
 def _count(seeds: Iterable[Seed], figures: Figures, wanted: int) -> None:
     """Count them, with a line on stderr now and then."""
+    from guestmem.report.diff_text import differing_text
+
     started = last = time.monotonic()
     for each in seeds:
         figures.add(each)
@@ -80,62 +77,6 @@ def _count(seeds: Iterable[Seed], figures: Figures, wanted: int) -> None:
         if now - last >= _EVERY_S:
             last = now
             rate = figures.operations / (now - started)
-            differ = f", {_differing(figures)}" if figures.differ else ""
+            differ = f", {differing_text(figures)}" if figures.differ else ""
             line = f"{figures.sequences} of {wanted} sequences, {figures.operations} operations, {rate:.0f}/s{differ}"
             print(line, file=sys.stderr, flush=True)
-
-
-def _differing(figures: Figures) -> str:
-    """The first seeds that differ, so that one can look at them while the others run."""
-    seeds, more = figures.differ[:5], len(figures.differ) > 5
-    return f"{len(figures.differ)} differ: seed {', '.join(map(str, seeds))}{' and more' if more else ''}"
-
-
-def _write(directory: Path, groups: list[Group]) -> list[Path]:
-    """Each smallest difference as a recording, with what the first backend gave."""
-    from guestmem.recordings.record import writing
-
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for group in groups:
-        path = directory / f"{group.smallest.begin.seq}-{group.cause.op}.jsonl"
-        with writing(path) as write:
-            write(group.smallest.begin, group.smallest.operations)
-        paths.append(path)
-    return paths
-
-
-def _plain(campaign: Campaign, figures: Figures, groups: list[Group]) -> dict[str, object]:
-    from guestmem.cli.words import group_values
-
-    return {
-        "a": campaign.a.name,
-        "b": campaign.b.name,
-        "sequences": figures.sequences,
-        "operations": figures.operations,
-        "not_issued": figures.skipped,
-        "known": dict(figures.known),
-        "differ": figures.differ,
-        "ended": figures.ended,
-        "new": [group_values(group) for group in groups],
-    }
-
-
-def _print(campaign: Campaign, figures: Figures, groups: list[Group], written: list[Path]) -> None:
-    for number, group in enumerate(groups, 1):
-        for index, line in enumerate(trace(group, campaign.a.name, campaign.b.name)):
-            typer.echo(f"{number}. {line}" if index == 0 else line)
-        typer.echo("")
-    for path in written:
-        typer.echo(f"written: {path}")
-    if figures.differ and not groups:
-        typer.echo(_differing(figures))
-    for seed, how in figures.ended.items():
-        typer.echo(f"seed {seed}: the process: {how}")
-    for name, count in sorted(figures.known.items()):
-        typer.echo(f"known: {name}: {count}")
-    typer.echo(
-        f"{figures.operations} operations of {figures.sequences} sequences on {campaign.a.name} and {campaign.b.name}, "
-        f"{figures.skipped} not issued, {figures.known.total()} known divergences, "
-        f"{len(figures.differ)} sequences differ"
-    )

@@ -77,7 +77,7 @@ def load_sources(
 
 
 def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attributes: str | None) -> Overrides:
-    """The options as values; ValueError says what was wrong."""
+    """The options as values; InputError says what was wrong."""
     from guestmem.layout.assume import Overrides, parse_backing, parse_hva
     from guestmem.units import is_power_of_two, parse_size
 
@@ -95,7 +95,7 @@ def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attr
 
 
 def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> Host:
-    """The kernel and host that the options describe; ValueError lists what there is."""
+    """The kernel and host that the options describe; InputError lists what there is."""
     from guestmem.geometry import geometry_named
     from guestmem.layout.binding import FileLimits
     from guestmem.layout.coverage import Host

@@ -21,7 +21,7 @@ Examples:
 
     guestmem plan --one-file examples/layouts/qemu72-q35-4G.txt
 
-    guestmem plan --rule fits-size --page-size 2M domain.xml
+    guestmem plan --rule fits-size --page-size 2M examples/layouts/libvirt-plain.xml
 
     guestmem plan --page-size 2M --to 1G --one-file examples/layouts/qemu72-q35-numa-odd.txt
 

@@ -14,7 +14,7 @@ Examples:
 
     guestmem rules examples/layouts/qemu72-q35-4G.txt
 
-    guestmem rules --slots --packing one-file --page-size 2M domain.xml
+    guestmem rules --slots --packing one-file --page-size 2M examples/layouts/libvirt-plain.xml
 
 Exit status: 0, or 2 bad usage or input, 4 an optional part is missing.
 """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from guestmem.doctor.value import Condition, Diagnosis, HostFiles, Values
 from guestmem.errors import BackendUnavailable, KvmError
 from guestmem.objects import Kvm, Vm
-from guestmem.recordings.probe import profile_of_release
+from guestmem.targets import profile_of_release
 from guestmem.uapi import (
     KVM_CAP_GUEST_MEMFD,
     KVM_CAP_GUEST_MEMFD_FLAGS,

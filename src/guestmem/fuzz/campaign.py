@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -19,14 +20,15 @@ from guestmem.fuzz.shrink import smallest
 from guestmem.fuzz.state import Scope
 from guestmem.model.profiles import V7_2
 from guestmem.recordings.child import ChildEnded, messages
-from guestmem.recordings.collect import compare_places
-from guestmem.recordings.difference import Difference, Group, Pair, grouped
-from guestmem.recordings.play import Place
-from guestmem.recordings.probe import machine_behind
-from guestmem.recordings.vocabulary import Begin, Operation
+from guestmem.recordings.diff import Difference, Group, Pair, compare_targets, grouped
+from guestmem.recordings.operation import Operation
+from guestmem.recordings.target import Target
+from guestmem.recordings.vocabulary import Begin
+from guestmem.recordings.writer import writing
+from guestmem.targets import machine_behind
 from guestmem.uapi import KVM_CAP_GUEST_MEMFD, KVM_CAP_GUEST_MEMFD_FLAGS, KVM_X86_SW_PROTECTED_VM
 
-__all__ = ("Campaign", "Figures", "Seed", "causes", "compare_seed", "open_campaign", "run_seeds")
+__all__ = ("Campaign", "Figures", "Seed", "causes", "compare_seed", "open_campaign", "run_seeds", "write_causes")
 
 _CHUNK = 100
 _SEQUENCE_LIMIT_S = 60.0  # it may make several accesses that each take KVM_RUN's own limit
@@ -48,8 +50,8 @@ class Seed:
 class Campaign:
     """Two places, and what their kernels have, so that sequences go there."""
 
-    a: Place
-    b: Place
+    a: Target
+    b: Target
     scope: Scope
 
 
@@ -76,7 +78,7 @@ class Figures:
             self.ended[seed.seed] = seed.ended
 
 
-def open_campaign(a: Place, b: Place) -> Campaign:
+def open_campaign(a: Target, b: Target) -> Campaign:
     """Ask both places what they have; sequences go where at least one of them has something."""
     scopes = [_scope_of(place) for place in (a, b)]
     types = sorted({type for scope in scopes for type in scope.vm_types})
@@ -101,7 +103,7 @@ def _united(scopes: Iterable[Scope]) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(flags.items()))
 
 
-def _scope_of(place: Place) -> Scope:
+def _scope_of(place: Target) -> Scope:
     backend = place.open(Begin(seq=""))
     try:
         machine = machine_behind(backend, V7_2)
@@ -139,7 +141,7 @@ def _begin_of(campaign: Campaign, seed: int) -> Begin:
 
 def compare_seed(campaign: Campaign, seed: int) -> Pair:
     """Run one seed on both, each place isolated as it wants to be."""
-    return compare_places(_begin_of(campaign, seed), sequence(seed, campaign.scope), campaign.a, campaign.b)
+    return compare_targets(_begin_of(campaign, seed), sequence(seed, campaign.scope), campaign.a, campaign.b)
 
 
 def run_seeds(campaign: Campaign, first: int, count: int) -> Iterator[Seed]:
@@ -170,13 +172,25 @@ def causes(campaign: Campaign, seeds: Iterable[int], shrink_s: float) -> list[Gr
     return groups
 
 
+def write_causes(directory: Path, groups: list[Group]) -> list[Path]:
+    """Write each smallest difference as a recording into a directory; OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for group in groups:
+        path = directory / f"{group.smallest.begin.seq}-{group.cause.op}.jsonl"
+        with writing(path) as write:
+            write(group.smallest.begin, group.smallest.operations)
+        paths.append(path)
+    return paths
+
+
 def _shrunk(campaign: Campaign, found: Difference, shrink_s: float) -> Difference:
     """A smaller difference of the same cause."""
     best = found
 
     def differs(operations: Sequence[Operation]) -> bool:
         nonlocal best
-        new = compare_places(found.begin, operations, campaign.a, campaign.b).new
+        new = compare_targets(found.begin, operations, campaign.a, campaign.b).new
         if new is None or new.cause != found.cause:
             return False
         if len(new.operations) <= len(best.operations):
@@ -187,12 +201,12 @@ def _shrunk(campaign: Campaign, found: Difference, shrink_s: float) -> Differenc
     return best
 
 
-def _can_fork(place: Place) -> bool:
+def _can_fork(place: Target) -> bool:
     """A machine of its own is talked to by one process, and needs no child to be safe from."""
     return place.isolate or not place.real
 
 
-def _here(place: Place) -> Place:
+def _here(place: Target) -> Target:
     """The place without a child of its own: the chunk is in one already."""
     return replace(place, isolate=False)
 

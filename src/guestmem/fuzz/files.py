@@ -14,7 +14,23 @@ from guestmem.fuzz.values import (
     ODD_MODES,
     PAGE,
 )
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.calls import (
+    Close,
+    Dup,
+    Fallocate,
+    Fstat,
+    Fsync,
+    Ftruncate,
+    Lseek,
+    OpenAux,
+    Pread,
+    Pwrite,
+    Read,
+    Reopen,
+    Write,
+)
+from guestmem.recordings.ioctls import CheckExtension, CreateGuestMemfd, CreateVcpu, CreateVm
+from guestmem.recordings.operation import Handle, Operation
 
 __all__ = ("close", "create_file", "duplicate", "fallocate", "misplaced", "open_other")
 
@@ -31,7 +47,7 @@ def create_file(s: State) -> None:
     handle = s.vm_handle(30) if odd else vm.handle
     name = s.name("gm")
     reserved = [s.one((0, 1, (1 << 64) - 1)) for _ in range(6)] if s.chance(3) else []
-    s.add(v.CreateGuestMemfd, vm=handle, size=size, flags=flags, out=name, reserved=reserved)
+    s.add(CreateGuestMemfd, vm=handle, size=size, flags=flags, out=name, reserved=reserved)
     s.files.append(File(name, vm.handle, size if size < _S63 else PAGE, flags))
 
 
@@ -48,18 +64,18 @@ def fallocate(s: State) -> None:
     if s.chance(8):
         length = s.one((*ODD_LENGTHS, max(_S63 - 1 - offset, 1), max(_S63 - PAGE - offset, 1)))
     handle = file.handle if file and not s.chance(6) else s.any_handle()
-    s.add(v.Fallocate, fd=handle, mode=mode, offset=max(offset, -_S63), len=min(length, _S63 - 1))
+    s.add(Fallocate, fd=handle, mode=mode, offset=max(offset, -_S63), len=min(length, _S63 - 1))
 
 
 def close(s: State) -> None:
     """close(2) of a file mostly, of a VM or a vCPU, or of what is closed."""
-    handles: list[v.Handle] = [file.handle for file in s.files[-3:]]
+    handles: list[Handle] = [file.handle for file in s.files[-3:]]
     handles += s.others[-3:]
     if s.chance(15):
         handles += [handle for vm in s.vms for handle in (vm.handle, *vm.vcpus)] + s.closed[-1:]
     if handles:
         handle = s.one(handles)
-        s.add(v.Close, fd=handle)
+        s.add(Close, fd=handle)
         if isinstance(handle, str):
             s.closed.append(handle)
             if s.chance(70):
@@ -70,13 +86,13 @@ def duplicate(s: State) -> None:
     """dup(2), or open through /proc/self/fd."""
     handle, name = s.file_handle(20), s.name("dup")
     if s.chance(70):
-        s.add(v.Dup, fd=handle, out=name)
+        s.add(Dup, fd=handle, out=name)
         original = next((file for file in s.files if file.handle == handle), None)
         if original is not None:
             s.files.append(File(name, original.vm, original.size, original.flags))
             return
     elif isinstance(handle, str) and handle.startswith("gm"):
-        s.add(v.Reopen, fd=handle, out=name, oflags=s.one((2, 0, 1, 0x200000, 0x10000, 0x20000, 0x220000, 0xC0)))
+        s.add(Reopen, fd=handle, out=name, oflags=s.one((2, 0, 1, 0x200000, 0x10000, 0x20000, 0x220000, 0xC0)))
     else:
         return
     s.others.append(name)
@@ -85,7 +101,7 @@ def duplicate(s: State) -> None:
 def open_other(s: State) -> None:
     """A descriptor of another kind."""
     name = s.name("aux")
-    s.add(v.OpenAux, kind=s.one(("memfd", "eventfd", "devnull", "pipe")), out=name)
+    s.add(OpenAux, kind=s.one(("memfd", "eventfd", "devnull", "pipe")), out=name)
     s.others.append(name)
 
 
@@ -96,43 +112,43 @@ def misplaced(s: State) -> None:
         return
     handle = s.file_handle(30)
     if s.chance(15):
-        s.add(v.Fstat, fd=handle)
+        s.add(Fstat, fd=handle)
     elif _is_guest_memfd(s, handle):
         # Other files answer by rules of their own (divergence "other-files"); only what they are is asked of them.
         length, offset = s.one((0, 8, PAGE)), s.one((0, PAGE, -1, _S63 - 1))
-        calls: tuple[tuple[type[v.Operation], dict[str, int]], ...] = (
-            (v.Ftruncate, {"length": s.one((0, PAGE, -1, M2, _S63 - 1))}),
-            (v.Lseek, {"offset": s.one((0, PAGE, -1, -_S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
-            (v.Read, {"len": length}),
-            (v.Write, {"len": length}),
-            (v.Pread, {"len": length, "offset": offset}),
-            (v.Pwrite, {"len": length, "offset": offset}),
-            (v.Fsync, {}),
+        calls: tuple[tuple[type[Operation], dict[str, int]], ...] = (
+            (Ftruncate, {"length": s.one((0, PAGE, -1, M2, _S63 - 1))}),
+            (Lseek, {"offset": s.one((0, PAGE, -1, -_S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
+            (Read, {"len": length}),
+            (Write, {"len": length}),
+            (Pread, {"len": length, "offset": offset}),
+            (Pwrite, {"len": length, "offset": offset}),
+            (Fsync, {}),
         )
         kind, arguments = s.one(calls)
         s.add(kind, fd=handle, **arguments)
 
 
-def _is_guest_memfd(s: State, handle: v.Handle) -> bool:
+def _is_guest_memfd(s: State, handle: Handle) -> bool:
     return handle in (-1, 9999, 12345) or any(file.handle == handle for file in s.files)
 
 
 def _check_extension(s: State) -> None:
-    s.add(v.CheckExtension, on=s.any_handle() if s.chance(50) else s.vm_handle(), cap=s.one(CAPABILITIES))
+    s.add(CheckExtension, on=s.any_handle() if s.chance(50) else s.vm_handle(), cap=s.one(CAPABILITIES))
 
 
 def _create_vm(s: State) -> None:
-    s.add(v.CreateVm, on=s.any_handle(), type=s.one((0, 1, 2, 31, 32, 1 << 32, (1 << 64) - 1)), out=s.name("other"))
+    s.add(CreateVm, on=s.any_handle(), type=s.one((0, 1, 2, 31, 32, 1 << 32, (1 << 64) - 1)), out=s.name("other"))
 
 
 def _create_vcpu(s: State) -> None:
     id = s.one((1, 2, 3, 4095, 4096, 4097, 1 << 31, (1 << 32) - 1, 1 << 32))
-    s.add(v.CreateVcpu, vm=s.vm_handle(30), id=id, out=s.name("other"))
+    s.add(CreateVcpu, vm=s.vm_handle(30), id=id, out=s.name("other"))
 
 
 def _create_file_on_anything(s: State) -> None:
     handle, size, flags = s.any_handle(), s.one((0, PAGE, PAGE // 2)), s.one((0, 3))
-    s.add(v.CreateGuestMemfd, vm=handle, size=size, flags=flags, out=s.name("other"))
+    s.add(CreateGuestMemfd, vm=handle, size=size, flags=flags, out=s.name("other"))
 
 
 _IOCTLS = (_check_extension, _create_vm, _create_vcpu, _create_file_on_anything)

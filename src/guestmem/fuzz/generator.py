@@ -15,7 +15,8 @@ from typing import Final
 
 from guestmem.fuzz import files, memory, slots
 from guestmem.fuzz.state import Scope, State, Vm
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.ioctls import CreateVcpu, CreateVm
+from guestmem.recordings.operation import Operation
 
 __all__ = ("THEMES", "sequence")
 
@@ -87,7 +88,7 @@ THEMES: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
 )
 
 
-def sequence(seed: int, scope: Scope) -> list[v.Operation]:
+def sequence(seed: int, scope: Scope) -> list[Operation]:
     """The operations of a seed; seq is "fuzz-" and the seed."""
     random = Random(seed)
     state = State(random, scope, f"fuzz-{seed}")
@@ -104,12 +105,12 @@ def _begin(s: State) -> None:
     for _ in range(s.one((1, 1, 1, 2))):
         handle, type = s.name("vm"), s.one((*s.scope.vm_types, s.scope.vm_types[-1]))
         vm = Vm(handle, type)
-        s.add(v.CreateVm, type=type, out=handle)
+        s.add(CreateVm, type=type, out=handle)
         s.vms.append(vm)
         slots.boot(s, vm)
         for id in range(s.one((1, 1, 1, 2))):
             vcpu = s.name("vcpu")
-            s.add(v.CreateVcpu, vm=handle, id=id, out=vcpu)
+            s.add(CreateVcpu, vm=handle, id=id, out=vcpu)
             vm.vcpus.append(vcpu)
     for _ in range(s.one((1, 1, 2))):
         files.create_file(s)

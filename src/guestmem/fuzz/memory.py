@@ -7,7 +7,9 @@ from typing import Literal
 from guestmem.fuzz.slots import some_buffer
 from guestmem.fuzz.state import BOOT_GPA, BOOT_SIZE, Map, State, Vm
 from guestmem.fuzz.values import ADVICE, M2, ODD_PROTECTIONS, PAGE, PROTECTIONS
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.calls import HostRead, HostWrite, Madvise, Mmap, Mprotect, Munmap
+from guestmem.recordings.ioctls import MappedPages, PreFault, RecordedTouch, RunTouch
+from guestmem.recordings.operation import Handle
 from guestmem.uapi import MAP_SHARED
 from guestmem.units import GIB, U64
 
@@ -35,11 +37,11 @@ def map_file(s: State) -> None:
         flags = s.one((0, 2, 3, 4, 8, 0x80003, 0x40001, 0x4001, 0x8001 if length <= 4 * M2 else 1, 0x21, 0x22, 0x22))
     if s.chance(6):
         offset = s.one((1, PAGE - 1, -PAGE, -1, (1 << 63) - PAGE, 1 << 44))
-    handle: v.Handle = s.any_handle() if s.chance(4) else file.handle
+    handle: Handle = s.any_handle() if s.chance(4) else file.handle
     if any(handle in vm.vcpus for vm in s.vms):
         return  # that would be struct kvm_run, which the backend itself works with
     name = s.name("map")
-    s.add(v.Mmap, fd=handle, length=length, prot=prot, flags=flags, offset=offset, out=name)
+    s.add(Mmap, fd=handle, length=length, prot=prot, flags=flags, offset=offset, out=name)
     if length < GIB:
         s.maps.append(Map(name, file, -(-length // PAGE) * PAGE, offset))
 
@@ -49,11 +51,11 @@ def unmap(s: State) -> None:
     if s.maps:
         map = s.one(s.maps)
         if s.chance(50):
-            s.add(v.Munmap, map=map.handle)
+            s.add(Munmap, map=map.handle)
             s.maps.remove(map)
         else:
             off = s.page_of(map.length)
-            s.add(v.Munmap, map=map.handle, off=off, length=s.one((PAGE, PAGE, 2 * PAGE, 0, 1, PAGE + 1)))
+            s.add(Munmap, map=map.handle, off=off, length=s.one((PAGE, PAGE, 2 * PAGE, 0, 1, PAGE + 1)))
 
 
 def protect(s: State) -> None:
@@ -62,7 +64,7 @@ def protect(s: State) -> None:
         map = s.one(s.maps)
         off, length = s.page_of(map.length), s.one((PAGE, PAGE, 2 * PAGE, map.length, 0, PAGE - 1))
         s.add(
-            v.Mprotect,
+            Mprotect,
             map=map.handle,
             off=off,
             length=length,
@@ -80,7 +82,7 @@ def advise(s: State) -> None:
         advice = s.one(ADVICE)
         if advice in (22, 23, 25) and length > 16 * M2:
             advice = 9
-        s.add(v.Madvise, map=map.handle, off=off, length=length, advice=advice)
+        s.add(Madvise, map=map.handle, off=off, length=length, advice=advice)
 
 
 def host_access(s: State) -> None:
@@ -94,9 +96,9 @@ def host_access(s: State) -> None:
         place = some_buffer(s)
         where = {"buf": place.buf, "off": place.off + min(s.one(_IN_PAGE), PAGE - width)}
     if s.chance(50):
-        s.add(v.HostRead, size=width, **where)
+        s.add(HostRead, size=width, **where)
     else:
-        s.add(v.HostWrite, size=width, value=s.random.getrandbits(8 * width), **where)
+        s.add(HostWrite, size=width, value=s.random.getrandbits(8 * width), **where)
 
 
 def touch(s: State) -> None:
@@ -107,30 +109,28 @@ def touch(s: State) -> None:
     vm = s.one([vm for vm in machines if vm.slots] or machines)
     if not vm.slots and s.chance(90):
         return  # nothing but MMIO
-    touches: list[v.RecordedTouch] = []
+    touches: list[RecordedTouch] = []
     for _ in range(s.one((1, 1, 2, 3, 4, 6))):
         gpa = _page_to_touch(s, vm) if not touches or s.chance(70) else touches[-1].gpa // PAGE * PAGE
         if gpa is not None:
             width = s.one(_WIDTHS)
             rw = s.one(_LOAD_STORE)
             value = s.random.getrandbits(8 * width) if rw == "w" else 0
-            touches.append(
-                v.RecordedTouch(gpa=gpa + min(s.one(_IN_PAGE), PAGE - width), rw=rw, size=width, value=value)
-            )
-    vcpu: v.Handle = s.one(vm.vcpus)
+            touches.append(RecordedTouch(gpa=gpa + min(s.one(_IN_PAGE), PAGE - width), rw=rw, size=width, value=value))
+    vcpu: Handle = s.one(vm.vcpus)
     if s.chance(3):
         vcpu = s.any_handle()
         if any(vcpu in each.vcpus for each in s.vms):
             return  # a vCPU of another VM has another boot memory
     if touches:
-        s.add(v.RunTouch, vm=vm.handle, vcpu=vcpu, boot_gpa=BOOT_GPA, touches=touches)
+        s.add(RunTouch, vm=vm.handle, vcpu=vcpu, boot_gpa=BOOT_GPA, touches=touches)
         if s.scope.two_dimensional_paging and vcpu in vm.vcpus and not _huge_pages_were_asked_for(s):
-            s.add(v.MappedPages, vm=vm.handle)
+            s.add(MappedPages, vm=vm.handle)
 
 
 def _huge_pages_were_asked_for(s: State) -> bool:
     """Whether some of the host's memory may be of pages that the model does not know of."""
-    return any(isinstance(each, v.Madvise) and each.advice in (_HUGEPAGE, _COLLAPSE) for each in s.operations)
+    return any(isinstance(each, Madvise) and each.advice in (_HUGEPAGE, _COLLAPSE) for each in s.operations)
 
 
 def _page_to_touch(s: State, vm: Vm) -> int | None:
@@ -147,7 +147,7 @@ def pre_fault(s: State) -> None:
     """KVM_PRE_FAULT_MEMORY; not where an outdated root makes 6.12 spin until a signal."""
     vm = s.one(s.vms)
     spins = s.scope.two_dimensional_paging and vm.type == 0 and vm.outdated
-    vcpu: v.Handle = s.one(vm.vcpus) if vm.vcpus and not spins and not s.chance(8) else s.any_handle()
+    vcpu: Handle = s.one(vm.vcpus) if vm.vcpus and not spins and not s.chance(8) else s.any_handle()
     if spins and any(vcpu in each.vcpus for each in s.vms):
         return
     gpa, size = s.gpa(), s.one((PAGE, PAGE, 2 * PAGE, 4 * PAGE, 8 * PAGE, M2, M2 + PAGE))
@@ -157,4 +157,4 @@ def pre_fault(s: State) -> None:
         gpa = s.one((1, PAGE - 1, U64 - PAGE, U64 - 2 * PAGE, 1 << 52, 1 << 40))
     if s.chance(8):
         size = s.one((0, 1, PAGE - 1, U64 - PAGE, U64 - 1, (U64 - gpa) % U64))
-    s.add(v.PreFault, vcpu=vcpu, gpa=gpa, size=size, flags=s.one((0,) * 15 + (1,)))
+    s.add(PreFault, vcpu=vcpu, gpa=gpa, size=size, flags=s.one((0,) * 15 + (1,)))

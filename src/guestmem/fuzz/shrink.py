@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from guestmem.errors import BackendUnavailable
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.ioctls import RunTouch
+from guestmem.recordings.operation import HostAddress, Operation
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn
 
 __all__ = ("smallest",)
 
-Operations = tuple[v.Operation, ...]
+Operations = tuple[Operation, ...]
 _KEEP = 1 << 20  # draws below it change something; of the numbers up to it hypothesis favours few
 _SIMPLE = (0, 1, 0x1000, 0x2000, 0x200000)
 _FIXED = frozenset(
@@ -30,7 +31,7 @@ _FIXED = frozenset(
 )
 
 
-def smallest(operations: Sequence[v.Operation], differs: Callable[[Operations], bool], limit_s: float) -> Operations:
+def smallest(operations: Sequence[Operation], differs: Callable[[Operations], bool], limit_s: float) -> Operations:
     """The smallest sequence found within limit_s seconds that still differs; the given one differs.
 
     BackendUnavailable if hypothesis is not installed.
@@ -95,7 +96,7 @@ def _drawn(draw: DrawFn, st: Any, values: Sequence[Any]) -> Any:
     return values[min(draw(st.integers(0, _KEEP)), len(values) - 1)]
 
 
-def _closed(operations: Iterable[v.Operation]) -> Iterable[v.Operation]:
+def _closed(operations: Iterable[Operation]) -> Iterable[Operation]:
     """Without those that name what no operation left makes."""
     made: set[str] = {"kvm"}
     for operation in operations:
@@ -105,20 +106,20 @@ def _closed(operations: Iterable[v.Operation]) -> Iterable[v.Operation]:
                 made.add(out)
 
 
-def _names(operation: v.Operation) -> Iterable[str]:
+def _names(operation: Operation) -> Iterable[str]:
     """The handles that an operation uses."""
     for field in ("on", "vm", "fd", "vcpu", "guest_memfd", "map"):
         value = getattr(operation, field, None)
         if isinstance(value, str) and value:
             yield value
     where = getattr(operation, "userspace_addr", None)
-    if isinstance(where, v.HostAddress) and where.map:
+    if isinstance(where, HostAddress) and where.map:
         yield where.map
 
 
-def _simplified(operation: v.Operation, drawn: Callable[[Sequence[Any]], Any]) -> v.Operation:
+def _simplified(operation: Operation, drawn: Callable[[Sequence[Any]], Any]) -> Operation:
     """The operation with simpler numbers, or fewer touches, as far as was drawn."""
-    if isinstance(operation, v.RunTouch):
+    if isinstance(operation, RunTouch):
         touches = [each for each in operation.touches if drawn((False, True))] or operation.touches[-1:]
         return msgspec.structs.replace(operation, touches=touches)
     if _is_boot(operation):
@@ -133,13 +134,13 @@ def _simplified(operation: v.Operation, drawn: Callable[[Sequence[Any]], Any]) -
     return msgspec.structs.replace(operation, **changes)
 
 
-def _is_boot(operation: v.Operation) -> bool:
+def _is_boot(operation: Operation) -> bool:
     """The slot of the guest's own code has to be what it is."""
     where = getattr(operation, "userspace_addr", None)
-    return isinstance(where, v.HostAddress) and where.buf.startswith("boot:")
+    return isinstance(where, HostAddress) and where.buf.startswith("boot:")
 
 
-def _size(operations: Sequence[v.Operation]) -> tuple[int, int, int]:
+def _size(operations: Sequence[Operation]) -> tuple[int, int, int]:
     """Fewer operations first, then fewer touches, then smaller numbers."""
-    touches = sum(len(each.touches) for each in operations if isinstance(each, v.RunTouch))
+    touches = sum(len(each.touches) for each in operations if isinstance(each, RunTouch))
     return len(operations), touches, len(msgspec.json.encode(operations))

@@ -16,7 +16,8 @@ from guestmem.fuzz.values import (
     REGION_FLAGS,
     SIZES,
 )
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.ioctls import SetMemoryAttributes, SetUserMemoryRegion, SetUserMemoryRegion2
+from guestmem.recordings.operation import Handle, HostAddress
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
 
@@ -28,7 +29,7 @@ _BUFFER = 64 << 20
 
 def boot(s: State, vm: Vm) -> None:
     """The slot that the guest's code lives in."""
-    where = v.HostAddress(buf=f"boot:{vm.handle}")
+    where = HostAddress(buf=f"boot:{vm.handle}")
     _region(s, vm.handle, BOOT_SLOT, Slot(BOOT_GPA, BOOT_SIZE, 0, where), 0, 0)
 
 
@@ -53,7 +54,7 @@ def set_slot(s: State) -> None:
     handle = s.any_handle() if s.chance(2) else vm.handle
     if s.chance(25):
         s.add(
-            v.SetUserMemoryRegion,
+            SetUserMemoryRegion,
             vm=handle,
             slot=number,
             flags=slot.flags,
@@ -127,7 +128,7 @@ def delete(s: State) -> None:
     vm = vm or s.one(s.vms)
     flags = s.one((0, 0, 0, 0, KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, 8))
     gpa, hva = s.one((0, 0, 0, PAGE, 1)), s.one((0, 0, 0, 1, 1 << 63))
-    slot = Slot(gpa, 0, flags, v.HostAddress(abs=hva))
+    slot = Slot(gpa, 0, flags, HostAddress(abs=hva))
     _region(s, vm.handle, number, slot, s.one((-1, -1, 0, 9999)), s.one((0, 0, 0, 1)))
     vm.slots.pop(number, None)
     vm.outdated = True
@@ -152,7 +153,7 @@ def set_attributes(s: State) -> None:
     if attributes and address < BOOT_GPA + BOOT_SIZE + PAGE and address + size > BOOT_GPA:
         return  # the guest's own code and its doorbell, which ends every touch, stay shared
     handle = s.any_handle() if s.chance(3) else vm.handle
-    s.add(v.SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
+    s.add(SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
 
 
 def _believe(vm: Vm, number: int, slot: Slot) -> None:
@@ -161,45 +162,45 @@ def _believe(vm: Vm, number: int, slot: Slot) -> None:
         vm.slots.setdefault(number, slot)
 
 
-def some_buffer(s: State) -> v.HostAddress:
+def some_buffer(s: State) -> HostAddress:
     """Somewhere in one of the process's buffers."""
-    return v.HostAddress(
+    return HostAddress(
         buf=s.one(("A", "A", "A", "B", "C", "RO", "NONE")), off=s.one((0, 0, 0, PAGE, 2 * PAGE, M2, 3 * M2))
     )
 
 
-def _hva(s: State, size: int) -> v.HostAddress:
+def _hva(s: State, size: int) -> HostAddress:
     """A buffer, a mapping, an end of one of them, or a number."""
     if s.chance(8):
-        return v.HostAddress(abs=s.one(ABSOLUTE_HVAS))
+        return HostAddress(abs=s.one(ABSOLUTE_HVAS))
     if s.maps and s.chance(40):
         map = s.one(s.maps)
-        return v.HostAddress(map=map.handle, off=s.page_of(map.length))
+        return HostAddress(map=map.handle, off=s.page_of(map.length))
     if s.chance(6):
-        return v.HostAddress(buf=s.one(("A", "B")), off=max(_BUFFER - min(size, _BUFFER) + s.one((0, PAGE, 1)), 0))
+        return HostAddress(buf=s.one(("A", "B")), off=max(_BUFFER - min(size, _BUFFER) + s.one((0, PAGE, 1)), 0))
     return some_buffer(s)
 
 
-def _harmless(s: State) -> v.HostAddress:
+def _harmless(s: State) -> HostAddress:
     """Host memory that shadow paging cannot fill leaves from (divergence "shadow-prefetch"): nothing writable."""
     return s.one(
         (
-            v.HostAddress(abs=0),
-            v.HostAddress(buf="RO", off=s.one((0, PAGE, M2))),
-            v.HostAddress(buf="NONE"),
-            v.HostAddress(abs=1 << 45),
+            HostAddress(abs=0),
+            HostAddress(buf="RO", off=s.one((0, PAGE, M2))),
+            HostAddress(buf="NONE"),
+            HostAddress(abs=1 << 45),
         )
     )
 
 
-def _over_file(s: State, file: File, offset: int) -> v.HostAddress:
+def _over_file(s: State, file: File, offset: int) -> HostAddress:
     """Where the kernel's documentation wants it: over a mapping of the same bytes of the file; else harmless."""
     if s.scope.two_dimensional_paging and s.chance(60):
         return some_buffer(s)  # no shadow paging: any memory will do, and shared faults use it
     same = [map for map in s.maps if map.file is file and map.offset <= offset < map.offset + map.length]
     if same and s.chance(70):
         map = s.one(same)
-        return v.HostAddress(map=map.handle, off=offset - map.offset)
+        return HostAddress(map=map.handle, off=offset - map.offset)
     return _harmless(s)
 
 
@@ -214,9 +215,9 @@ def _hits_boot(slot: Slot) -> bool:
     return slot.gpa <= BOOT_GPA + BOOT_SIZE < slot.gpa + slot.size or slot.gpa == BOOT_GPA
 
 
-def _region(s: State, vm: v.Handle, number: int, slot: Slot, file: v.Handle, offset: int, **pads: int) -> None:
+def _region(s: State, vm: Handle, number: int, slot: Slot, file: Handle, offset: int, **pads: int) -> None:
     s.add(
-        v.SetUserMemoryRegion2,
+        SetUserMemoryRegion2,
         vm=vm,
         slot=number,
         flags=slot.flags,

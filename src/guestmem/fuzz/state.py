@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from guestmem.fuzz.values import BASES, GPA_STEPS, NOT_OPEN, PAGE
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.operation import Handle, HostAddress, Operation
 
 __all__ = ("BOOT_GPA", "BOOT_SIZE", "BOOT_SLOT", "File", "Map", "Scope", "Slot", "State", "Vm")
 
@@ -44,7 +44,7 @@ class Slot:
     gpa: int
     size: int
     flags: int
-    userspace_addr: v.HostAddress
+    userspace_addr: HostAddress
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class State:
         self.random = random
         self.scope = scope
         self.seq = seq
-        self.operations: list[v.Operation] = []
+        self.operations: list[Operation] = []
         self.base = random.choice(BASES)
         self.vms: list[Vm] = []
         self.files: list[File] = []
@@ -98,7 +98,7 @@ class State:
         self.closed: list[str] = []
         self._names: dict[str, int] = {}
 
-    def add(self, kind: type[v.Operation], /, **arguments: Any) -> None:
+    def add(self, kind: type[Operation], /, **arguments: Any) -> None:
         """Append an operation."""
         self.operations.append(kind(seq=self.seq, i=len(self.operations), **arguments))
 
@@ -137,18 +137,18 @@ class State:
         unused = [id for id in ids if id not in vm.slots]
         return self.one(unused) if unused and self.chance(85) else self.one(ids)
 
-    def any_handle(self) -> v.Handle:
+    def any_handle(self) -> Handle:
         """A descriptor of any kind, open, closed or never open."""
-        handles: list[v.Handle] = ["kvm", 0, *NOT_OPEN, *self.others[-3:], *self.closed[-3:]]
+        handles: list[Handle] = ["kvm", 0, *NOT_OPEN, *self.others[-3:], *self.closed[-3:]]
         for vm in self.vms:
             handles += [vm.handle, *vm.vcpus]
         return self.one(handles + [file.handle for file in self.files[-3:]])
 
-    def vm_handle(self, wrong: float = 3) -> v.Handle:
+    def vm_handle(self, wrong: float = 3) -> Handle:
         """A VM, seldom something else."""
         return self.any_handle() if self.chance(wrong) else self.one(self.vms).handle
 
-    def file_handle(self, wrong: float = 5) -> v.Handle:
+    def file_handle(self, wrong: float = 5) -> Handle:
         """One of the last files, seldom something else."""
         return self.any_handle() if self.chance(wrong) or not self.files else self.one(self.files[-4:]).handle
 

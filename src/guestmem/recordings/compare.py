@@ -1,108 +1,98 @@
-"""Compare what a backend gave with what was recorded, and tell known divergences from new ones.
+"""Compare one operation's outcome with another: the recorded one, or that of a second backend.
 
-Each line of a recording is one operation; each guest touch is an operation of its own.
+A guest touch that has an outcome of its own is compared by itself. What differs is a known divergence, or new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import UNSET
-
-from guestmem.backend import Exit
-from guestmem.recordings import vocabulary as v
 from guestmem.recordings.divergences import Divergence, History, divergence_of
-from guestmem.recordings.runner import Outcome
+from guestmem.recordings.ioctls import RecordedExit, RunTouch
+from guestmem.recordings.operation import Operation
+from guestmem.recordings.outcome import Answered, Outcome, Skipped, ended, plain, reason
 
-__all__ = ("Verdict", "compare", "seen", "verdict")
-
-_EXTRA = {
-    v.Fstat: ("st_size", "st_blocks", "st_blksize", "st_mode", "st_nlink"),
-    v.HostRead: ("signal",),
-    v.HostWrite: ("signal",),
-    v.MappedPages: ("pages",),
-    v.PreFault: ("gpa_out", "size_out"),
-}
-_EXIT_FIELDS = ("errno", "value", "gpa", "len", "is_write", "data", "flags", "size")
+__all__ = ("Verdict", "compare", "verdicts")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One comparison. ``touch`` is the guest touch's index, or None; recorded is None where nothing was recorded.
+    """One comparison. ``touch`` is the guest touch's index, or None for the whole operation.
 
-    ``skipped`` says why there is nothing to compare: the operation was not issued.
+    expected is None where nothing was recorded; then anything agrees.
     """
 
-    operation: v.Operation
+    operation: Operation
     touch: int | None
-    recorded: Any
-    got: Any
+    expected: Outcome | None
+    outcome: Outcome
     agreed: bool
     divergence: Divergence | None = None
-    check: str = ""
-    reason: str = ""
-    skipped: str = ""
+
+    @property
+    def op(self) -> str:
+        """What was compared, by the name it has in reports."""
+        return self.operation.name() if self.touch is None else "touch"
+
+    @property
+    def recorded(self) -> Any:
+        """What was expected, as plain values; None: nothing."""
+        return None if self.expected is None else plain(self.expected, self.touch)
+
+    @property
+    def got(self) -> Any:
+        """What became of it, as plain values."""
+        return plain(self.outcome, self.touch)
+
+    @property
+    def ended(self) -> str:
+        """How it ended, in a word or two."""
+        return ended(self.outcome, self.touch)
+
+    @property
+    def check(self) -> str:
+        """The check that refused it, if a model says."""
+        return self.outcome.check if isinstance(self.outcome, Answered) else ""
+
+    @property
+    def reason(self) -> str:
+        """Why it ended so, if somebody says."""
+        return reason(self.outcome)
 
 
-def compare(operation: v.Operation, outcome: Outcome, before: History | None = None) -> Iterator[Verdict]:
+def compare(operation: Operation, outcome: Outcome, before: History | None = None) -> Iterator[Verdict]:
     """The verdicts of one operation against what was recorded: one, or one per guest touch; before: what ran before."""
-    for touch, got in seen(operation, outcome):
-        recorded = _recorded(operation, touch, got)
-        exits = _recorded_exits(operation, touch)
-        yield verdict(operation, touch, recorded, got, outcome, exits, before)
+    return verdicts(operation, Answered(operation) if operation.was_run else None, outcome, before)
 
 
-def verdict(
-    operation: v.Operation,
-    touch: int | None,
-    expected: Any,
-    got: Any,
-    outcome: Outcome,
-    exits: Sequence[v.RecordedExit] | None = None,
-    before: History | None = None,
-) -> Verdict:
-    """Compare what was expected (None: nothing) with what an outcome gave; before: what the operation came after."""
-    skipped = outcome.observed.get("skipped", "")
-    agreed = expected is None or expected == got
-    divergence = None if agreed or skipped else divergence_of(operation, exits, before)
-    return Verdict(operation, touch, expected, got, agreed, divergence, outcome.check, outcome.reason, skipped)
+def verdicts(
+    operation: Operation, expected: Outcome | None, outcome: Outcome, before: History | None = None
+) -> Iterator[Verdict]:
+    """The verdicts of one operation against what was expected of it; before: what it came after."""
+    touches = max(_parts(expected), _parts(outcome))
+    for touch in range(touches) if touches else (None,):
+        agreed = expected is None or _agree(expected, outcome, touch)
+        divergence = None
+        if not agreed and not isinstance(outcome, Skipped):
+            divergence = divergence_of(operation, _exits(expected, touch), before)
+        yield Verdict(operation, touch, expected, outcome, agreed, divergence)
 
 
-def seen(operation: v.Operation, outcome: Outcome) -> Iterator[tuple[int | None, Any]]:
-    """What an outcome shows, in parts that can differ by themselves: the whole, or each guest touch by its index."""
-    if isinstance(operation, v.RunTouch) and operation.touches and (operation.exits or outcome.exits):
-        for index in range(len(operation.touches)):
-            yield index, _exits(outcome, index)
-    else:
-        yield None, {"result": outcome.result, "errno": outcome.errno, **outcome.observed}
+def _parts(outcome: Outcome | None) -> int:
+    parts: int = outcome.operation.parts if isinstance(outcome, Answered) else 0
+    return parts
 
 
-def _recorded(operation: v.Operation, touch: int | None, got: Any) -> Any:
-    if operation.errno is UNSET:
-        return None
-    if touch is not None:
-        exits = _recorded_exits(operation, touch)
-        return {"errno": operation.errno} if exits is None else [_exit_fields(exit) for exit in exits]
-    recorded = {"result": operation.result, "errno": operation.errno}
-    recorded.update({name: getattr(operation, name) for name in _EXTRA.get(type(operation), ()) if name in got})
-    return recorded
+def _agree(a: Outcome, b: Outcome, touch: int | None) -> bool:
+    if isinstance(a, Answered) and isinstance(b, Answered):
+        agreed: bool = a.operation.agrees(b.operation, touch)
+        return agreed
+    return a == b
 
 
-def _recorded_exits(operation: v.Operation, touch: int | None) -> Sequence[v.RecordedExit] | None:
-    if not isinstance(operation, v.RunTouch) or touch is None:
-        return None
-    return operation.exits[touch] if operation.exits is not None and touch < len(operation.exits) else None
-
-
-def _exits(outcome: Outcome, index: int) -> Any:
-    if outcome.exits is None:
-        return {"errno": outcome.errno, **outcome.observed}
-    return [_exit_fields(exit) for exit in outcome.exits[index]]
-
-
-def _exit_fields(exit: Exit | v.RecordedExit) -> dict[str, Any]:
-    kind = exit.kind if isinstance(exit, Exit) else exit.exit
-    values = {name: getattr(exit, name) for name in _EXIT_FIELDS}
-    return {"exit": kind, **{name: value for name, value in values.items() if value is not None}}
+def _exits(expected: Outcome | None, touch: int | None) -> list[RecordedExit] | None:
+    if isinstance(expected, Answered) and isinstance(expected.operation, RunTouch):
+        return expected.operation.exits_of(touch)
+    return None

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from guestmem.model.capabilities import CAPABILITIES
-from guestmem.recordings import vocabulary as v
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS, MAP_PRIVATE
+from guestmem.recordings.calls import HostRead, Madvise, Mmap
+from guestmem.recordings.ioctls import CheckExtension, PreFault, RecordedExit, RunTouch, SetUserMemoryRegion2
+from guestmem.recordings.operation import Operation
+from guestmem.recordings.vocabulary import Begin
+from guestmem.uapi import CAPABILITIES, KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS, MAP_PRIVATE
 from guestmem.units import MIB
 
 __all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
 
-Exits = Sequence[v.RecordedExit] | None
+Exits = Sequence[RecordedExit] | None
 
 
 MADV_WILLNEED, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_COLLAPSE = 3, 12, 13, 25
@@ -27,17 +29,17 @@ _RECORDED_WITH_SHADOW_PAGING = ("618", "v6.18")
 class History:
     """What a difference comes after: the sequence's begin line and its first ``index`` operations (None: all)."""
 
-    begin: v.Begin
-    sequence: Sequence[v.Operation]
+    begin: Begin
+    sequence: Sequence[Operation]
     index: int | None = None
 
     @property
-    def operations(self) -> Sequence[v.Operation]:
+    def operations(self) -> Sequence[Operation]:
         """The operations so far, cut out only when somebody asks: sequences are long, and differences rare."""
         return self.sequence[: self.index]
 
 
-Recognise = Callable[[v.Operation, Exits, History | None], bool]
+Recognise = Callable[[Operation, Exits, History | None], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,52 +57,52 @@ class Divergence:
     lasting: bool = True
 
 
-def _stale_mmio(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+def _stale_mmio(operation: Operation, exits: Exits, before: History | None) -> bool:
     return any(exit.anomaly == "stale_mmio" for exit in exits or ())
 
 
-def _livelock(operation: v.Operation, exits: Exits, before: History | None) -> bool:
-    return isinstance(operation, v.PreFault) and operation.livelock
+def _livelock(operation: Operation, exits: Exits, before: History | None) -> bool:
+    return isinstance(operation, PreFault) and operation.livelock
 
 
-def _guard_region(operation: v.Operation, exits: Exits, before: History | None) -> bool:
-    return isinstance(operation, v.Madvise) and operation.advice in (102, 103)
+def _guard_region(operation: Operation, exits: Exits, before: History | None) -> bool:
+    return isinstance(operation, Madvise) and operation.advice in (102, 103)
 
 
-def _collapse(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+def _collapse(operation: Operation, exits: Exits, before: History | None) -> bool:
     """The mapping is anonymous, and may hold an aligned 2 MiB."""
     return _advised(operation, MADV_COLLAPSE, MAP_ANONYMOUS, 2 * MIB, before)
 
 
-def _unconfigured(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+def _unconfigured(operation: Operation, exits: Exits, before: History | None) -> bool:
     """Merging of any memory; reading ahead of private anonymous memory, which has no file."""
-    if isinstance(operation, v.Madvise) and operation.advice in (MADV_MERGEABLE, MADV_UNMERGEABLE):
+    if isinstance(operation, Madvise) and operation.advice in (MADV_MERGEABLE, MADV_UNMERGEABLE):
         return True
     return _advised(operation, MADV_WILLNEED, MAP_ANONYMOUS | MAP_PRIVATE, 0, before)
 
 
-def _advised(operation: v.Operation, advice: int, flags: int, least: int, before: History | None) -> bool:
+def _advised(operation: Operation, advice: int, flags: int, least: int, before: History | None) -> bool:
     """Whether it is that advice on a mapping made with all of the flags, of at least so many bytes."""
-    if before is None or not isinstance(operation, v.Madvise) or operation.advice != advice:
+    if before is None or not isinstance(operation, Madvise) or operation.advice != advice:
         return False
-    made = [each for each in before.operations if isinstance(each, v.Mmap) and each.out == operation.map]
+    made = [each for each in before.operations if isinstance(each, Mmap) and each.out == operation.map]
     return any(each.flags & flags == flags and each.length >= least for each in made)
 
 
-def _shadow_paging(begin: v.Begin) -> bool:
+def _shadow_paging(begin: Begin) -> bool:
     """As the begin line says, else as on the machine that recorded 6.18."""
     if begin.two_dimensional_paging is None:
         return begin.profile in _RECORDED_WITH_SHADOW_PAGING
     return not begin.two_dimensional_paging
 
 
-def _shadow_prefetch(operation: v.Operation, exits: Exits, before: History | None) -> bool:
+def _shadow_prefetch(operation: Operation, exits: Exits, before: History | None) -> bool:
     """Some guest_memfd slot has a userspace_addr that is host-writable and not the very bytes it is bound to."""
-    if before is None or not _shadow_paging(before.begin) or not isinstance(operation, v.RunTouch | v.HostRead):
+    if before is None or not _shadow_paging(before.begin) or not isinstance(operation, RunTouch | HostRead):
         return False
-    mapped = {each.out: each for each in before.operations if isinstance(each, v.Mmap)}
+    mapped = {each.out: each for each in before.operations if isinstance(each, Mmap)}
     for slot in before.operations:
-        if isinstance(slot, v.SetUserMemoryRegion2) and slot.flags & KVM_MEM_GUEST_MEMFD and slot.size:
+        if isinstance(slot, SetUserMemoryRegion2) and slot.flags & KVM_MEM_GUEST_MEMFD and slot.size:
             where = slot.userspace_addr
             if where.buf in ("A", "B", "C"):
                 return True
@@ -111,8 +113,8 @@ def _shadow_prefetch(operation: v.Operation, exits: Exits, before: History | Non
     return False
 
 
-def _foreign_capability(operation: v.Operation, exits: Exits, before: History | None) -> bool:
-    return isinstance(operation, v.CheckExtension) and operation.cap not in CAPABILITIES
+def _foreign_capability(operation: Operation, exits: Exits, before: History | None) -> bool:
+    return isinstance(operation, CheckExtension) and operation.cap not in CAPABILITIES
 
 
 DIVERGENCES: tuple[Divergence, ...] = (
@@ -201,7 +203,7 @@ DIVERGENCES: tuple[Divergence, ...] = (
 )
 
 
-def divergence_of(operation: v.Operation, exits: Exits, before: History | None = None) -> Divergence | None:
+def divergence_of(operation: Operation, exits: Exits, before: History | None = None) -> Divergence | None:
     """The listed divergence that an observed difference falls under, if any; before: what ran before it."""
     for divergence in DIVERGENCES:
         if divergence.recognise is not None and divergence.recognise(operation, exits, before):

@@ -1,62 +1,38 @@
 """What a sequence may not ask of a real kernel: memory without bound, and what harms the host for good.
 
-A recording is a file from anywhere, and a kernel does what it is told. With shadow paging a memslot costs 8 bytes of
+A recording is a file from anywhere, and a kernel does what it is asked. With shadow paging a memslot costs 8 bytes of
 kernel memory for each of its pages (measured on 6.18: 64 GiB take 130 MiB and 0.2 s, 1 TiB takes 2 GiB and 5 s);
-setting attributes stores one entry per page; allocating is what it says. Operations above a limit are not issued and
-say so; whatever a kernel refuses by its arguments alone stays cheap, but is measured with the same stick.
+setting attributes stores one entry per page; allocating is what it says. Operations above a limit are skipped and say
+so. What a kernel refuses by its arguments alone stays cheap, and most of it is held to the same limits.
 """
 
 from __future__ import annotations
 
-from guestmem.recordings import vocabulary as v
-from guestmem.uapi import FALLOC_FL_PUNCH_HOLE
+from typing import Final
+
 from guestmem.units import GIB, MIB, U64, format_size
 
-__all__ = ("Limits",)
+__all__ = ("ONLY_A_MODEL", "Limits", "wraps")
 
-_SLOT = 64 * GIB  # bytes of one memslot, and
-_SLOTS = 256 * GIB  # of all that a sequence sets
-_ATTRIBUTES = 4 * GIB  # bytes of one range of attributes: a million entries
-_MEMORY = 256 * MIB  # bytes that one operation may allocate, and
-_MEMORY_ALL = 1024 * MIB  # that a sequence may
-_PAGES_PER_SLOT = (1 << 31) - 1  # above, KVM refuses (KVM_MEM_MAX_NR_PAGES)
-_PAGE = 4096
-_POISONING = {100: "MADV_HWPOISON", 101: "MADV_SOFT_OFFLINE"}
-_POPULATING = {22: "MADV_POPULATE_READ", 23: "MADV_POPULATE_WRITE", 25: "MADV_COLLAPSE", 3: "MADV_WILLNEED"}
-_MAP_LOCKED, _MAP_POPULATE, _MAP_HUGETLB = 0x2000, 0x8000, 0x40000
+ONLY_A_MODEL: Final = "only a model lets a test do this to its host"
+_SLOT: Final = 64 * GIB  # bytes of one memslot, and
+_SLOTS: Final = 256 * GIB  # of all that a sequence sets
+_ATTRIBUTES: Final = 4 * GIB  # bytes of one range of attributes: a million entries
+_MEMORY: Final = 256 * MIB  # bytes that one operation may allocate, and
+_MEMORY_ALL: Final = 1024 * MIB  # that a sequence may
+_PAGES_PER_SLOT: Final = (1 << 31) - 1  # above, KVM refuses (KVM_MEM_MAX_NR_PAGES)
+_PAGE: Final = 4096
 
 
 class Limits:
-    """The account of one sequence."""
+    """The account of one sequence. Each question puts what may be on the account, or says why it may not."""
 
     def __init__(self) -> None:
         self._slots = 0
         self._memory = 0
 
-    def refuses(self, operation: v.Operation) -> str | None:
-        """Why the operation is not to be issued, None if it may be; what may be is put on the account."""
-        match operation:
-            case v.SetUserMemoryRegion2() | v.SetUserMemoryRegion():
-                return self._slot(operation.size)
-            case v.SetMemoryAttributes():
-                return _attributes(operation)
-            case v.Fallocate():
-                punch = operation.mode & FALLOC_FL_PUNCH_HOLE
-                return None if punch or operation.len <= 0 else self._allocates(operation.len)
-            case v.Write() | v.Pwrite() | v.Read() | v.Pread():
-                return self._allocates(operation.len)
-            case v.PreFault():
-                return None if _wraps(operation.gpa, operation.size) else self._allocates(operation.size)
-            case v.Mmap():
-                return self._mmap(operation)
-            case v.Madvise():
-                return self._madvise(operation)
-            case v.Poison() | v.SetHugePageSize():
-                return "only a model lets a test do this to its host"
-            case _:
-                return None
-
-    def _slot(self, size: int) -> str | None:
+    def slot(self, size: int) -> str | None:
+        """A memslot of size bytes."""
         if size > _PAGES_PER_SLOT * _PAGE:
             return None  # EINVAL before anything is allocated
         if size > _SLOT:
@@ -66,7 +42,8 @@ class Limits:
         self._slots += size
         return None
 
-    def _allocates(self, size: int) -> str | None:
+    def allocates(self, size: int) -> str | None:
+        """Up to size bytes of memory."""
         if size > _MEMORY:
             return f"may allocate {format_size(size)}; the limit is {format_size(_MEMORY)}"
         if self._memory + size > _MEMORY_ALL:
@@ -74,25 +51,13 @@ class Limits:
         self._memory += size
         return None
 
-    def _mmap(self, operation: v.Mmap) -> str | None:
-        if not operation.flags & (_MAP_LOCKED | _MAP_POPULATE | _MAP_HUGETLB):
+    def attributes(self, address: int, size: int) -> str | None:
+        """The attributes of size bytes from address on."""
+        if wraps(address, size) or size <= _ATTRIBUTES:
             return None
-        return self._allocates(operation.length)
-
-    def _madvise(self, operation: v.Madvise) -> str | None:
-        if operation.advice in _POISONING:
-            return f"{_POISONING[operation.advice]} takes pages from the host for good"
-        if operation.advice in _POPULATING and operation.length is not None:
-            return self._allocates(operation.length)
-        return None
+        return f"attributes of {format_size(size)} are kept page by page; the limit is {format_size(_ATTRIBUTES)}"
 
 
-def _attributes(operation: v.SetMemoryAttributes) -> str | None:
-    if operation.flags or _wraps(operation.address, operation.size) or operation.size <= _ATTRIBUTES:
-        return None
-    return f"attributes of {format_size(operation.size)} are kept page by page; the limit is {format_size(_ATTRIBUTES)}"
-
-
-def _wraps(start: int, size: int) -> bool:
-    """Whether the kernel refuses the range by itself."""
+def wraps(start: int, size: int) -> bool:
+    """Whether the kernel refuses the range (bytes) by itself: empty, past the end, or not of whole pages."""
     return size == 0 or start + size >= U64 or bool((start | size) % _PAGE)

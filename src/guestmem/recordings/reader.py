@@ -17,7 +17,10 @@ from typing import BinaryIO, cast
 import msgspec
 
 from guestmem.errors import InputError
-from guestmem.recordings.vocabulary import Begin, HostAddress, HostWrite, Line, Operation, RecordedTouch, RunTouch
+from guestmem.recordings.calls import HostWrite
+from guestmem.recordings.ioctls import RecordedTouch, RunTouch
+from guestmem.recordings.operation import HostAddress, Operation
+from guestmem.recordings.vocabulary import Begin, Line
 from guestmem.units import U64
 
 __all__ = ("RecordingError", "Sequence", "read_sequences", "sequences_in")
@@ -39,7 +42,7 @@ class RecordingError(InputError):
 
 @dataclass(slots=True)
 class Sequence:
-    """One sequence: its begin line and its operations, with the line each stands on in which file."""
+    """One sequence: its begin line and its operations, with the line of each in which file."""
 
     begin: Begin
     line: int
@@ -57,7 +60,7 @@ def read_sequences(path: Path) -> Iterator[Sequence]:
 def sequences_in(file: BinaryIO, name: str) -> Iterator[Sequence]:
     """Yield the sequences of an open recording that errors call ``name``; it must be seekable."""
     sequence: Sequence | None = None
-    decoder = msgspec.json.Decoder(Line)
+    decoder: msgspec.json.Decoder[Begin | Operation] = msgspec.json.Decoder(Line)
     for number, raw in _lines(file, name):
         operation = _decode(decoder, raw, name, number)
         if isinstance(operation, Begin):
@@ -98,7 +101,7 @@ def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
         yield number, raw
 
 
-def _decode(decoder: msgspec.json.Decoder[Line], raw: bytes, name: str, number: int) -> Line:
+def _decode(decoder: msgspec.json.Decoder[Begin | Operation], raw: bytes, name: str, number: int) -> Begin | Operation:
     try:
         line = decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

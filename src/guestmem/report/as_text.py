@@ -13,7 +13,8 @@ from guestmem.layout.coverage import Coverage, SlotCoverage, best_possible
 from guestmem.layout.findings import Finding
 from guestmem.report.checked import Checked
 from guestmem.report.picture import cells, windows
-from guestmem.report.words import gain_text, leaves_text, lost_text, percent, safe, size_text
+from guestmem.report.words import gain_text, leaves_text, lost_text, percent, size_text
+from guestmem.text import safe
 from guestmem.units import format_size
 
 __all__ = ("console", "print_checked", "print_stripped")

@@ -12,7 +12,8 @@ from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Severity
 from guestmem.report.as_json import FleetEntry, FleetLost, WorstVm
 from guestmem.report.as_text import print_stripped
-from guestmem.report.words import percent, safe, size_text
+from guestmem.report.words import percent, size_text
+from guestmem.text import safe
 from guestmem.units import format_size
 
 __all__ = ("entry_of", "print_fleet", "severity_of")

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from guestmem.report.as_text import print_stripped
 from guestmem.report.plan_json import MigrationEntry, PlanEntry, PlannedFile, PlannedSlot
-from guestmem.report.words import safe, size_text
+from guestmem.report.words import size_text
+from guestmem.text import safe
 from guestmem.units import format_size
 
 __all__ = ("print_plans",)

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from guestmem.layout.bound import RuleVerdict, Verdicts
 from guestmem.report.as_text import print_stripped
-from guestmem.report.words import leaves_text, safe, size_text
+from guestmem.report.words import leaves_text, size_text
+from guestmem.text import safe
 from guestmem.units import format_size
 
 __all__ = ("PACKING_WORDS", "print_verdicts", "row", "sizes")

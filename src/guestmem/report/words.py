@@ -7,16 +7,7 @@ from guestmem.layout.findings.value import Bytes
 from guestmem.units import format_size
 
 _UNITS = ((60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K"), (0, ""))
-__all__ = ("gain_text", "leaves_text", "lost_text", "percent", "safe", "size_text")
-
-
-def safe(text: str) -> str:
-    """Text from strangers for a terminal: control characters, which could be escape sequences, become question marks.
-
-    >>> safe("a\\x1b[31mb")
-    'a?[31mb'
-    """
-    return "".join(char if char.isprintable() else "?" for char in text)
+__all__ = ("gain_text", "leaves_text", "lost_text", "percent", "size_text")
 
 
 def percent(part: int, whole: int) -> str:

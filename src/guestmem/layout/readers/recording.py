@@ -15,7 +15,9 @@ from guestmem.layout.readers.attributes import with_attribute
 from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
 from guestmem.layout.readers.slot_table import SlotTable
 from guestmem.layout.value import Backing, File, Layout, Range, Slot
-from guestmem.recordings import vocabulary as v
+from guestmem.recordings.calls import Close, Dup, Mmap, Munmap
+from guestmem.recordings.ioctls import CreateGuestMemfd, SetMemoryAttributes, SetUserMemoryRegion, SetUserMemoryRegion2
+from guestmem.recordings.operation import Handle, HostAddress, Operation
 from guestmem.recordings.reader import RecordingError, Sequence, sequences_in
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGE_PAGES,
@@ -34,7 +36,7 @@ class _State:
     """What stands while the operations of one sequence are read."""
 
     table: SlotTable = field(default_factory=SlotTable)
-    files: dict[v.Handle, File] = field(default_factory=dict)  # by handle; a dup is another handle of the same file
+    files: dict[Handle, File] = field(default_factory=dict)  # by handle; a dup is another handle of the same file
     maps: dict[str, File] = field(default_factory=dict)  # mappings of guest_memfds, which hold the file
     private: dict[str, list[Range]] = field(default_factory=dict)
 
@@ -61,23 +63,23 @@ def _layouts(source: str, sequence: Sequence) -> list[Layout]:
     ]
 
 
-def _apply(state: _State, operation: v.Operation) -> None:
+def _apply(state: _State, operation: Operation) -> None:
     match operation:
-        case v.SetUserMemoryRegion() | v.SetUserMemoryRegion2():
+        case SetUserMemoryRegion() | SetUserMemoryRegion2():
             _set(state, operation)
-        case v.SetMemoryAttributes(vm=str(vm), address=start, size=size, attributes=attributes):
+        case SetMemoryAttributes(vm=str(vm), address=start, size=size, attributes=attributes):
             if start + size < U64:
                 private = bool(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE)
                 state.private[vm] = with_attribute(state.private.get(vm, ()), Range(start, start + size), private)
-        case v.CreateGuestMemfd(out=out):
+        case CreateGuestMemfd(out=out):
             state.files[out] = File(out, operation.size, operation.flags, _page_size(operation.flags))
-        case v.Dup(fd=fd, out=out) if fd in state.files:
+        case Dup(fd=fd, out=out) if fd in state.files:
             state.files[out] = state.files[fd]
-        case v.Mmap(fd=fd, out=out) if fd in state.files:
+        case Mmap(fd=fd, out=out) if fd in state.files:
             state.maps[out] = state.files[fd]
-        case v.Munmap(map=name):
+        case Munmap(map=name):
             state.maps.pop(name, None)
-        case v.Close(fd=fd):
+        case Close(fd=fd):
             state.files.pop(fd, None)
 
 
@@ -88,7 +90,7 @@ def _page_size(flags: int) -> int:
     return 1 << (flags >> GUEST_MEMFD_HUGE_SHIFT & GUEST_MEMFD_HUGE_MASK)
 
 
-def _set(state: _State, operation: v.SetUserMemoryRegion | v.SetUserMemoryRegion2) -> None:
+def _set(state: _State, operation: SetUserMemoryRegion | SetUserMemoryRegion2) -> None:
     slot = _placed(
         Slot(
             gpa=operation.gpa,
@@ -100,7 +102,7 @@ def _set(state: _State, operation: v.SetUserMemoryRegion | v.SetUserMemoryRegion
         ),
         operation.userspace_addr,
     )
-    if isinstance(operation, v.SetUserMemoryRegion2) and operation.flags & KVM_MEM_GUEST_MEMFD:
+    if isinstance(operation, SetUserMemoryRegion2) and operation.flags & KVM_MEM_GUEST_MEMFD:
         file = state.files.get(operation.guest_memfd)
         if file is not None:
             slot = replace(slot, region=file.name, file=file.name, offset=operation.guest_memfd_offset)
@@ -109,7 +111,7 @@ def _set(state: _State, operation: v.SetUserMemoryRegion | v.SetUserMemoryRegion
         state.table.set(vm, slot)
 
 
-def _placed(slot: Slot, where: v.HostAddress) -> Slot:
+def _placed(slot: Slot, where: HostAddress) -> Slot:
     """The slot with its userspace_addr: a number, or an offset into a buffer or mapping at an unknown place."""
     if where.abs is not None:
         return replace(slot, hva=where.abs)

@@ -9,10 +9,10 @@ import pytest
 from recordings import Json, begin, failed, gmem, line, touches, vcpu, vm, went, write
 
 from guestmem.model.process import Process
-from guestmem.recordings.places import place_named
-from guestmem.recordings.play import Place
 from guestmem.recordings.reader import RecordingError
-from guestmem.recordings.report import FileReport, run_recording
+from guestmem.recordings.run import FileReport, run_recording
+from guestmem.recordings.target import Target
+from guestmem.targets import target_named
 
 MMIO = [
     {"exit": "mmio", "gpa": 0, "len": 8, "is_write": 0},
@@ -22,12 +22,12 @@ MMIO = [
 
 def run(path: Path, *lines: Json, profile: str | None = None) -> FileReport:
     """Run a recording of these lines."""
-    return run_recording(write(path / "r.jsonl", *lines), place_named("model", profile))
+    return run_recording(write(path / "r.jsonl", *lines), target_named("model", profile))
 
 
-def modelled(open_backend: Callable[[object], Process] = lambda first: Process()) -> Place:
+def modelled(open_backend: Callable[[object], Process] = lambda first: Process()) -> Target:
     """A place of one's own."""
-    return Place("model", open_backend, lambda first: "v7.2", lambda first: "v7.2")
+    return Target("model", open_backend, lambda first: "v7.2", lambda first: "v7.2")
 
 
 def test_agreement_is_counted_by_operation_and_each_touch_is_one(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_mapping_that_failed_here_costs_its_own_operations_and_not_the_rest(tm
 
     assert [difference.op for difference in report.differences] == ["create_guest_memfd", "mmap", "host_write", "fsync"]
     assert "not_issued" in report.differences[2].got
-    assert report.outcomes["host_write", "not issued"] == 1
+    assert report.outcomes["host_write", "not run"] == 1
     assert report.operations == 5
 
 

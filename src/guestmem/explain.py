@@ -8,12 +8,12 @@ from typing import Any
 from guestmem.errors import InputError
 from guestmem.model.checks import Observation, observing
 from guestmem.model.profiles import PROFILES, Profile
-from guestmem.recordings import vocabulary as v
-from guestmem.recordings.compare import compare
+from guestmem.recordings.ioctls import RunTouch
+from guestmem.recordings.operation import Operation
+from guestmem.recordings.outcome import Answered, Outcome, UnknownName, plain, reason
 from guestmem.recordings.reader import RecordingError, Sequence
-from guestmem.recordings.report import arguments_of
-from guestmem.recordings.runner import Outcome, Runner, UnknownHandle
-from guestmem.recordings.world import process_for
+from guestmem.recordings.runner import Runner
+from guestmem.targets import process_for
 
 __all__ = ("Explanation", "explain_operation")
 
@@ -50,25 +50,25 @@ def _explain_under(profile: Profile, sequence: Sequence, position: int) -> list[
         runner = Runner(process)
         for number, before in enumerate(sequence.operations[:position]):
             _run(runner, sequence, number, before)
-        if isinstance(operation, v.RunTouch) and operation.touches:
+        if isinstance(operation, RunTouch) and operation.touches:
             return [_touch(profile, runner, sequence, position, index) for index in range(len(operation.touches))]
         with observing() as walked:
             outcome = _run(runner, sequence, position, operation)
     return [_explanation(profile, operation, None, outcome, walked)]
 
 
-def _run(runner: Runner, sequence: Sequence, position: int, operation: v.Operation) -> Outcome:
-    try:
-        return runner.run(operation)
-    except UnknownHandle as error:
-        raise RecordingError(sequence.path, sequence.lines[position], str(error)) from error
+def _run(runner: Runner, sequence: Sequence, position: int, operation: Operation) -> Outcome:
+    outcome = runner.run(operation)
+    if isinstance(outcome, UnknownName):
+        raise RecordingError(sequence.path, sequence.lines[position], outcome.problem)
+    return outcome
 
 
 def _touch(profile: Profile, runner: Runner, sequence: Sequence, position: int, index: int) -> Explanation:
     """One guest touch by itself; the earlier ones of the same operation have been made."""
     operation = sequence.operations[position]
-    assert isinstance(operation, v.RunTouch)
-    alone = v.RunTouch(
+    assert isinstance(operation, RunTouch)
+    alone = RunTouch(
         seq=operation.seq,
         i=operation.i,
         vm=operation.vm,
@@ -82,10 +82,15 @@ def _touch(profile: Profile, runner: Runner, sequence: Sequence, position: int, 
 
 
 def _explanation(
-    profile: Profile, operation: v.Operation, touch: int | None, outcome: Outcome, walked: list[Observation]
+    profile: Profile, operation: Operation, touch: int | None, outcome: Outcome, walked: list[Observation]
 ) -> Explanation:
-    op = "touch" if touch is not None else str(operation.__struct_config__.tag)
-    got = next(compare(operation, outcome)).got
     return Explanation(
-        profile.name, op, touch, arguments_of(operation, touch), got, outcome.check, outcome.reason, walked
+        profile.name,
+        operation.name() if touch is None else "touch",
+        touch,
+        operation.arguments(touch),
+        plain(outcome, touch),
+        outcome.check if isinstance(outcome, Answered) else "",
+        reason(outcome),
+        walked,
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recordings import SAMPLES
+from recordings import SAMPLES, answered
 
+from guestmem.recordings.ioctls import CreateVm
+from guestmem.recordings.outcome import GuestLeft, NotRun, Outcome, ProcessEnded, Skipped
 from guestmem.recordings.reader import read_sequences
-from guestmem.recordings.record import recorded, unrun, writing
-from guestmem.recordings.runner import Outcome
-from guestmem.recordings.vocabulary import Begin, CreateVm
+from guestmem.recordings.vocabulary import Begin
+from guestmem.recordings.writer import recorded, writing
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz"])
@@ -45,12 +46,12 @@ def test_a_failure_leaves_neither_half_a_file_nor_a_changed_one(tmp_path: Path) 
 def test_an_outcome_is_written_and_the_old_one_is_not() -> None:
     old = CreateVm(seq="s", i=0, type=0, out="vm0", errno="EINVAL")
 
-    assert recorded(old, Outcome(result="vm0")).errno is None
-    assert recorded(old, Outcome(result="vm0")).result == "vm0"
+    assert recorded(old, answered(old, "vm0")).errno is None
+    assert recorded(old, answered(old, "vm0")).result == "vm0"
 
 
-@pytest.mark.parametrize("how", ["skipped", "unexpected_exit", "process_ended"])
-def test_what_was_never_issued_or_never_answered_is_written_without_an_outcome(how: str) -> None:
+@pytest.mark.parametrize("outcome", [Skipped("w"), NotRun("w"), GuestLeft("w"), ProcessEnded("w")], ids=repr)
+def test_what_was_never_asked_or_never_answered_is_written_without_an_outcome(outcome: Outcome) -> None:
     old = CreateVm(seq="s", i=0, type=0, out="vm0", errno="EINVAL")
 
-    assert recorded(old, Outcome(observed={how: "why"})) == unrun(old)
+    assert recorded(old, outcome) == CreateVm(seq="s", i=0, type=0, out="vm0")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from guestmem.recordings import vocabulary as v
-from guestmem.recordings.difference import Difference, ended, first_difference, grouped
-from guestmem.recordings.runner import Outcome
+from recordings import answered
 
-BEGIN = v.Begin(seq="s")
-OPERATIONS = [v.CreateVm(seq="s", i=index, type=index, out=f"vm{index}") for index in range(4)]
-OK = Outcome(result="vm")
+from guestmem.recordings.calls import Madvise
+from guestmem.recordings.diff import Difference, first_difference, grouped
+from guestmem.recordings.ioctls import CheckExtension, CreateVm
+from guestmem.recordings.outcome import Outcome, ProcessEnded, Skipped
+from guestmem.recordings.vocabulary import Begin
+
+BEGIN = Begin(seq="s")
+OPERATIONS = [CreateVm(seq="s", i=index, type=index, out=f"vm{index}") for index in range(4)]
+OK = answered(OPERATIONS[0], "vm")
 
 
 def refused(errno: str, check: str = "") -> Outcome:
-    return Outcome(None, errno, check=check)
+    return answered(OPERATIONS[0], None, errno, check)
 
 
 def test_outcomes_that_are_the_same_give_nothing() -> None:
@@ -34,8 +38,8 @@ def test_only_the_first_difference_is_reported_with_what_led_to_it() -> None:
     assert pair.new.cause.check == "vm-type"
 
 
-def test_what_one_side_did_not_issue_is_not_compared() -> None:
-    skipped = Outcome(observed={"skipped": "too large"})
+def test_what_one_side_was_not_asked_is_not_compared() -> None:
+    skipped = Skipped("too large")
 
     pair = first_difference(BEGIN, OPERATIONS, [skipped, OK], [refused("EINVAL"), OK])
 
@@ -43,7 +47,7 @@ def test_what_one_side_did_not_issue_is_not_compared() -> None:
 
 
 def test_a_process_that_ended_differs_from_any_answer() -> None:
-    gone = Outcome(observed={"process_ended": "it was ended by SIGSEGV"})
+    gone = ProcessEnded("it was ended by SIGSEGV")
 
     pair = first_difference(BEGIN, OPERATIONS, [OK], [gone])
 
@@ -52,16 +56,16 @@ def test_a_process_that_ended_differs_from_any_answer() -> None:
 
 
 def test_a_known_divergence_that_does_not_last_is_counted_and_passed() -> None:
-    foreign = v.CheckExtension(seq="s", i=0, on="kvm", cap=999)
+    foreign = CheckExtension(seq="s", i=0, on="kvm", cap=999)
 
-    pair = first_difference(BEGIN, [foreign, OPERATIONS[0]], [Outcome(result=0), OK], [Outcome(result=1), OK])
+    pair = first_difference(BEGIN, [foreign, OPERATIONS[0]], [answered(foreign, 0), OK], [answered(foreign, 1), OK])
 
     assert [each.cause.divergence for each in pair.known] == ["other-capabilities"]
     assert (pair.operations, pair.new) == (2, None)
 
 
 def test_after_one_that_lasts_the_rest_of_the_sequence_counts_for_nothing() -> None:
-    guard = v.Madvise(seq="s", i=0, map="map0", advice=102)
+    guard = Madvise(seq="s", i=0, map="map0", advice=102)
 
     pair = first_difference(BEGIN, [guard, OPERATIONS[0]], [OK, OK], [refused("EINVAL"), refused("EBADF")])
 
@@ -84,10 +88,3 @@ def test_groups_are_by_cause_with_the_smallest_example_and_the_smallest_group_fi
         ("EINVAL", 3, 2),
         ("EBADF", 1, 3),
     ]
-
-
-def test_how_an_operation_ended_is_said_in_a_word_or_two() -> None:
-    assert ended({"result": 0, "errno": None}) == "ok"
-    assert ended({"result": None, "errno": "EINVAL"}) == "EINVAL"
-    assert ended([{"exit": "memory_fault", "errno": "EFAULT", "flags": 8}]) == "memory_fault EFAULT"
-    assert ended({"signal": "SIGBUS"}) == "SIGBUS"
