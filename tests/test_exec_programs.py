@@ -119,6 +119,38 @@ def test_statistics_tell_what_the_memory_went_through(programs: Path) -> None:
     assert "leaves unmapped:" in err
 
 
+def test_a_recording_of_a_program_agrees_with_the_model(programs: Path, tmp_path: Path) -> None:
+    recording = tmp_path / "calls.jsonl"
+    code, _, err = guestmem("--record", recording, "--", programs / "binding")
+
+    assert code == 0
+    assert "KVM_RUN 5" in err
+    code, out, _ = guestmem(recording, script=("-m", "guestmem", "run"))
+    assert code == 0
+    assert "0 differences" in out
+    lines = recording.read_text().splitlines()
+    assert sum('"errno":"EEXIST"' in line for line in lines) == 2
+    assert sum('"op":"create_guest_memfd"' in line for line in lines) == 4
+
+
+def test_each_process_of_a_program_is_a_sequence_of_its_own(programs: Path, tmp_path: Path) -> None:
+    recording = tmp_path / "calls.jsonl.gz"
+
+    assert guestmem("--record", recording, "--", programs / "robust", "forked")[0] == 0
+    code, out, _ = guestmem(recording, script=("-m", "guestmem", "run"))
+    assert code == 0
+    assert "2 sequences" in out
+
+
+def test_a_refused_call_is_explained_with_what_other_kernels_answer(programs: Path) -> None:
+    code, _, err = guestmem("--explain", "--", programs / "binding")
+    lines = err.splitlines()
+    overlap = next(number for number, line in enumerate(lines) if line.endswith("EEXIST [binding-free]"))
+
+    assert code == 0
+    assert lines[overlap + 2].strip() == "elsewhere: v6.12 EINVAL"
+
+
 def test_a_page_size_needs_a_profile_that_has_it() -> None:
     code, _, err = guestmem("--page-size", "2M", "--", "true")
 

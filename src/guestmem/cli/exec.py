@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from guestmem.errors import InputError
 
 if TYPE_CHECKING:
     from guestmem.exec import Unserved
@@ -17,6 +20,8 @@ Examples:
     guestmem exec -- ./guest_memfd_test
 
     guestmem exec --profile v6.18 --stats -- ./private_mem_conversions_test -n 2
+
+    guestmem exec --explain --record calls.jsonl -- ./my-vmm-tests
 
     guestmem exec --profile next --page-size 2M -- ./private_mem_conversions_test
 
@@ -34,6 +39,10 @@ def exec_(
     page_size: str = typer.Option(
         None, "--page-size", metavar="SIZE", help="2M or 1G: every guest_memfd whose size allows it, with profile next."
     ),
+    record: Path = typer.Option(None, "--record", metavar="FILE", help="The calls as a recording; gzip for *.gz."),
+    explain: bool = typer.Option(
+        False, "--explain", help="Each refused call on stderr: why, and other kernels' answer."
+    ),
     strict: bool = typer.Option(False, "--strict", help="End the program at the first ioctl that is not served."),
     stats: bool = typer.Option(False, "--stats", help="At the end: calls, mappings, guest code, on stderr."),
 ) -> None:
@@ -41,21 +50,43 @@ def exec_(
 
     An ioctl that is not served is one line on stderr, then the error of an unknown ioctl.
     """
+    import shlex
     import time
 
-    from guestmem.exec import Options, run
+    from guestmem.exec import Listener, Options, run
+    from guestmem.exec.recording import Recording
+    from guestmem.exec.refusals import Refusal, Refusals
     from guestmem.model.profiles import profile_named
-    from guestmem.report.exec_text import stats_lines, summary_lines, unserved_line
+    from guestmem.report.exec_text import recorded_line, refusal_lines, stats_lines, summary_lines, unserved_line
+    from guestmem.rules import DEFAULT
 
     def say(unserved: Unserved) -> None:
         typer.echo(unserved_line(unserved), err=True)
 
+    def tell(refusal: Refusal) -> None:
+        for line in refusal_lines(refusal):
+            typer.echo(line, err=True)
+
     chosen = profile_named(profile)
-    options = Options(profile=chosen, page_size=_size(page_size, huge=chosen.huge), strict=strict, on_unserved=say)
+    recording = Recording(record, shlex.join(command), chosen, DEFAULT) if record else None
+
+    def listeners(group: int) -> list[Listener]:
+        heard: list[Listener] = [Refusals(group, chosen, tell)] if explain else []
+        return heard if recording is None else [*heard, recording.spool(group)]
+
+    options = Options(
+        profile=chosen,
+        page_size=_size(page_size, huge=chosen.huge),
+        strict=strict,
+        listeners=listeners,
+        on_unserved=say,
+    )
     start = time.perf_counter()
     report = run(command, options)
     for line in summary_lines(report.totals):
         typer.echo(line, err=True)
+    if recording is not None:
+        typer.echo(recorded_line(recording.path, *recording.write(), report.totals), err=True)
     if stats:
         for line in stats_lines(report.totals, time.perf_counter() - start):
             typer.echo(line, err=True)
@@ -70,8 +101,8 @@ def _size(text: str | None, *, huge: bool) -> int:
         return 0
     size = parse_size(text)
     if not huge:
-        raise ValueError("--page-size needs a profile whose guest_memfd has large pages: --profile next")
+        raise InputError("--page-size needs a profile whose guest_memfd has large pages: --profile next")
     if size not in X86_64.page_sizes:
         names = ", ".join(X86_64.name_of(order) for order in X86_64.orders if order)
-        raise ValueError(f"--page-size {text}: there are {names}")
+        raise InputError(f"--page-size {text}: there are {names}")
     return size

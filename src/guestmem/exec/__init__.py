@@ -12,16 +12,17 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from guestmem.backend import Backend
-from guestmem.exec.listener import Listener
+from guestmem.exec.listener import Listener as Notifications
 from guestmem.exec.program import start
+from guestmem.exec.recorder import Listener, Recorder, Region
+from guestmem.exec.spaces import Calls
 from guestmem.exec.supervisor import Supervisor, Totals, Unserved
 from guestmem.exec.vcpu import engine
 from guestmem.model.process import Process
 from guestmem.model.profiles import V7_2, Profile
 from guestmem.rules import DEFAULT, Rule
 
-__all__ = ("Options", "Report", "Totals", "Unserved", "run")
+__all__ = ("Listener", "Options", "Report", "Totals", "Unserved", "run")
 
 _SWITCH_S = 0.0005  # between threads of the supervisor: a vCPU's must not keep the program's calls waiting
 
@@ -31,14 +32,14 @@ class Options:
     """How a program is served.
 
     page_size: bytes, of every guest_memfd whose size allows it; 0 leaves the program's flags as they are. strict: the
-    first ioctl that is not served ends the program. wrap: what stands between the calls and the model of a process.
+    first ioctl that is not served ends the program. listeners: who sees the operations of a process, by its id.
     """
 
     profile: Profile = V7_2
     rule: Rule = DEFAULT
     page_size: int = 0
     strict: bool = False
-    wrap: Callable[[int, Process], Backend] = lambda group, process: process
+    listeners: Callable[[int], Sequence[Listener]] = lambda group: ()
     on_unserved: Callable[[Unserved], None] = lambda unserved: None
 
 
@@ -58,17 +59,25 @@ def run(command: Sequence[str], options: Options | None = None) -> Report:
     program.forward_signals()
     sys.setswitchinterval(_SWITCH_S)
 
-    def new_process(group: int) -> tuple[Process, Backend]:
+    def new_process(group: int) -> tuple[Process, Calls]:
         process = Process(options.profile, None, options.rule)
-        return process, options.wrap(group, process)
+        listeners = options.listeners(group)
+        if not listeners:
+            return process, process
+
+        def region(address: int, size: int) -> Region | None:
+            return supervisor.region(group, address, size)
+
+        return process, Recorder(f"process-{group}", process, region, listeners)
 
     def on_unserved(unserved: Unserved) -> None:
         options.on_unserved(unserved)
         if options.strict:
             program.kill()
 
-    listener = Listener(program.listener)
-    supervisor = Supervisor(listener, new_process, page_size=options.page_size, on_unserved=on_unserved)
+    supervisor = Supervisor(
+        Notifications(program.listener), new_process, page_size=options.page_size, on_unserved=on_unserved
+    )
     threading.Thread(target=supervisor.turns.tick, name="ticker", daemon=True).start()
     try:
         supervisor.serve(program.ended, program.wait)

@@ -9,10 +9,9 @@ import select
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from guestmem.backend import Backend
 from guestmem.errors import KvmError
 from guestmem.exec import peer, statistics
 from guestmem.exec import syscalls as nr
@@ -34,7 +33,8 @@ from guestmem.exec.emulated import (
 from guestmem.exec.guestmemory import Counts, GuestMemory
 from guestmem.exec.ioctl_names import name_of
 from guestmem.exec.listener import Call, Gone, Listener
-from guestmem.exec.spaces import Space
+from guestmem.exec.recorder import Region
+from guestmem.exec.spaces import Calls, Space
 from guestmem.exec.standins import StandIns, number_in
 from guestmem.exec.turns import Turns
 from guestmem.exec.vcpu.run import RUN_SIZE, VirtualCpu
@@ -81,7 +81,7 @@ class Supervisor:
     def __init__(
         self,
         listener: Listener,
-        new_process: Callable[[int], tuple[Process, Backend]],
+        new_process: Callable[[int], tuple[Process, Calls]],
         *,
         page_size: int = 0,
         on_unserved: Callable[[Unserved], None] = lambda unserved: None,
@@ -320,6 +320,23 @@ class Supervisor:
         if space is not None or not self._spaces:
             return space
         return next((space for space in self._spaces.values() if space.has(tid)), None)
+
+    def region(self, group: int, address: int, size: int) -> Region | None:
+        """The program's memory at an address, as far as it continues there for size bytes; group: whose."""
+        space = self._spaces[group]
+        found: Region | None = None
+        for mapping in peer.mappings(group):
+            if found is None and mapping.start <= address < mapping.end:
+                object = self._objects.get(number_in(mapping.path) or 0)
+                fd = object.fd if isinstance(object, FileObject) and object.space is space else -1
+                found = Region(mapping.start, mapping.end, fd, mapping.offset)
+                if fd >= 0:
+                    return found
+            elif found is not None:
+                if mapping.start != found.end or found.end >= address + size:
+                    break
+                found = replace(found, end=mapping.end)
+        return found
 
     # -- new objects -------------------------------------------------------------------------------------------------
 

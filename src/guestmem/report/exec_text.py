@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guestmem.geometry import X86_64
+from guestmem.report.values import words
 
 if TYPE_CHECKING:
     from guestmem.exec import Totals, Unserved
+    from guestmem.exec.refusals import Refusal
 
-__all__ = ("stats_lines", "summary_lines", "unserved_line")
+__all__ = ("recorded_line", "refusal_lines", "stats_lines", "summary_lines", "unserved_line")
+
+# Calls that matter to memory and that a recording has no operation for: what guest code does, above all.
+_NO_OPERATIONS = ("KVM_RUN", "KVM_ENABLE_CAP or KVM_GET_TSC_KHZ", "KVM_GET_STATS_FD")
 
 
 def unserved_line(unserved: Unserved) -> str:
@@ -23,6 +29,26 @@ def summary_lines(totals: Totals) -> Iterator[str]:
     for unserved, count in totals.unserved.most_common():
         times = "once" if count == 1 else f"{count} times"
         yield f"guestmem: not served: {unserved.name} on {unserved.kind}, {times}"
+
+
+def refusal_lines(refusal: Refusal) -> Iterator[str]:
+    """One refused call: the check, the values, and what other kernels answer."""
+    yield (
+        f"guestmem: process {refusal.process}, call {refusal.number}: {refusal.operation} {words(refusal.arguments)}: "
+        f"{refusal.errno} [{refusal.check}]"
+    )
+    yield f"    {refusal.reason}"
+    if refusal.elsewhere:
+        answers = ", ".join(f"{name} {answer}" for name, answer in refusal.elsewhere.items())
+        yield f"    elsewhere: {answers}"
+
+
+def recorded_line(path: Path, processes: int, operations: int, totals: Totals) -> str:
+    """What went into the recording, and what could not."""
+    left_out = ", ".join(f"{name} {totals.calls[name]}" for name in _NO_OPERATIONS if totals.calls[name])
+    of = "1 process" if processes == 1 else f"{processes} processes"
+    without = f"; no operations, and left out: {left_out}" if left_out else ""
+    return f"guestmem: {path}: {operations} operations of {of}{without}"
 
 
 def stats_lines(totals: Totals, seconds: float) -> Iterator[str]:

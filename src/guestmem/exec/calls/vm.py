@@ -12,6 +12,7 @@ from guestmem.exec.calls.arguments import REQUEST, argument, fetch
 from guestmem.exec.calls.device import CHECK_EXTENSION, check_extension
 from guestmem.exec.emulated import FileObject, Give, Result, VmObject
 from guestmem.exec.listener import Call
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 
 if TYPE_CHECKING:
     from guestmem.exec.supervisor import Supervisor
@@ -49,7 +50,7 @@ def _set_region(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
 
 def _set_region2(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
     slot, flags, gpa, size, address, offset, file, pad1, *pad2 = fetch(call, _REGION2)
-    fd = _descriptor(supervisor, vm, call, file)
+    fd = _descriptor(supervisor, vm, call, file) if flags & KVM_MEM_GUEST_MEMFD else file
     vm.space.backend.set_user_memory_region2(vm.fd, slot, flags, gpa, size, address, fd, offset, pad1, pad2)
     _to_be_shared(vm, address, size)
     return 0
