@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,10 @@ import typer
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
-    from guestmem.exec import Unserved
+    from guestmem.exec import Listener, Unserved
+    from guestmem.exec.recording import Recording
+    from guestmem.exec.refusals import Refusal
+    from guestmem.model.profiles import Profile
 
 __all__ = ("EXAMPLES", "exec_")
 
@@ -53,12 +57,9 @@ def exec_(
     import shlex
     import time
 
-    from guestmem.exec import Listener, Options, run
-    from guestmem.exec.recording import Recording
-    from guestmem.exec.refusals import Refusal, Refusals
+    from guestmem.exec import Options, run
     from guestmem.model.profiles import profile_named
     from guestmem.report.exec_text import recorded_line, refusal_lines, stats_lines, summary_lines, unserved_line
-    from guestmem.rules import DEFAULT
 
     def say(unserved: Unserved) -> None:
         typer.echo(unserved_line(unserved), err=True)
@@ -68,11 +69,11 @@ def exec_(
             typer.echo(line, err=True)
 
     chosen = profile_named(profile)
-    recording = Recording(record, shlex.join(command), chosen, DEFAULT) if record else None
+    recording = _recording(record, shlex.join(command), chosen) if record else None
 
     def listeners(group: int) -> list[Listener]:
-        heard: list[Listener] = [Refusals(group, chosen, tell)] if explain else []
-        return heard if recording is None else [*heard, recording.spool(group)]
+        heard: list[Listener] = [] if recording is None else [recording.spool(group)]
+        return [*heard, _refusals(group, chosen, tell)] if explain else heard
 
     options = Options(
         profile=chosen,
@@ -91,6 +92,19 @@ def exec_(
         for line in stats_lines(report.totals, time.perf_counter() - start):
             typer.echo(line, err=True)
     raise typer.Exit(report.exit_status)
+
+
+def _recording(path: Path, title: str, profile: Profile) -> Recording:
+    from guestmem.exec.recording import Recording
+    from guestmem.rules import DEFAULT
+
+    return Recording(path, title, profile, DEFAULT)
+
+
+def _refusals(process: int, profile: Profile, tell: Callable[[Refusal], None]) -> Listener:
+    from guestmem.exec.refusals import Refusals
+
+    return Refusals(process, profile, tell)
 
 
 def _size(text: str | None, *, huge: bool) -> int:

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from guestmem.exec.hearing import Listener, Region
 from guestmem.exec.listener import Listener as Notifications
 from guestmem.exec.program import start
-from guestmem.exec.recorder import Listener, Recorder, Region
 from guestmem.exec.spaces import Calls
 from guestmem.exec.supervisor import Supervisor, Totals, Unserved
 from guestmem.exec.vcpu import engine
@@ -64,6 +64,8 @@ def run(command: Sequence[str], options: Options | None = None) -> Report:
         listeners = options.listeners(group)
         if not listeners:
             return process, process
+
+        from guestmem.exec.recorder import Recorder
 
         def region(address: int, size: int) -> Region | None:
             return supervisor.region(group, address, size)

@@ -6,12 +6,12 @@ becomes a mapping of the recording. What guest code does is no operation, and le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Any, Final
 
 from guestmem.backend import FileStat, PreFault
 from guestmem.errors import KvmError, errno_number
+from guestmem.exec.hearing import Listener, Regions
 from guestmem.model.process import Process
 from guestmem.recordings import calls, ioctls
 from guestmem.recordings.operation import HostAddress, Operation
@@ -20,31 +20,11 @@ from guestmem.recordings.runner import Runner
 from guestmem.runmap import RunMap
 from guestmem.uapi import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 
-__all__ = ("Listener", "Recorder", "Region", "Regions")
+__all__ = ("Recorder",)
 
 _MAP_NORESERVE: Final = 0x4000
 _LONGEST_READ: Final = 1 << 30  # that a recording may ask for
 _PAGE: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Memory of the program, [start, end); fd: the guest_memfd that it maps from offset on, -1 for any other memory."""
-
-    start: int
-    end: int
-    fd: int = -1
-    offset: int = 0
-
-
-Regions = Callable[[int, int], Region | None]  # what is at an address; as long as it can be, for so many bytes
-
-
-class Listener(Protocol):
-    """Sees every operation once it was run."""
-
-    def __call__(self, operation: Operation, check: str, reason: str) -> None:
-        """check and reason are the model's, of a refusal."""
 
 
 class Recorder:

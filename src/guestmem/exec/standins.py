@@ -52,7 +52,7 @@ class StandIns:
     """All that are there, by their number."""
 
     def __init__(self) -> None:
-        self._inotify = system.inotify_init()
+        self.fd = self._inotify = system.inotify_init()  # readable when something was released
         self._watched: dict[int, int] = {}  # watch -> number
         self._watches: dict[int, int] = {}  # number -> watch
         self._next = 1

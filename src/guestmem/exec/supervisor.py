@@ -31,9 +31,9 @@ from guestmem.exec.emulated import (
     VmObject,
 )
 from guestmem.exec.guestmemory import Counts, GuestMemory
+from guestmem.exec.hearing import Region
 from guestmem.exec.ioctl_names import name_of
 from guestmem.exec.listener import Call, Gone, Listener
-from guestmem.exec.recorder import Region
 from guestmem.exec.spaces import Calls, Space
 from guestmem.exec.standins import StandIns, number_in
 from guestmem.exec.turns import Turns
@@ -106,10 +106,18 @@ class Supervisor:
         ended becomes readable when the program itself has ended; wait is called then.
         """
         poll = select.poll()
+        # In this order: what was closed before a call was made is seen with the call, not after it.
         poll.register(self.listener.fd, select.POLLIN)
+        poll.register(self._standins.fd, select.POLLIN)
         poll.register(ended, select.POLLIN)
         while True:
-            for fd, events in poll.poll():
+            ready = poll.poll()
+            if any(fd == self._standins.fd for fd, _ in ready):
+                with self.turns:
+                    self._release()
+            for fd, events in ready:
+                if fd == self._standins.fd:
+                    continue
                 if fd == ended:
                     poll.unregister(ended)
                     wait()
@@ -123,7 +131,6 @@ class Supervisor:
     def _answer(self, call: Call) -> None:
         start = time.perf_counter()
         with self.turns:
-            self._release()
             result = self._take_undelivered(call)
             if result is None:
                 result = self._guarded(self._dispatch, call)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guestmem.geometry import X86_64
-from guestmem.report.values import words
 
 if TYPE_CHECKING:
     from guestmem.exec import Totals, Unserved
@@ -33,6 +32,8 @@ def summary_lines(totals: Totals) -> Iterator[str]:
 
 def refusal_lines(refusal: Refusal) -> Iterator[str]:
     """One refused call: the check, the values, and what other kernels answer."""
+    from guestmem.report.values import words  # here: a run without --explain needs nothing of recordings
+
     yield (
         f"guestmem: process {refusal.process}, call {refusal.number}: {refusal.operation} {words(refusal.arguments)}: "
         f"{refusal.errno} [{refusal.check}]"

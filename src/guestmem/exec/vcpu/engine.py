@@ -6,7 +6,7 @@ as memory-unsafe C. Tricks that its behaviour asks for are explained where they 
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import Any, Final
 
 from guestmem.errors import BackendUnavailable
@@ -32,10 +32,8 @@ _GENERAL: Final = (
 
 def require() -> None:
     """BackendUnavailable unless Unicorn is installed."""
-    try:
-        importlib.import_module("unicorn")
-    except ImportError as error:
-        raise BackendUnavailable("guestmem exec needs Unicorn: pip install 'guestmem[exec]'") from error
+    if importlib.util.find_spec("unicorn") is None:
+        raise BackendUnavailable("guestmem exec needs Unicorn: pip install 'guestmem[exec]'")
 
 
 class MemoryAccess:
