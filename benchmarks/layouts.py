@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.measure import median_us, say
-from guestmem.layout import Host, cover
+from guestmem.layout import HostLimits, cover
+from guestmem.layout.check import check
 from guestmem.layout.fleet import check_fleet
 from guestmem.layout.readers.own import read_fleet as read_layouts
 from guestmem.layout.recognise import read, read_fleet
-from guestmem.report.checked import check
 from guestmem.units import GIB, KIB, MIB
 
 __all__ = ("fleets", "large_layout")
@@ -27,7 +27,7 @@ _HVA = 0x7F0000000000
 
 def large_layout() -> None:
     """A VM of 10,000 slots checked from its bytes, findings included; beside it, one of 1,000."""
-    host = Host()
+    host = HostLimits()
     times = {}
     for slots in (1000, 10_000):
         document = json.dumps({"slots": [_device(index) for index in range(slots)]}).encode()
@@ -49,7 +49,7 @@ def fleets() -> None:
         rate = _rate(data)
         say(f"a fleet of 1,000,000 slots, {name}", f"{rate:,.0f} slots/s", "read and checked, one core")
     few = b"\n".join(json.dumps(vm).encode() for vm in lines[:10_000])
-    host = Host()
+    host = HostLimits()
     fleet, layouts = read_fleet("few", few), read_layouts("few", few)
     if fleet is None:
         raise RuntimeError("a fleet is not recognised as one")
@@ -66,7 +66,7 @@ def _rate(data: bytes) -> float:
         fleet = read_fleet("fleet", data)
         if fleet is None or fleet.slots != 1_000_000:
             raise RuntimeError("the fleet was not read whole")
-        check_fleet(fleet, Host())
+        check_fleet(fleet, HostLimits())
 
     return 1_000_000 / (median_us(whole, 3) / 1e6)
 

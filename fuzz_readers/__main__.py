@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fuzz_readers.seeds import seeds_for
-from guestmem.layout.recognise import FORMATS
+from guestmem.layout.formats import FORMATS
 
 __all__ = ("main",)
 

@@ -7,7 +7,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["guestmem.layout"]):
-    from guestmem.layout import Host, LayoutError, cover
+    from guestmem.layout import HostLimits, LayoutError, cover
     from guestmem.layout.fleet import check_fleet
     from guestmem.layout.readers import (  # noqa: F401  # imported here to be instrumented; picked by name later
         cloud_hypervisor,
@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["guestmem.layout"]):
         strace,
     )
     from guestmem.layout.recognise import read, read_fleet
-from guestmem.report.checked import check
+from guestmem.layout.check import check
 
 _LONGEST = 2000  # characters of a message
 
@@ -33,11 +33,11 @@ def held(format: str | None, data: bytes) -> None:
     try:
         fleet = read_fleet("x", data, format)
         if fleet is not None:
-            check_fleet(fleet, Host())
+            check_fleet(fleet, HostLimits())
         if format != "guestmem-parquet" and fleet is None:
             for layout in read("x", data, format):
                 cover(layout)
-                check(layout, Host())
+                check(layout, HostLimits())
     except LayoutError as error:
         said = str(error)
         if not said.isprintable() or len(said) > _LONGEST:

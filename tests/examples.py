@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from guestmem.layout import Layout
-from guestmem.layout.recognise import Options, load, read
+from guestmem.layout.recognise import load, read
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYOUTS = ROOT / "examples" / "layouts"
 DATA = Path(__file__).resolve().parent / "data"
 
 
-def layout(name: str, options: Options | None = None) -> Layout:
+def layout(name: str, firecracker: tuple[int, int] | None = None) -> Layout:
     """The only layout in a shipped capture."""
     path = str(LAYOUTS / name)
-    (found,) = read(path, load(path), options=options)
+    (found,) = read(path, load(path), firecracker=firecracker)
     return found
 
 

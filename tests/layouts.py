@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from guestmem.geometry import Geometry
-from guestmem.layout import Backing, File, Host, Layout, Range, Slot
+from guestmem.layout import Backing, File, HostLimits, Layout, Range, Slot
 from guestmem.layout.binding import FileLimits
 from guestmem.layout.value import BackingKind
 from guestmem.rules import RULES
@@ -54,9 +54,9 @@ def _slot(draw: st.DrawFn, at: int, pages: int, ends: list[int]) -> Slot:
     return replace(plain, flags=KVM_MEM_GUEST_MEMFD, file=f"f{file}", offset=offset * PAGE)
 
 
-def hosts() -> st.SearchStrategy[Host]:
+def hosts() -> st.SearchStrategy[HostLimits]:
     """Hosts of the small geometry: released kernels and ones whose guest_memfds have huge pages."""
     files = st.builds(
         FileLimits, page_size=st.sampled_from([0, *SIZES]), rule=st.sampled_from(RULES), serve_shared=st.booleans()
     )
-    return st.builds(Host, geometry=st.just(SMALL), thp=st.booleans(), files=files)
+    return st.builds(HostLimits, geometry=st.just(SMALL), thp=st.booleans(), files=files)

@@ -1,4 +1,4 @@
-"""A deliberately naive oracle of coverage: page by page, frame by frame, straight from SEMANTICS section 5.
+"""A deliberately naive oracle of coverage: page by page, frame by frame, from docs/kernel-behaviour.md#mapping-levels.
 
 No ranges, no closed form, nothing shared with guestmem.layout but its values: every base page of a slot is asked, for
 every level, what would limit a fault on it. Only for layouts of a few hundred pages.
@@ -6,11 +6,11 @@ every level, what would limit a fault on it. Only for layouts of a few hundred p
 
 from __future__ import annotations
 
-from guestmem.layout import Host, Layout, Reason, Slot
+from guestmem.layout import HostLimits, Layout, Reason, Slot
 from guestmem.rules import Binding
 
 
-def naive_reason(layout: Layout, slot: Slot, host: Host, page: int, size: int) -> Reason | None:
+def naive_reason(layout: Layout, slot: Slot, host: HostLimits, page: int, size: int) -> Reason | None:
     """Why the base page at ``page`` cannot be mapped with pages of ``size`` bytes or larger, or None."""
     larger = [other for other in host.sizes if other > size]
     if any(_exactly(layout, slot, host, page, other) is None for other in larger):
@@ -18,7 +18,7 @@ def naive_reason(layout: Layout, slot: Slot, host: Host, page: int, size: int) -
     return _exactly(layout, slot, host, page, size)
 
 
-def _exactly(layout: Layout, slot: Slot, host: Host, page: int, size: int) -> Reason | None:
+def _exactly(layout: Layout, slot: Slot, host: HostLimits, page: int, size: int) -> Reason | None:
     base = host.geometry.base_page_size
     private = {p for run in layout.private for p in range(run.start - run.start % base, run.end, base)}
     frame = page - page % size
@@ -51,7 +51,7 @@ def _exactly(layout: Layout, slot: Slot, host: Host, page: int, size: int) -> Re
     return Reason.DIRTY_LOG if slot.flags & 1 else None
 
 
-def _naive_file(slot: Slot, host: Host, folio_size: int, page: int, size: int) -> Reason | None:
+def _naive_file(slot: Slot, host: HostLimits, folio_size: int, page: int, size: int) -> Reason | None:
     if host.files.page_size == 0:
         return Reason.ORDER_0
     if folio_size < size:
@@ -71,7 +71,7 @@ def _naive_file(slot: Slot, host: Host, folio_size: int, page: int, size: int) -
     return None if allowed else Reason.RULE
 
 
-def naive_refusal(layout: Layout, slot: Slot, host: Host) -> bool:
+def naive_refusal(layout: Layout, slot: Slot, host: HostLimits) -> bool:
     """Whether the alignment rule refuses the slot's binding."""
     file = layout.file_of(slot)
     if file is None or host.files.page_size == 0:

@@ -1,4 +1,4 @@
-"""A naive oracle: SEMANTICS sections 2 to 6 restated page by page, in dictionaries, as plainly as possible.
+"""A naive oracle: docs/kernel-behaviour.md restated page by page, in dictionaries, as plainly as possible.
 
 Nothing here is fast, ranged or shared with the model: a page holds one number, a leaf is an entry per frame, a rule is
 an ``if``. It knows small worlds only (one host buffer, one word per page) and answers with errno names. What it takes
@@ -26,7 +26,7 @@ class Refused(Exception):
 
 @dataclass
 class Kernel:
-    """What differs between the profiles, as SEMANTICS section 9 lists it."""
+    """What differs between the profiles, as docs/kernel-behaviour.md#differences-between-versions lists it."""
 
     name: str
     huge: bool = False

@@ -11,6 +11,8 @@ from examples import LAYOUTS, ROOT
 from typer.testing import CliRunner, Result
 
 from guestmem.cli import app, main
+from guestmem.cli import layouts as layout_options
+from guestmem.layout.formats import FORMATS
 from guestmem.units import GIB, MIB
 
 MEMFD = str(LAYOUTS / "qemu100-q35-10G-memfd.txt")
@@ -71,7 +73,7 @@ def test_an_hva_from_the_user_is_used_and_named() -> None:
     ram = [slot for slot in source["slots"] if slot["region"] == "pc.ram"]
     assert [slot["hva"] for slot in ram] == ["0x7f0000001000", "0x7f0000101000", "0x7f00c0001000"]
     assert all(slot["levels"]["2M"] == 0 for slot in ram)
-    assert any("HVAs as given: pc.ram at 0x7f0000001000" in note["text"] for note in source["assumptions"])
+    assert any("HVAs are as given: pc.ram at 0x7f0000001000" in note["text"] for note in source["assumptions"])
 
 
 def test_unknown_hvas_can_be_taken_as_barely_aligned() -> None:
@@ -145,7 +147,7 @@ def test_recordings_are_checked_sequence_by_sequence() -> None:
         (["check", "--geometry", "vax", MEMFD], "no geometry 'vax'"),
         (["check", "--firecracker-version", "new", MEMFD], "needed X.Y"),
         (["rules", "--packing", "loose", MEMFD], "needed one of one-file, per-slot, both"),
-        (["plan", "--movable", "n7", MEMFD], "--movable n7: there are m0, pc.bios, pc.rom"),
+        (["plan", "--movable", "n7", MEMFD], "--movable n7: the regions are m0, pc.bios, pc.rom"),
         (["plan", "--to", "3M", MEMFD], "no leaf size"),
         (["plan", "--rule", "mine", MEMFD], "no rule 'mine'"),
         (["schema", "world"], "there are layout, check and recording"),
@@ -200,15 +202,21 @@ def test_plan_to_larger_pages_lists_the_moves_in_order() -> None:
     assert migration["page_size"] == GIB
     assert migration["moved"] == sum(step["size"] for step in migration["steps"] if step["kind"] != "save")
     text = run("plan", "--page-size", "2M", "--to", "1G", "--rule", "congruent", "--one-file", q35).stdout
-    assert "3 offsets stay, 0 move" in text
+    assert "3 offsets can stay, 0 must move" in text
 
 
 def test_plan_text_names_slots_that_no_offset_satisfies() -> None:
     text = run("plan", "--rule", "both-multiples-of-2M", "--one-file", str(LAYOUTS / "qemu72-q35-4G.txt")).stdout
-    assert "accepted at no offset: pc.ram at 0x0, pc.ram at 0x100000" in text
+    assert "the rule accepts no offset for pc.ram at 0x0, pc.ram at 0x100000" in text
 
 
 def test_a_bound_layout_is_migrated_from_where_it_is() -> None:
     text = run("plan", "--page-size", "4K", "--to", "x86-64", "--rule", "creation-flags", DISCUSSION).stdout
     assert "creation-flags refuses its offset with the larger page" in text
     assert "copy 1G of ram at 0x0: 0x4000 to 0x0" in text
+
+
+def test_the_help_of_format_names_every_format_of_the_table() -> None:
+    """The command line imports no layout before a command runs, so it has the names a second time."""
+    names = layout_options.FORMAT.help.partition(": ")[2].rstrip(".").split(", ")
+    assert sorted(names) == sorted(FORMATS)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from layouts import PAGE, SMALL, hosts, small_layouts
 from naive_coverage import naive_reason, naive_refusal
 
-from guestmem.layout import Backing, Host, Layout, Range, Reason, Slot, best_possible, cover
+from guestmem.layout import Backing, HostLimits, Layout, Range, Reason, Slot, best_possible, cover
 from guestmem.layout.binding import FileLimits
 from guestmem.rules import RULES, Rule, SlotMetadata
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
@@ -19,14 +19,14 @@ HUGE_2M = Backing("hugetlb", 2 * MIB)
 HUGE_1G = Backing("hugetlb", GIB)
 
 
-def one(slot: Slot, private: tuple[Range, ...] = (), host: Host | None = None) -> tuple[int, ...]:
+def one(slot: Slot, private: tuple[Range, ...] = (), host: HostLimits | None = None) -> tuple[int, ...]:
     """Leaves of each size for a layout of one slot."""
     return cover(Layout("t", "t", (slot,), private=private), host).leaves
 
 
 @given(small_layouts(), hosts())
 @settings(max_examples=300, deadline=None)
-def test_every_page_gets_the_verdict_that_the_naive_oracle_gives(layout: Layout, host: Host) -> None:
+def test_every_page_gets_the_verdict_that_the_naive_oracle_gives(layout: Layout, host: HostLimits) -> None:
     coverage = cover(layout, host)
     for item in coverage.slots:
         if naive_refusal(layout, item.slot, host):
@@ -44,7 +44,7 @@ def test_every_page_gets_the_verdict_that_the_naive_oracle_gives(layout: Layout,
 def test_a_long_binding_is_judged_at_both_ends_and_in_the_middle(rule: Rule, offset: int, pages: int) -> None:
     slot = Slot(offset * PAGE, pages * PAGE, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=offset * PAGE)
     layout = Layout("t", "t", (slot,), private=(Range(0, 300 * PAGE),))
-    host = Host(SMALL, files=FileLimits(16 * PAGE, rule))
+    host = HostLimits(SMALL, files=FileLimits(16 * PAGE, rule))
     (item,) = cover(layout, host).slots
     for size, segments in zip(host.sizes, item.segments, strict=True):
         for segment in segments:
@@ -56,7 +56,7 @@ def test_a_long_binding_is_judged_at_both_ends_and_in_the_middle(rule: Rule, off
 
 @given(small_layouts(), hosts())
 @settings(max_examples=300, deadline=None)
-def test_at_every_level_mapped_and_lost_bytes_add_up_to_the_slot_exactly(layout: Layout, host: Host) -> None:
+def test_at_every_level_mapped_and_lost_bytes_add_up_to_the_slot_exactly(layout: Layout, host: HostLimits) -> None:
     coverage = cover(layout, host)
     for item in coverage.slots:
         for size, mapped, segments in zip(host.sizes, item.mapped, item.segments, strict=True):
@@ -71,7 +71,7 @@ def test_at_every_level_mapped_and_lost_bytes_add_up_to_the_slot_exactly(layout:
 @given(small_layouts(), hosts())
 @settings(max_examples=200, deadline=None)
 def test_what_can_be_mapped_large_can_be_mapped_smaller_and_nothing_beats_the_best_possible(
-    layout: Layout, host: Host
+    layout: Layout, host: HostLimits
 ) -> None:
     coverage = cover(layout, host)
     for item in coverage.slots:
@@ -80,7 +80,7 @@ def test_what_can_be_mapped_large_can_be_mapped_smaller_and_nothing_beats_the_be
     assert all(now <= best for now, best in zip(coverage.mapped, best_possible(coverage), strict=True))
 
 
-# SEMANTICS.md 5.4: leaves counted on real 6.12 and 7.2 kernels after touching the whole slot.
+# docs/kernel-behaviour.md#examples-of-levels: leaves counted on real 6.12 and 7.2 kernels after touching all of a slot.
 BASE = 0x7F00_4000_0000
 TABLE = [
     pytest.param(Slot(0, 8 * MIB, BASE, backing=HUGE_2M), (), (0, 4, 0), id="all aligned, 8M"),
@@ -153,7 +153,7 @@ def test_a_1g_hugetlb_mapping_half_touched_by_dirty_logging_is_all_base_pages() 
 def test_thp_is_counted_as_possible_up_to_2m_and_only_when_asked() -> None:
     slot = Slot(0, GIB, BASE, backing=Backing("anonymous"))
     assert one(slot) == (0, 512, 0)
-    assert one(slot, host=Host(thp=False)) == (GIB // 4096, 0, 0)
+    assert one(slot, host=HostLimits(thp=False)) == (GIB // 4096, 0, 0)
 
 
 def test_two_slots_of_one_congruent_allocation_that_split_a_frame_lose_it_in_both() -> None:
@@ -167,7 +167,7 @@ def test_two_slots_of_one_congruent_allocation_that_split_a_frame_lose_it_in_bot
 
 def test_the_discussion_example_loses_everything_because_the_page_begins_before_the_binding() -> None:
     slot = Slot(0, GIB, None, KVM_MEM_GUEST_MEMFD, file="g", offset=0x4000)
-    host = Host(files=FileLimits(page_size=GIB, rule=SlotMetadata()))
+    host = HostLimits(files=FileLimits(page_size=GIB, rule=SlotMetadata()))
     coverage = cover(Layout("t", "t", (slot,), private=(Range(0, GIB),)), host)
     lost = {(item.page_size, item.reason): item.size for item in coverage.lost}
     assert lost[GIB, Reason.BINDING] == GIB
@@ -178,7 +178,7 @@ def test_the_discussion_example_loses_everything_because_the_page_begins_before_
 
 def test_moving_the_offset_to_a_congruent_one_brings_the_whole_page_back() -> None:
     slot = Slot(0, GIB, None, KVM_MEM_GUEST_MEMFD, file="g", offset=GIB)
-    host = Host(files=FileLimits(page_size=GIB))
+    host = HostLimits(files=FileLimits(page_size=GIB))
     assert cover(Layout("t", "t", (slot,), private=(Range(0, GIB),)), host).leaves == (0, 0, 1)
 
 

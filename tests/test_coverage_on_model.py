@@ -13,7 +13,7 @@ from layouts import PAGE, SIZES, SMALL, small_layouts
 
 from guestmem.backend import Touch
 from guestmem.errors import KvmError
-from guestmem.layout import Backing, Coverage, File, Host, Layout, Slot, cover
+from guestmem.layout import Backing, Coverage, File, HostLimits, Layout, Slot, cover
 from guestmem.layout.binding import FileLimits
 from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Machine
@@ -46,7 +46,7 @@ def test_faulting_every_page_maps_what_coverage_says(layout: Layout, profile: st
         for page in pages:
             vcpu.touch(Touch(page, "r", 1))
         limits = FileLimits(page_size=PAGE if profile == "next" else 0, rule=rule, serve_shared=profile != "v6.12")
-        coverage = cover(layout, Host(SMALL, files=limits))
+        coverage = cover(layout, HostLimits(SMALL, files=limits))
         for slot in layout.slots:
             for page in range(slot.gpa, slot.end, PAGE):
                 assert mapped_size(vm.model, page) == level_at(coverage, page), (hex(page), slot)

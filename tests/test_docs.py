@@ -110,3 +110,12 @@ def test_what_the_code_cites_of_the_docs_exists() -> None:
 
     assert [page for page, _ in cited if not (ROOT / "docs" / page).exists()] == []
     assert [cite for cite in cited if cite[1] and cite[1] not in anchors(ROOT / "docs" / cite[0])] == []
+
+
+def test_the_modules_that_architecture_names_exist() -> None:
+    for row in re.findall(r"^\| (`[^|]+) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE):
+        first, *others = re.findall(r"`([\w.]+)`", row)
+        package = first.partition(".")[0]
+        for name in [first, *(f"{package}.{other}" for other in others)]:
+            path = ROOT.joinpath("src", "guestmem", *name.split("."))
+            assert path.is_dir() or path.with_suffix(".py").is_file(), name

@@ -7,7 +7,7 @@ from examples import LAYOUTS, layout
 from hypothesis import given, settings
 from layouts import hosts, small_layouts
 
-from guestmem.layout import Backing, File, Host, Layout, Range, Slot, cover
+from guestmem.layout import Backing, File, HostLimits, Layout, Range, Slot, cover
 from guestmem.layout.binding import FileLimits
 from guestmem.layout.findings import IDS, SEVERITIES, Finding, find_findings
 from guestmem.layout.recognise import load, read
@@ -19,13 +19,15 @@ BASE = 0x7F00_0000_0000
 HUGE = Backing("hugetlb", 2 * MIB)
 
 
-def found(name: str, host: Host | None = None) -> dict[str, Finding]:
+def found(name: str, host: HostLimits | None = None) -> dict[str, Finding]:
     """The findings of a shipped capture, by id (the first of each)."""
     findings = find_findings(cover(layout(name), host))
     return {finding.id: finding for finding in reversed(findings)}
 
 
-def of(*slots: Slot, host: Host | None = None, private: tuple[Range, ...] = (), size: int = 0) -> dict[str, Finding]:
+def of(
+    *slots: Slot, host: HostLimits | None = None, private: tuple[Range, ...] = (), size: int = 0
+) -> dict[str, Finding]:
     """The findings of a layout made here."""
     files = tuple(File(name, size) for name in {slot.file for slot in slots if slot.file})
     findings = find_findings(cover(Layout("t", "t", slots, files=files, private=private), host))
@@ -120,7 +122,7 @@ def test_an_odd_zone_is_named_as_what_ruins_the_hugetlb_zone_after_it() -> None:
     findings = found("ch-zones-odd-virtio-mem.json")
     assert findings["odd-start"].remedy == "make zone mem0 1026M or 1G instead of 1025M"
     assert findings["odd-start"].gain == ((2 * MIB, 2044 * MIB),)
-    assert "1M below 0xc0000000 stay unused" in findings["unused-gap"].message
+    assert "1M below 0xc0000000 stays unused" in findings["unused-gap"].message
 
 
 def test_an_odd_memory_size_costs_its_last_frame() -> None:
@@ -132,7 +134,7 @@ def test_an_odd_memory_size_costs_its_last_frame() -> None:
 
 def test_firecracker_dirty_tracking_is_a_warning() -> None:
     finding = found("fc-1025M-hotplug.json")["dirty-logging"]
-    assert (finding.severity, finding.remedy) == ("warning", '"track_dirty_pages": false')
+    assert (finding.severity, finding.remedy) == ("warning", 'set "track_dirty_pages": false')
 
 
 def test_confidential_guests_hear_that_the_kernel_hands_out_single_pages() -> None:
@@ -144,7 +146,7 @@ def test_confidential_guests_hear_that_the_kernel_hands_out_single_pages() -> No
 def test_larger_pages_are_offered_with_what_they_would_bring() -> None:
     finding = found("ch-simple-8G-hugepages.json")["backing-too-small"]
     assert (finding.severity, finding.gain) == ("note", ((GIB, 8 * GIB),))
-    small = found("qemu72-pc-2G.txt", Host(thp=False))["backing-too-small"]
+    small = found("qemu72-pc-2G.txt", HostLimits(thp=False))["backing-too-small"]
     assert (small.severity, small.gain) == ("warning", ((2 * MIB, 2046 * MIB),))
 
 
@@ -153,11 +155,11 @@ def test_what_strace_cannot_show_is_a_warning() -> None:
 
 
 def test_the_discussion_example_is_told_to_move_its_offset() -> None:
-    refused = found("discussion.toml", Host(files=FileLimits(GIB, CreationFlags())))["rule-refuses"]
+    refused = found("discussion.toml", HostLimits(files=FileLimits(GIB, CreationFlags())))["rule-refuses"]
     assert refused.severity == "error"
     assert refused.remedy.startswith("move offset 0x4000 to 0x40000000")
     assert refused.gain == ((2 * MIB, GIB), (GIB, GIB))
-    loose = found("discussion.toml", Host(files=FileLimits(GIB, SlotMetadata())))["offset-not-congruent"]
+    loose = found("discussion.toml", HostLimits(files=FileLimits(GIB, SlotMetadata())))["offset-not-congruent"]
     assert loose.severity == "warning"
     assert loose.remedy.startswith("move offset 0x4000 to 0x40000000")
 
@@ -165,13 +167,13 @@ def test_the_discussion_example_is_told_to_move_its_offset() -> None:
 def test_an_offset_is_moved_past_the_bindings_that_are_in_the_way() -> None:
     crooked = Slot(0, 512 * MIB, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=0x4000)
     in_the_way = Slot(GIB, GIB, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=GIB)
-    host = Host(files=FileLimits(GIB, CreationFlags()))
+    host = HostLimits(files=FileLimits(GIB, CreationFlags()))
     assert of(crooked, in_the_way, host=host)["rule-refuses"].remedy.startswith("move offset 0x4000 to 0x80000000")
 
 
 def test_a_rule_that_lowers_the_level_is_named() -> None:
     slot = Slot(0, GIB - 2 * MIB, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=0)
-    host = Host(files=FileLimits(2 * MIB, WholeBinding()))
+    host = HostLimits(files=FileLimits(2 * MIB, WholeBinding()))
     assert "rule-lowers-level" not in of(slot, host=host, private=(Range(0, GIB),))
     odd = Slot(0, GIB - 4096, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=0)
     finding = of(odd, host=host, private=(Range(0, GIB),))["rule-lowers-level"]
@@ -181,10 +183,10 @@ def test_a_rule_that_lowers_the_level_is_named() -> None:
 def test_a_rule_that_no_offset_satisfies_usefully_says_so() -> None:
     # fits-size wants 1G alignment, the GPA starts at 1M: no accepted offset is congruent even for 2M.
     slot = Slot(MIB, 2 * GIB, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=0)
-    host = Host(files=FileLimits(GIB, FitsSize()))
+    host = HostLimits(files=FileLimits(GIB, FitsSize()))
     finding = of(slot, host=host, private=(Range(0, 4 * GIB),))["offset-not-congruent"]
     assert finding.severity == "note"
-    assert "none under the rule fits-size" in finding.remedy
+    assert "no offset gains under the rule fits-size" in finding.remedy
 
 
 def test_what_kvm_refuses_is_an_error_with_the_errno() -> None:
@@ -212,7 +214,7 @@ def test_two_slots_of_one_allocation_that_meet_in_a_frame_should_be_one() -> Non
     low = Slot(4 * MIB, 5 * MIB, BASE, region="ram", offset=0, backing=HUGE)
     high = Slot(9 * MIB, 7 * MIB, BASE + 5 * MIB, region="ram", offset=5 * MIB, backing=HUGE)
     finding = of(low, high)["frame-shared"]
-    assert finding.remedy.startswith("make one slot of them")
+    assert finding.remedy.startswith("make one slot of the two")
     assert finding.gain == ((2 * MIB, 2 * MIB),)
 
 
@@ -228,7 +230,9 @@ def test_a_perfect_layout_has_no_finding() -> None:
 
 @given(small_layouts(), hosts())
 @settings(max_examples=150, deadline=None)
-def test_findings_are_well_formed_sorted_and_their_gain_is_never_more_than_is_lost(layout: Layout, host: Host) -> None:
+def test_findings_are_well_formed_sorted_and_their_gain_is_never_more_than_is_lost(
+    layout: Layout, host: HostLimits
+) -> None:
     coverage = cover(layout, host)
     findings = find_findings(coverage)
     ranks = [SEVERITIES.index(finding.severity) for finding in findings]

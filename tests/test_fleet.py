@@ -16,12 +16,12 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from guestmem.cli import app
-from guestmem.layout import Host, Layout, LayoutError, cover
+from guestmem.layout import HostLimits, Layout, LayoutError, cover
 from guestmem.layout.fleet import FleetSums, check_fleet
 from guestmem.layout.readers import fleet_jsonl, fleet_parquet
 from guestmem.layout.readers.own import read_fleet
 from guestmem.layout.recognise import read, recognise
-from guestmem.report.fleet import entry_of, severity_of
+from guestmem.report.check_json import fleet_entry
 from guestmem.units import GIB, MIB
 
 NAMES = {1: "log_dirty_pages", 2: "readonly", 4: "guest_memfd"}
@@ -43,7 +43,7 @@ def as_line(layout: Layout, name: str) -> dict[str, Any]:
     return {"name": name, "slots": slots}
 
 
-def scalar(data: bytes, host: Host) -> dict[str, Any]:
+def scalar(data: bytes, host: HostLimits) -> dict[str, Any]:
     """The sums of a fleet by the scalar path alone."""
     coverages = [cover(layout, host) for layout in read_fleet("f", data)]
     levels = range(len(host.sizes))
@@ -81,7 +81,9 @@ vms = st.lists(
 
 @given(vms, hosts())
 @settings(max_examples=150, deadline=None)
-def test_the_vectorised_path_and_the_scalar_path_agree_on_every_vm(many: list[tuple[Layout, str]], host: Host) -> None:
+def test_the_vectorised_path_and_the_scalar_path_agree_on_every_vm(
+    many: list[tuple[Layout, str]], host: HostLimits
+) -> None:
     documents = []
     for index, (layout, kind) in enumerate(many):
         document = as_line(layout, f"vm{index}")
@@ -98,7 +100,7 @@ def test_the_vectorised_path_and_the_scalar_path_agree_on_every_vm(many: list[tu
 
 @given(st.lists(small_layouts(), min_size=1, max_size=5), hosts())
 @settings(max_examples=60, deadline=None)
-def test_plain_vms_go_through_numpy_and_only_odd_ones_do_not(many: list[Layout], host: Host) -> None:
+def test_plain_vms_go_through_numpy_and_only_odd_ones_do_not(many: list[Layout], host: HostLimits) -> None:
     plain = [
         layout.with_slots(slot for slot in layout.slots if slot.file is None and slot.flags < 2) for layout in many
     ]
@@ -127,7 +129,7 @@ def test_a_parquet_fleet_is_judged_like_the_same_layouts_as_lines() -> None:
         page_size=[GIB, 4096, 4096, 4096],
     )
     assert recognise("f", data) == "guestmem-parquet"
-    sums = check_fleet(fleet_parquet.read("f", data), Host())
+    sums = check_fleet(fleet_parquet.read("f", data), HostLimits())
     assert sums.fleet.names == ["a", "b"]
     assert sums.mapped == (6 * GIB, GIB, GIB)
     lost = {reason.value: value for reason, value in sums.lost(1).items()}
@@ -139,15 +141,15 @@ def test_a_parquet_fleet_is_judged_like_the_same_layouts_as_lines() -> None:
 
 def test_a_parquet_vm_that_kvm_would_refuse_goes_the_scalar_way() -> None:
     data = table(vm=[1, 1], gpa=[0, MIB], size=[2 * MIB, 2 * MIB], guest_memfd=[1, 0])
-    sums = check_fleet(fleet_parquet.read("f", data), Host())
+    sums = check_fleet(fleet_parquet.read("f", data), HostLimits())
     assert sums.scalar == 1
     assert sums.lost(0)
-    assert severity_of(sums) == "error"
+    assert sums.severity == "error"
 
 
 def test_parquet_rows_of_guest_memfds_are_private_in_released_kernels() -> None:
     data = table(vm=[1], gpa=[0], size=[4 * MIB], guest_memfd=[1])
-    sums = check_fleet(fleet_parquet.read("f", data), Host())
+    sums = check_fleet(fleet_parquet.read("f", data), HostLimits())
     assert {reason.value for reason in sums.lost(1)} == {"order_0"}
 
 
@@ -189,7 +191,7 @@ def test_check_prints_totals_reasons_and_the_worst_vms(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(path)])
     assert result.exit_code == 1
     assert "4 VMs, 4 slots, 4G" in result.stdout
-    assert "GPA and HVA not congruent" in result.stdout
+    assert "GPA and HVA differ modulo the page size" in result.stdout
     answer = json.loads(CliRunner().invoke(app, ["check", "--json", "--fail-on", "error", str(path)]).stdout)
     (fleet,) = answer["fleets"]
     assert (fleet["levels"]["2M"], fleet["vms"]) == (2 * GIB, 4)
@@ -198,16 +200,16 @@ def test_check_prints_totals_reasons_and_the_worst_vms(tmp_path: Path) -> None:
 
 def test_a_fleet_of_perfect_vms_has_no_severity() -> None:
     data = b'{"slots": [{"gpa": 0, "size": "1G", "backing": {"kind": "hugetlb", "page_size": "1G"}}]}\n'
-    sums = check_fleet(fleet_jsonl.read("f", data), Host())
-    assert severity_of(sums) is None
-    assert entry_of(sums).levels == {"4K": GIB, "2M": GIB, "1G": GIB}
+    sums = check_fleet(fleet_jsonl.read("f", data), HostLimits())
+    assert sums.severity is None
+    assert fleet_entry(sums).levels == {"4K": GIB, "2M": GIB, "1G": GIB}
 
 
 def test_geometries_without_huge_pages_are_no_special_case() -> None:
     from guestmem.geometry import Geometry
 
     data = b'{"slots": [{"gpa": 0, "size": 8192}]}\n'
-    flat = Host(Geometry("flat", 4096, (0,)))
+    flat = HostLimits(Geometry("flat", 4096, (0,)))
     assert check_fleet(fleet_jsonl.read("f", data), flat).mapped == (8192,)
     assert SMALL.page_sizes[0] == 4096
 
@@ -215,7 +217,7 @@ def test_geometries_without_huge_pages_are_no_special_case() -> None:
 def test_odd_vms_cost_the_same_however_large_the_fleet_is() -> None:
     lines = [{"name": f"vm{at}", "slots": [{"gpa": 4096, "size": 8192, "hva": 1}]} for at in range(20_000)]
     fleet = fleet_jsonl.read("f", "\n".join(map(json.dumps, lines)).encode())
-    sums = check_fleet(fleet, Host())
+    sums = check_fleet(fleet, HostLimits())
     assert (sums.scalar, sums.size) == (20_000, 20_000 * 8192)
 
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 import msgspec
 
 from guestmem.fuzz.generator import THEMES, sequence
-from guestmem.fuzz.state import BOOT_GPA, BOOT_SIZE, Scope
+from guestmem.fuzz.state import Scope
+from guestmem.harness import BOOT_GPA, BOOT_SIZE
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12
 from guestmem.recordings.ioctls import (

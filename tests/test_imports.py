@@ -1,27 +1,18 @@
-"""The picture of the layers (ARCHITECTURE), read from the source: arrows point down only."""
+"""The layers of tests/layers.py, read from the source; and planted imports, to show that the guards bite."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
+import subprocess
+import sys
 
 import pytest
+from layers import APART, BACKENDS, LAYERS, WORDS, Modules, apart, arrows, circles, room_of, upward
 from source import imports, modules
 
 MODULES = modules()
 IMPORTS = {name: set(imports(tree, set(MODULES))) for name, tree in MODULES.items()}
-
-# The words both sides share, and what each may know besides itself.
-WORDS = {
-    "guestmem.units": set(),
-    "guestmem.errors": set(),
-    "guestmem.uapi": set(),
-    "guestmem.version": set(),
-    "guestmem.runmap": set(),
-    "guestmem.geometry": {"guestmem.units"},
-    "guestmem.rules": {"guestmem.units", "guestmem.geometry", "guestmem.rules"},
-    "guestmem.backend": {"guestmem.errors"},
-}
 SHELL = {"ctypes", "fcntl", "mmap"}
 WORLD = {
     "os",
@@ -38,94 +29,261 @@ WORLD = {
 }
 
 
-def within(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
-
-
-def of(package: str) -> list[str]:
-    """The package's modules; a package must have some, or the promise is about nothing."""
-    found = [name for name in MODULES if within(name, package)]
+def of(room: str) -> list[str]:
+    """The room's modules; a room must have some, or the promise is about nothing."""
+    found = [name for name in MODULES if room_of(name) == room]
     assert found
     return found
 
 
-def reached(name: str) -> set[str]:
-    """What a module of ours imports of ours."""
-    return {imported for imported in IMPORTS[name] if within(imported, "guestmem")}
+def with_planted(**lines: str) -> Modules:
+    """The source with a line more at the end of some modules; ``layout__value`` is guestmem.layout.value."""
+    planted = dict(MODULES)
+    for name, line in lines.items():
+        module = f"guestmem.{name.replace('__', '.')}"
+        old = MODULES[module].body if module in MODULES else []
+        planted[module] = ast.Module([*old, *ast.parse(line).body], type_ignores=[])
+    return planted
 
 
-@pytest.mark.parametrize("package", WORDS)
-def test_the_shared_words_know_only_the_words_below_them(package: str) -> None:
-    for name in of(package):
-        for imported in reached(name):
-            assert any(within(imported, allowed) for allowed in WORDS[package]), f"{name} imports {imported}"
+# The layers
 
 
-@pytest.mark.parametrize("name", of("guestmem.model"))
-def test_the_model_knows_the_words_and_itself(name: str) -> None:
-    allowed = {"guestmem.model", *WORDS}
-
-    for imported in reached(name):
-        assert any(within(imported, package) for package in allowed), f"{name} imports {imported}"
+def test_every_import_points_down() -> None:
+    assert upward(MODULES) == []
 
 
-@pytest.mark.parametrize("name", of("guestmem.model"))
-def test_the_model_touches_no_descriptor_clock_or_chance(name: str) -> None:
-    assert not IMPORTS[name] & (SHELL | WORLD)
+def test_no_circle_of_rooms() -> None:
+    assert circles(MODULES) == []
+
+
+def test_what_is_kept_apart_is_not_reached() -> None:
+    assert apart(MODULES) == []
+
+
+def test_no_room_is_in_two_layers() -> None:
+    rooms = [room for layer in LAYERS for room in layer]
+
+    assert len(rooms) == len(set(rooms))
+    assert set(APART) | {room for rooms in APART.values() for room in rooms} | set(WORDS) <= set(rooms)
+
+
+def test_no_module_needs_itself_to_be_imported() -> None:
+    """Imports that run when modules are imported form no cycle. A package's own __init__ may import its modules."""
+    graph = arrows(MODULES, at_start=True)
+    inits = {name for name in MODULES if any(other.startswith(f"{name}.") for other in MODULES)}
+
+    graphlib.TopologicalSorter({name: targets - inits for name, targets in graph.items()}).prepare()
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in MODULES if not within(name, "guestmem.kvm") and not within(name, "guestmem.exec")]
+    ("module", "line", "report"),
+    [
+        (
+            "layout__value",
+            "import guestmem.report.json_text",
+            "guestmem.layout.value imports guestmem.report.json_text",
+        ),
+        ("layout__value", "from guestmem.report import json_text", "guestmem.layout.value imports guestmem.report."),
+        (
+            "recordings__reader",
+            "from guestmem.fuzz import campaign",
+            "guestmem.recordings.reader imports guestmem.fuzz.",
+        ),
+        ("kvm__memory", "from guestmem.lab.machine import Machine", "guestmem.kvm.memory imports guestmem.lab.machine"),
+        ("model__levels", "from guestmem import kvm", "guestmem.model.levels imports guestmem.kvm"),
+        ("units", "def f():\n    import guestmem.model.levels", "guestmem.units imports guestmem.model.levels"),
+        ("rules", "if TYPE_CHECKING:\n    from guestmem.model import levels", "guestmem.rules imports guestmem.model."),
+        ("objects", "import guestmem", "guestmem.objects imports guestmem,"),
+        ("cli__run", "from guestmem import pytest_plugin", "guestmem.cli.run imports guestmem.pytest_plugin"),
+        ("somewhere", "x = 1", "somewhere is in no layer"),
+    ],
 )
-def test_only_the_real_backend_and_the_supervisor_make_system_calls_of_their_own(name: str) -> None:
-    assert not IMPORTS[name] & SHELL
+def test_an_import_that_does_not_point_down_is_reported(module: str, line: str, report: str) -> None:
+    new = set(upward(with_planted(**{module: line}))) - set(upward(MODULES))
+
+    assert len(new) == 1
+    assert new.pop().startswith(report)
 
 
-@pytest.mark.parametrize("name", of("guestmem.recordings"))
-def test_running_and_comparing_recordings_knows_no_backend(name: str) -> None:
-    for imported in reached(name):
-        assert not within(imported, "guestmem.model")
-        assert not within(imported, "guestmem.kvm")
+def test_a_circle_of_rooms_is_reported() -> None:
+    planted = with_planted(layout__value="import guestmem.doctor", doctor="def f():\n    import guestmem.layout.value")
+
+    assert "doctor -> layout -> doctor" in circles(planted)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not within(name, "guestmem.cli")])
-def test_nothing_but_the_program_itself_knows_the_command_line(name: str) -> None:
-    if name != "guestmem.__main__":
-        assert not [imported for imported in IMPORTS[name] if within(imported, "guestmem.cli")]
+def test_a_longer_circle_is_reported() -> None:
+    planted = with_planted(
+        layout__value="import guestmem.doctor", doctor="import guestmem.fuzz", fuzz="import guestmem.layout.value"
+    )
+
+    assert {"doctor -> fuzz -> layout -> doctor", "layout -> doctor -> fuzz -> layout"} <= set(circles(planted))
 
 
-@pytest.mark.parametrize("name", of("guestmem.recordings"))
-def test_transcripts_print_nothing(name: str) -> None:
-    assert not IMPORTS[name] & {"rich", "typer", "sys"}
+@pytest.mark.parametrize(
+    ("planted", "report"),
+    [
+        ({"recordings__reader": "import guestmem.model.levels"}, "recordings.reader -> guestmem.model.levels"),
+        ({"recordings__reader": "def f():\n    import guestmem.kvm"}, "recordings.reader -> guestmem.kvm"),
+        (
+            {"recordings__reader": "import guestmem.units", "units": "import guestmem.model.levels"},
+            "recordings.reader -> guestmem.units -> guestmem.model: recordings does without model",
+        ),
+        ({"races__world": "import guestmem.units"}, "races.world -> guestmem.units: races does without units"),
+        ({"layout__value": "from guestmem.lab import boot"}, "layout.value -> guestmem.lab: layout does without lab"),
+    ],
+)
+def test_what_is_kept_apart_is_reported_with_the_way_to_it(planted: dict[str, str], report: str) -> None:
+    new = set(apart(with_planted(**planted))) - set(apart(MODULES))
+
+    assert any(f"guestmem.{report}" in line for line in new)
 
 
-@pytest.mark.parametrize("name", of("guestmem.cli"))
+def test_an_import_inside_a_function_is_not_loaded_at_the_start() -> None:
+    """Where a word imports a backend only when called, recordings that use the word load no backend."""
+    planted = with_planted(
+        recordings__reader="import guestmem.units", units="def f():\n    import guestmem.model.levels"
+    )
+
+    assert not set(apart(planted)) - set(apart(MODULES))
+    assert "guestmem.units imports guestmem.model.levels, which is not below it" in upward(planted)
+
+
+# What is loaded
+
+
+def loaded_after(program: str) -> set[str]:
+    """The modules of backends that a fresh interpreter holds after a program."""
+    listing = "import sys\nprint(); print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", f"{program}\n{listing}"], capture_output=True, text=True, check=True)
+    return {name for name in ended.stdout.splitlines()[-1].split() if name.startswith("guestmem.")}
+
+
+def backends(names: set[str]) -> set[str]:
+    return {name for name in names if room_of(name) in BACKENDS}
+
+
+def test_recordings_load_no_backend() -> None:
+    names = of("recordings")
+    loaded = loaded_after("\n".join(f"import {name}" for name in names))
+
+    assert set(names) - {"guestmem"} <= loaded
+    assert backends(loaded) == set()
+
+
+def test_the_help_loads_no_backend() -> None:
+    program = """
+import sys
+from guestmem.cli import main
+sys.argv = ["guestmem", "--help"]
+try:
+    main()
+except SystemExit:
+    pass"""
+    errors_only = {"guestmem.lab", "guestmem.lab.errors"}  # what the program's main catches
+
+    assert backends(loaded_after(program)) <= errors_only
+
+
+def test_the_package_itself_loads_no_backend() -> None:
+    assert backends(loaded_after("import guestmem")) == set()
+
+
+def test_a_loaded_backend_is_seen() -> None:
+    assert "guestmem.model.process" in backends(loaded_after("import guestmem\nguestmem.open()"))
+
+
+@pytest.mark.parametrize("name", of("cli"))
 def test_the_command_line_imports_nothing_heavy_before_a_command_runs(name: str) -> None:
     at_start = ast.Module(
         [node for node in MODULES[name].body if isinstance(node, ast.Import | ast.ImportFrom)], type_ignores=[]
     )
-    light = {"guestmem.cli", "guestmem.version", "guestmem.errors"}
+    light = {"cli", "version", "errors"}
 
     for imported in imports(at_start, set(MODULES)):
-        if within(imported, "guestmem"):
-            assert any(within(imported, allowed) for allowed in light), imported
+        if imported.startswith("guestmem."):
+            assert room_of(imported) in light, imported
         else:
             assert imported.partition(".")[0] not in {"rich", "msgspec", "sortedcontainers"}
 
 
-def test_no_module_needs_itself_to_be_imported() -> None:
-    """Imports at the top of modules form no cycle; those inside functions or for types only do not count."""
-    graph = {}
-    for name, tree in MODULES.items():
-        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], type_ignores=[])
-        graph[name] = {imported for imported in imports(top, set(MODULES)) if imported in MODULES and imported != name}
+# Who may touch what
 
-    graphlib.TopologicalSorter(graph).prepare()
+
+@pytest.mark.parametrize("name", of("model"))
+def test_the_model_touches_no_descriptor_clock_or_chance(name: str) -> None:
+    assert not IMPORTS[name] & (SHELL | WORLD)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room_of(name) not in ("kvm", "exec")])
+def test_only_the_real_backend_and_the_supervisor_make_system_calls_of_their_own(name: str) -> None:
+    assert not IMPORTS[name] & SHELL
+
+
+@pytest.mark.parametrize("name", of("races"))
+def test_races_need_nothing_but_the_standard_library(name: str) -> None:
+    for imported in IMPORTS[name]:
+        assert imported.startswith("guestmem.races") or imported.partition(".")[0] in sys.stdlib_module_names
 
 
 def test_nothing_needs_the_solver_but_the_proofs_their_writers_and_their_command() -> None:
-    writers = {f"guestmem.report.{name}" for name in ("lattice_svg", "proofs_files", "proofs_json", "proofs_text")}
-    for name in MODULES:
-        if not within(name, "guestmem.proofs") and name not in {"guestmem.cli.prove", *writers}:
-            assert not any(within(imported, "guestmem.proofs") for imported in reached(name)), name
+    for name, targets in arrows(MODULES).items():
+        if room_of(name) not in {"proofs", "report"} and not name.startswith("guestmem.cli.prove"):
+            assert not any(room_of(imported) == "proofs" for imported in targets), name
+        if room_of(name) != "proofs" and not name.startswith("guestmem.cli.prove"):
             assert "z3" not in IMPORTS[name], name
+
+
+# Writers
+
+
+ENCODERS = {"json.dump", "json.dumps", "msgspec.json.encode", "msgspec.json.Encoder"}
+
+
+def writing(tree: ast.Module) -> set[str]:
+    """How a module writes for people or programs: rich, typer, print, sys.stdout, or an encoder of JSON."""
+    found = {name for name in ("rich", "typer", "click") if any(i.split(".")[0] == name for i in imports(tree, set()))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            found.add("print")
+        if isinstance(node, ast.Attribute) and node.attr in {"stdout", "dump", "dumps", "encode", "Encoder"}:
+            found |= {ast.unparse(node)} & {"sys.stdout", *ENCODERS}
+    return found
+
+
+# Encoders that write no answer of a command.
+NO_ANSWER = {
+    "guestmem.fuzz.shrink": {"msgspec.json.encode"},  # measures a recording
+    "guestmem.exec.recording": {"msgspec.json.Encoder"},  # a recording that is not whole yet
+    "guestmem.report.proofs_files": {"json.dumps"},  # a recording, a line for each operation
+    "guestmem.lab.kernel": {"msgspec.json.encode"},  # what was built, beside the kernel
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_report_and_the_command_line_write(name: str) -> None:
+    found = writing(MODULES[name])
+    match room_of(name):
+        case "cli":
+            assert not found & ENCODERS, "JSON goes through guestmem.report.json_text"
+        case "report":
+            assert name == "guestmem.report.json_text" or found & ENCODERS <= NO_ANSWER.get(name, set())
+        case "recordings":
+            assert found <= {"msgspec.json.encode"}, "recordings write recordings, and print nothing"
+        case _:
+            assert found <= NO_ANSWER.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("line", "how"),
+    [
+        ("from rich.table import Table", "rich"),
+        ("def f():\n    import typer", "typer"),
+        ("print('x')", "print"),
+        ("import json\njson.dumps({})", "json.dumps"),
+        ("import msgspec\nmsgspec.json.encode({})", "msgspec.json.encode"),
+        ("import sys\nsys.stdout.write('')", "sys.stdout"),
+    ],
+)
+def test_a_writer_is_seen(line: str, how: str) -> None:
+    assert writing(ast.parse(line)) == {how}

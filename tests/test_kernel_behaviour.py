@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import guestmem
-from guestmem import uapi
+from guestmem import harness, uapi
 from guestmem.kvm.structs import IOCTLS
 from guestmem.model.checks import observing
 from guestmem.objects import GuestMemfd, Vm
@@ -60,10 +60,11 @@ def test_the_page_has_the_numbers_of_the_ioctls() -> None:
 
 
 def walked(vm: Vm, gpa: int, size: int, file: GuestMemfd | None = None) -> list[str]:
-    """The names of the checks that one request for slot 0 meets."""
+    """The names of the checks that one request for slot 0 meets, after those of the descriptor."""
     with observing() as seen:
         vm.set_user_memory_region2(0, gpa=gpa, size=size, guest_memfd=file)
-    return [each.name for each in seen if each.passed is not None]
+    names = [each.name for each in seen if each.passed is not None]
+    return names[names.index("v1-flags") :]
 
 
 def test_checks_of_the_region_ioctl_come_in_the_order_of_the_page() -> None:
@@ -131,3 +132,11 @@ def test_the_model_differs_between_versions_as_the_page_says(column: int, profil
         found["binding-in-file: sums at 2^63"]
         == {"unsigned: EINVAL": "EINVAL", "signed: accepted": "0"}[stated["binding-in-file: sums at 2^63"]]
     )
+
+
+def test_the_harness_of_the_page_is_the_one_in_use() -> None:
+    text = section("Harness")
+
+    where = f"slot {harness.BOOT_SLOT} at GPA {harness.BOOT_GPA:#x} ({harness.BOOT_SIZE >> 10} KiB)"
+    assert where in text
+    assert f"answered with bytes {harness.mmio_answer(1):#x}" in text

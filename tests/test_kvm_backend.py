@@ -416,7 +416,7 @@ def test_a_boot_memory_that_no_slot_maps_is_reported_as_misuse(backend: KvmBacke
 
 def test_a_machine_without_the_device_gets_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The device, the errno, the remedy."""
-    monkeypatch.setattr(files, "DEVICE", str(tmp_path / "kvm"))
+    monkeypatch.setattr(files, "DEV_KVM", str(tmp_path / "kvm"))
     with KvmBackend() as backend, pytest.raises(BackendUnavailable, match=r"kvm cannot be opened \(ENOENT\): load the"):
         backend.open_kvm()
 

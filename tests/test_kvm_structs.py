@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from guestmem.kvm import structs
 from guestmem.kvm.structs import IOCTLS, STRUCTS, Ioctl, Struct
 from guestmem.lab import cache
+from guestmem.uapi import IOCTL_NUMBERS
 
 HEADER = Path("/usr/include/linux/kvm.h")
 MACHINE_HEADER = Path("/usr/include/x86_64-linux-gnu/asm/kvm.h")
@@ -289,3 +290,9 @@ def test_an_unknown_field_is_named() -> None:
 def test_direction_and_size_are_part_of_the_number() -> None:
     """The same minor number with another size is another ioctl."""
     assert Ioctl("x", 0x49, 1, 160).number != Ioctl("x", 0x49, 1, 32).number
+
+
+@pytest.mark.parametrize("name", IOCTL_NUMBERS)
+def test_the_numbers_that_traces_show_are_those_of_the_table(name: str) -> None:
+    """uapi.IOCTL_NUMBERS, which readers of traces use, and kvm.structs.IOCTLS, which encodes them."""
+    assert IOCTL_NUMBERS[name] == IOCTLS[name].number

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestmem.backend import Boot, Exit, FileStat, PreFault, Touch
+from guestmem.backend import Boot, Exit, FileStat, PreFaultResult, Touch
 from guestmem.errors import KvmError
 from guestmem.lab import channel
 from guestmem.units import S64_MAX, U64_MAX
@@ -65,7 +65,7 @@ VALUES: list[tuple[object, object]] = [
     (4, int),
     (None, FileStat | None),
     (FileStat(4096, 0, 4096, 0o100600, 1), FileStat | None),
-    (PreFault(0x1000, 0), PreFault),
+    (PreFaultResult(0x1000, 0), PreFaultResult),
     (
         [[Exit("done", value=U64_MAX)], [Exit("mmio", gpa=4096, len=8, is_write=1, data="00"), Exit("done")]],
         list[list[Exit]],
@@ -86,11 +86,11 @@ def test_a_value_of_the_backend_arrives_equal_and_of_its_type(value: object, kin
 
 def test_a_refusal_inside_a_value_arrives_with_all_it_says() -> None:
     refused = KvmError(2, "gpa=0x1000", check="has-slot", hint="make a slot")
-    reply = channel.decode_reply(channel.encode(channel.Done((channel.Returned(PreFault(4096, 8192, refused)),))))
+    reply = channel.decode_reply(channel.encode(channel.Done((channel.Returned(PreFaultResult(4096, 8192, refused)),))))
     assert isinstance(reply, channel.Done)
     (outcome,) = reply.outcomes
     assert isinstance(outcome, channel.Returned)
-    came: PreFault = channel.convert(outcome.value, PreFault)
+    came: PreFaultResult = channel.convert(outcome.value, PreFaultResult)
     assert (came.gpa, came.size) == (4096, 8192)
     assert came.refused is not None
     assert (came.refused.errno, came.refused.reason) == (2, "gpa=0x1000")

@@ -15,25 +15,25 @@ from hypothesis import given, settings
 from layouts import hosts, small_layouts
 from rich.console import Console
 
-from guestmem.layout import Assumption, Backing, Host, Layout, Slot, cover
+from guestmem.layout import Assumption, Backing, HostLimits, Layout, Slot, cover
+from guestmem.layout.check import Checked, check, most_severe
 from guestmem.layout.findings import IDS
-from guestmem.report.as_html import to_html
-from guestmem.report.as_json import CheckReport, check_schema, to_json
-from guestmem.report.as_text import print_checked
-from guestmem.report.checked import Checked, check, worst
+from guestmem.report.check_html import to_html
+from guestmem.report.check_json import CheckReport, check_schema, to_json
+from guestmem.report.check_sarif import sarif_of
+from guestmem.report.check_text import print_checked
 from guestmem.report.picture import best_runs, cells, windows
-from guestmem.report.sarif import sarif_of
 from guestmem.units import GIB, MIB
 
 MEMFD = "qemu100-q35-10G-memfd.txt"
 
 
 def checked(name: str = MEMFD) -> Checked:
-    return check(layout(name), Host())
+    return check(layout(name), HostLimits())
 
 
 def as_json(*many: Checked) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(to_json(list(many), Host(), "v7.2"))
+    answer: dict[str, Any] = json.loads(to_json(list(many), HostLimits(), "v7.2"))
     return answer
 
 
@@ -73,7 +73,7 @@ def test_an_unknown_hva_is_null_and_an_assumption_says_why() -> None:
 
 @given(small_layouts(), hosts())
 @settings(max_examples=100, deadline=None)
-def test_in_json_levels_and_lost_bytes_add_up_to_the_size_at_every_level(random: Layout, host: Host) -> None:
+def test_in_json_levels_and_lost_bytes_add_up_to_the_size_at_every_level(random: Layout, host: HostLimits) -> None:
     answer = json.loads(to_json([check(random, host)], host, "test"))
     for source in answer["sources"]:
         for entry in (*source["slots"], source["totals"]):
@@ -83,7 +83,7 @@ def test_in_json_levels_and_lost_bytes_add_up_to_the_size_at_every_level(random:
 
 
 def test_json_fits_its_own_schema_types() -> None:
-    text = to_json([checked(), checked("ch-zones-odd-virtio-mem.json")], Host(), "v7.2")
+    text = to_json([checked(), checked("ch-zones-odd-virtio-mem.json")], HostLimits(), "v7.2")
     assert msgspec.json.decode(text, type=CheckReport).sources[1].vmm == "cloud-hypervisor"
     assert set(check_schema()["$defs"]["SlotEntry"]["required"]) >= {"gpa", "size", "levels", "lost"}
 
@@ -106,7 +106,7 @@ def test_sarif_has_one_result_per_finding_with_its_remedy() -> None:
 
 
 def test_sarif_names_files_as_uris() -> None:
-    one = check(Layout("a b/c#d.txt#seq/vm0", "t", (Slot(1, 4096),)), Host())
+    one = check(Layout("a b/c#d.txt#seq/vm0", "t", (Slot(1, 4096),)), HostLimits())
     (run,) = sarif_of([one])["runs"]
     assert run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b/c"
 
@@ -123,9 +123,9 @@ def test_text_has_the_table_the_picture_the_assumptions_and_the_findings() -> No
     assert "0x7f61e40ff000" in text
     assert "hva 2046M, shared frame 1M" in text
     assert "0x0 ░░░" in text
-    assert "change: back m0 by hugetlb pages" in text
+    assert "remedy: back m0 by hugetlb pages" in text
     assert "(gains 10238M with 2M pages)" in text
-    assert "assumed, because the source does not tell" in text
+    assert "assumed, because the source does not say" in text
     assert not any(line.endswith(" ") for line in text.splitlines())
 
 
@@ -134,14 +134,14 @@ def test_text_is_drawn_in_ascii_where_nothing_else_can_be_written() -> None:
 
 
 def test_text_shows_the_first_slots_of_many_and_says_how_many_more() -> None:
-    many = check(Layout("many", "t", tuple(Slot(n * MIB, MIB) for n in range(100))), Host())
+    many = check(Layout("many", "t", tuple(Slot(n * MIB, MIB) for n in range(100))), HostLimits())
     assert "60 more" in text_of(many)
     assert "more" not in text_of(many, rows=0)
 
 
 def test_text_of_many_findings_shows_the_first_and_counts_the_rest() -> None:
     slots = [Slot(at << 30, 1 << 25, hva=(at << 30) + 0x1000, region=f"r{at}") for at in range(50)]
-    one = check(Layout("many", "t", tuple(slots)), Host())
+    one = check(Layout("many", "t", tuple(slots)), HostLimits())
     crooked = sum(finding.id == "hva-not-congruent" for finding in one.findings)
     text = text_of(one, rows=10)
     assert crooked == 50
@@ -151,7 +151,9 @@ def test_text_of_many_findings_shows_the_first_and_counts_the_rest() -> None:
 
 
 def test_text_of_a_perfect_layout_says_so() -> None:
-    assert "no findings" in text_of(check(Layout("t", "t", (Slot(0, GIB, backing=Backing("hugetlb", GIB)),)), Host()))
+    assert "no findings" in text_of(
+        check(Layout("t", "t", (Slot(0, GIB, backing=Backing("hugetlb", GIB)),)), HostLimits())
+    )
 
 
 def test_text_of_a_layout_without_slots_keeps_its_findings() -> None:
@@ -160,13 +162,13 @@ def test_text_of_a_layout_without_slots_keeps_its_findings() -> None:
 
 def test_text_shows_markup_of_strangers_as_it_is() -> None:
     evil = Slot(0, 2 * MIB, region="[bold]x[/]", backing=Backing("file"))
-    assert "\x1b" not in text_of(check(Layout("\x1b[31m", "t", (replace(evil, region="\x1b]0;x\x07"),)), Host()))
-    assert "[bold]x[/]" in text_of(check(Layout("[red]n[/red]", "t", (evil,)), Host()))
+    assert "\x1b" not in text_of(check(Layout("\x1b[31m", "t", (replace(evil, region="\x1b]0;x\x07"),)), HostLimits()))
+    assert "[bold]x[/]" in text_of(check(Layout("[red]n[/red]", "t", (evil,)), HostLimits()))
 
 
 @given(small_layouts(), hosts())
 @settings(max_examples=100, deadline=None)
-def test_runs_of_the_map_cover_every_slot_once_with_its_best_level(random: Layout, host: Host) -> None:
+def test_runs_of_the_map_cover_every_slot_once_with_its_best_level(random: Layout, host: HostLimits) -> None:
     coverage = cover(random, host)
     runs = list(best_runs(coverage))
     for index, item in enumerate(coverage.slots):
@@ -222,7 +224,7 @@ def test_html_escapes_names_from_strangers() -> None:
     evil = "</script><img src=x onerror=alert(1)>"
     slot = Slot(0, 4 * MIB, region=evil, backing=Backing("file"))
     html = to_html(
-        [check(Layout(evil, "t", (slot,), assumptions=(Assumption("x", evil),), machine=evil), Host())], "v7.2"
+        [check(Layout(evil, "t", (slot,), assumptions=(Assumption("x", evil),), machine=evil), HostLimits())], "v7.2"
     )
     assert "<img" not in html
     assert html.count("</script>") == 1
@@ -230,9 +232,9 @@ def test_html_escapes_names_from_strangers() -> None:
 
 def test_html_of_nothing_is_a_page() -> None:
     assert "Which pages" in to_html([], "v7.2")
-    assert "None." in to_html([check(Layout("empty", "t", ()), Host())], "v7.2")
+    assert "None." in to_html([check(Layout("empty", "t", ()), HostLimits())], "v7.2")
 
 
 @pytest.mark.parametrize(("names", "severity"), [((), None), (("libvirt-plain.xml",), "note"), ((MEMFD,), "warning")])
 def test_the_worst_finding_of_all_counts(names: tuple[str, ...], severity: str | None) -> None:
-    assert worst([checked(name) for name in names]) == severity
+    assert most_severe(checked(name).severity for name in names) == severity

@@ -1,4 +1,4 @@
-"""Mapping levels: the verified examples of real kernels (SEMANTICS 5.4), leaf by leaf."""
+"""Mapping levels: the verified examples of real kernels, leaf by leaf (docs/kernel-behaviour.md#examples-of-levels)."""
 
 from __future__ import annotations
 

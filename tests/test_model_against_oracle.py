@@ -266,7 +266,7 @@ class Comparison(RuleBasedStateMachine):
     def pre_fault(self, which: int, pick: int, pages: int) -> None:
         vm, plain_vm, _ = self.vm(which)
         gfn = self.frame(plain_vm, pick)
-        vcpu = vm.create_vcpu(self.next_vcpu)  # a new one has no outdated root (SEMANTICS 6.6, the 6.12 difference)
+        vcpu = vm.create_vcpu(self.next_vcpu)  # a new one has no outdated root (docs/kernel-behaviour.md#pre-fault)
         self.next_vcpu += 1
         done = self.kvm.backend.pre_fault_memory(vcpu.fd, gfn * P, pages * P, 0)
         got = None if done.refused is None else done.refused.name, done.gpa, done.size

@@ -6,7 +6,7 @@ import pytest
 from helpers import PRIVATE, P, Region, bound, errno_of
 
 import guestmem
-from guestmem.backend import Boot, Exit, Host, PreFault, Touch
+from guestmem.backend import Boot, Exit, Host, PreFaultResult, Touch
 from guestmem.model.process import Process
 from guestmem.objects import GuestAccessFailed, GuestMemfd, Kvm, Vcpu, Vm
 
@@ -149,4 +149,4 @@ def test_where_the_guests_own_code_lies_is_for_real_kernels_only(kvm: Kvm, vcpu:
     touched = kvm.backend.run_touch(vcpu.fd, Boot(0xD0000000, 0), [Touch(0, "r", 8)])
 
     assert touched[0][0].kind == "mmio"
-    assert PreFault(0, 0).refused is None
+    assert PreFaultResult(0, 0).refused is None

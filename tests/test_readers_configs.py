@@ -8,19 +8,18 @@ import pytest
 from examples import LAYOUTS, layout
 
 from guestmem.layout import Backing, LayoutError, Reason, cover
+from guestmem.layout.qemu_machine import Device as MemoryDevice
+from guestmem.layout.qemu_machine import QemuMachine, Ram, machine_slots, parse_machine, place_devices
 from guestmem.layout.readers import cloud_hypervisor, firecracker, libvirt
-from guestmem.layout.readers.qemu_machine import Device as MemoryDevice
-from guestmem.layout.readers.qemu_machine import Machine, Ram, machine_slots, parse_machine, place_devices
-from guestmem.layout.recognise import Options
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import GIB, KIB, MIB
 
 ANONYMOUS = Backing("anonymous")
 
 
-def pieces(name: str, options: Options | None = None) -> list[tuple[int, int, str]]:
+def pieces(name: str, firecracker: tuple[int, int] | None = None) -> list[tuple[int, int, str]]:
     """(gpa, size, region) of every slot."""
-    return [(slot.gpa, slot.size, slot.region) for slot in layout(name, options).slots]
+    return [(slot.gpa, slot.size, slot.region) for slot in layout(name, firecracker).slots]
 
 
 # Machine, boot memory in MiB, VGA, and the capture of a real QEMU that must have the same slots.
@@ -67,16 +66,16 @@ def test_a_device_goes_to_the_lowest_free_place_at_its_alignment() -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("pc-q35-10.0", Machine("q35", (10, 0))),
-        ("pc-i440fx-1.7", Machine("pc", (1, 7))),
-        ("pc-1.0", Machine("pc", (1, 0))),
-        ("q35", Machine("q35")),
-        ("pc-i440fx-rhel7.6.0", Machine("pc")),
+        ("pc-q35-10.0", QemuMachine("q35", (10, 0))),
+        ("pc-i440fx-1.7", QemuMachine("pc", (1, 7))),
+        ("pc-1.0", QemuMachine("pc", (1, 0))),
+        ("q35", QemuMachine("q35")),
+        ("pc-i440fx-rhel7.6.0", QemuMachine("pc")),
         ("virt-10.0", None),
         ("s390-ccw-virtio", None),
     ],
 )
-def test_machine_names(name: str, wanted: Machine | None) -> None:
+def test_machine_names(name: str, wanted: QemuMachine | None) -> None:
     assert parse_machine(name) == wanted
 
 
@@ -194,7 +193,10 @@ def test_cloud_hypervisor_nulls_and_the_answer_of_vm_info_are_the_same_config() 
 @pytest.mark.parametrize(
     ("memory", "wanted"),
     [
-        ({"size": 5, "zones": [{"id": "a", "size": 4096}]}, "memory.size 5: must be 0 beside zones"),
+        (
+            {"size": 5, "zones": [{"id": "a", "size": 4096}]},
+            "memory.size 5: needed 0, because the zones have sizes of their own",
+        ),
         ({"size": 4097}, "memory.size '4097'"),
         ({"size": 2**64}, "memory.size"),
         ({"size": -4096}, "memory.size"),
@@ -211,7 +213,7 @@ def test_a_cloud_hypervisor_config_it_would_refuse_is_one_line(memory: dict[str,
 
 def test_firecracker_cuts_at_3g_from_v1_13_on_and_at_3328m_before() -> None:
     assert pieces("fc-4608M-2M.json") == [(0, 3 * GIB, "range 0"), (4 * GIB, 1536 * MIB, "range 1")]
-    old = Options(firecracker=(1, 12))
+    old = (1, 12)
     assert pieces("fc-4608M-2M.json", old) == [(0, 3328 * MIB, "range 0"), (4 * GIB, 1280 * MIB, "range 1")]
 
 
@@ -232,7 +234,7 @@ def test_the_uffd_handshake_gives_hvas_as_facts() -> None:
     slots = layout("fc-uffd-handshake.json").slots
     assert [(slot.gpa, slot.hva) for slot in slots] == [(0, 0x7F2313C60000), (4 * GIB, 0x7F22B0C0A000)]
     with pytest.raises(LayoutError, match="--firecracker-version"):
-        layout("fc-uffd-handshake.json", Options(firecracker=(1, 12)))
+        layout("fc-uffd-handshake.json", (1, 12))
 
 
 @pytest.mark.parametrize(

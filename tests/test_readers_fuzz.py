@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guestmem.layout import LayoutError, cover
-from guestmem.layout.recognise import FORMATS, read
+from guestmem.layout.formats import FORMATS
+from guestmem.layout.recognise import read
 
 SEEDS = {
     "qemu-mtree": "qemu72-q35-numa2-dimm.txt",

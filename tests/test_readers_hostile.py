@@ -12,8 +12,8 @@ from pyarrow import parquet
 
 from guestmem.layout import LayoutError
 from guestmem.layout.readers import fleet_jsonl, fleet_parquet, strace
-from guestmem.layout.readers.text import number
 from guestmem.layout.recognise import load, read, recognise
+from guestmem.layout.text import number
 
 SET = (
     "ioctl(4, KVM_SET_USER_MEMORY_REGION, {slot=0, flags=%s, guest_phys_addr=0, memory_size=4096, "

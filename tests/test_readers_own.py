@@ -12,8 +12,9 @@ from examples import LAYOUTS, ROOT, layout
 
 from guestmem.layout import Backing, LayoutError, Range, cover
 from guestmem.layout import recognise as recognising
+from guestmem.layout.formats import FORMATS
 from guestmem.layout.readers import own
-from guestmem.layout.recognise import FORMATS, load, read, recognise
+from guestmem.layout.recognise import load, read, recognise
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from guestmem.units import GIB, MIB
 

@@ -252,7 +252,7 @@ def test_guest_memfd_slots_are_visible_in_the_trace() -> None:
     [
         (b"kvm_set_user_memory Slot#0 flags=0x0 gpa=0x0 ua=0x0 ret=0\n", "x:1: size"),
         (b"\nkvm_set_user_memory Slot#0 flags=0x0 gpa=0x1ffffffffffffffff size=0x1 ua=0x0 ret=0\n", "x:2: gpa"),
-        (b"kvm_set_user_memory Slot#0 flags=0x0 gpa=0x0 size=0x0 ua=0x0 ret=0\n", "x: no slot stands"),
+        (b"kvm_set_user_memory Slot#0 flags=0x0 gpa=0x0 size=0x0 ua=0x0 ret=0\n", "x: no slot is left"),
     ],
 )
 def test_a_broken_trace_is_one_line_that_names_the_place(text: bytes, wanted: str) -> None:

@@ -7,7 +7,7 @@ from examples import LAYOUTS, layout
 
 from guestmem.layout import Backing, LayoutError, Range, Reason, cover
 from guestmem.layout.readers import gdb_dump, recording, strace
-from guestmem.layout.readers.mapping_table import Mapping, MappingTable
+from guestmem.layout.replay import MappingTable, ProcessMapping
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from guestmem.units import MIB
 
@@ -92,8 +92,8 @@ userspace_addr=0x7e0000000000}) = 0
 def test_a_mapping_over_another_replaces_its_part() -> None:
     table = MappingTable()
     backing = Backing("anonymous")
-    table.map(Mapping(0, 100, "a", 0, backing))
-    table.map(Mapping(40, 60, "b", 7, backing))
+    table.map(ProcessMapping(0, 100, "a", 0, backing))
+    table.map(ProcessMapping(40, 60, "b", 7, backing))
     table.unmap(90, 95)
     found = {at: table.find(at) for at in (0, 39, 40, 59, 60, 89, 90, 94, 95, 99, 100)}
     names = {at: None if mapping is None else (mapping.name, mapping.offset) for at, mapping in found.items()}

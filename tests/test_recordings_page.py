@@ -9,6 +9,8 @@ from typing import get_args
 import msgspec
 import pytest
 
+from guestmem.harness import BUFFER_ALIGN, BUFFER_SIZE, mmio_answer
+from guestmem.recordings.operation import Field, marked
 from guestmem.recordings.vocabulary import Begin, Line
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +45,15 @@ def test_the_section_of_an_operation_names_its_fields(op: str) -> None:
     assert fields(OPERATIONS[op]) - COMMON <= named(SECTIONS[op])
 
 
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_the_section_of_an_operation_says_which_fields_are_observed(op: str) -> None:
+    observed = {*marked(OPERATIONS[op], Field.OBSERVED)} - COMMON
+    arguments, _, outcome = SECTIONS[op].partition("Observed")
+
+    assert observed <= named(outcome)
+    assert not observed & named(arguments)
+
+
 def test_the_fields_that_all_operations_have_are_named() -> None:
     assert COMMON | {"op"} == named(SECTIONS["Operations"]) & (COMMON | {"op"})
 
@@ -63,3 +74,8 @@ def test_the_lines_shown_are_those_of_the_file() -> None:
 
     assert match is not None
     assert (ROOT / match[1]).read_text().startswith(match[2])
+
+
+def test_the_buffers_and_the_answer_to_mmio_are_those_in_use() -> None:
+    assert f"memory of {BUFFER_SIZE >> 20} MiB at a multiple of {BUFFER_ALIGN >> 20} MiB" in SECTIONS["Names"]
+    assert f"answered with bytes {mmio_answer(1):#x}" in SECTIONS["Guest accesses"]

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import LAYOUTS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from layouts import hosts, small_layouts
 
-from guestmem.layout import Coverage, Host, Layout, Reason, cover
+from guestmem.layout import Coverage, HostLimits, Layout, Reason, Slot, cover
 from guestmem.layout.findings import Finding, find_findings
-from guestmem.layout.recognise import read
+from guestmem.layout.recognise import load, read
+from guestmem.layout.vmm import Words, words_of
 from guestmem.units import GIB, KIB, MIB, parse_size
 
+ENDINGS = (".txt", ".xml", ".json", ".toml")
 MOVE = re.compile(r"move offset (0x[0-9a-f]+) to (0x[0-9a-f]+)(?: and make the file (0x[0-9a-f]+) bytes)?")
 RESIZE = re.compile(r"make (?:zone )?(\S+) (\S+?)(?: or (\S+))? instead of (\S+)")
 
@@ -27,7 +31,9 @@ def findings_of(coverage: Coverage, *ids: str) -> list[Finding]:
 
 @given(small_layouts(), hosts())
 @settings(max_examples=400, deadline=None)
-def test_offsets_that_remedies_name_can_all_be_taken_at_once_and_gain_what_they_say(layout: Layout, host: Host) -> None:
+def test_offsets_that_remedies_name_can_all_be_taken_at_once_and_gain_what_they_say(
+    layout: Layout, host: HostLimits
+) -> None:
     before = cover(layout, host)
     slots, files = list(layout.slots), {file.name: file for file in layout.files}
     moved: dict[int, Finding] = {}
@@ -103,7 +109,7 @@ def test_huge_pages_are_advised_together_with_the_size_that_they_need(vmm: str) 
     if vmm == "cloud-hypervisor":
         odd = zones_of(1025)
     (layout,) = read("x", json.dumps(odd).encode())
-    (finding, *_) = findings_of(cover(layout, Host(thp=False)), "backing-too-small")
+    (finding, *_) = findings_of(cover(layout, HostLimits(thp=False)), "backing-too-small")
     assert finding.gain[0][0] == 2 * MIB
     assert "a multiple of 2M" in finding.remedy
 
@@ -139,3 +145,28 @@ def test_node_sizes_that_remedies_name_lead_to_a_domain_whose_nodes_start_at_who
         assert parse_size(match[4]) == followed[node] * MIB != parse_size(match[2])
         followed[node] = parse_size(match[2]) // MIB
     assert Reason.HVA not in {lost.reason for lost in domain(followed).lost if lost.page_size == 2 * MIB}
+
+
+@pytest.mark.parametrize("vmm", ["qemu", "libvirt", "cloud-hypervisor", "firecracker", ""])
+def test_each_vmm_that_a_reader_names_has_words_of_its_own(vmm: str) -> None:
+    layouts = [one for path in sorted(LAYOUTS.iterdir()) if path.suffix in ENDINGS for one in read_file(path)]
+    named = [one for one in layouts if one.vmm == vmm]
+    assert named
+    assert (type(words_of(named[0])) is Words) == (vmm == "")
+
+
+def read_file(path: Path) -> list[Layout]:
+    return read(path.name, load(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("slot", "wanted"),
+    [
+        (Slot(0x1800, 0x2000), "align guest_phys_addr to 4K; until then nothing of the slot is mapped"),
+        (Slot(0x1800, 0), "align guest_phys_addr, memory_size to 4K; until then nothing of the slot is mapped"),
+        (Slot(0, 0x2000, 0x10), "align userspace_addr to 4K; until then nothing of the slot is mapped"),
+    ],
+)
+def test_the_remedy_of_a_refused_slot_names_which_value_to_align(slot: Slot, wanted: str) -> None:
+    (finding,) = findings_of(cover(Layout("t", "t", (slot,))), "refused")
+    assert finding.remedy == wanted

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from examples import layout
 
-from guestmem.layout import Host
-from guestmem.report.as_html import to_html
-from guestmem.report.checked import check
+from guestmem.layout import HostLimits
+from guestmem.layout.check import check
+from guestmem.report.check_html import to_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -50,7 +50,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page for two layouts, with the probe at its end."""
     page = tmp_path_factory.mktemp("html") / "report.html"
     names = ("qemu72-pc-8G-booted.txt", "ch-zones-odd-virtio-mem.json")
-    html = to_html([check(layout(name), Host()) for name in names], "v7.2")
+    html = to_html([check(layout(name), HostLimits()) for name in names], "v7.2")
     page.write_text(html.replace("</body>", PROBE), encoding="utf-8")
     return dom(page)
 
@@ -75,5 +75,5 @@ def test_map_and_bars_are_drawn(rendered: str) -> None:
 
 
 def test_reasons_are_there_on_hover(rendered: str) -> None:
-    assert "not by 2M: dirty logging" in rendered
+    assert "not with 2M pages: dirty logging is on" in rendered
     assert "GPA and HVA not congruent" in rendered

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from layouts import PAGE, SMALL
 
-from guestmem.layout import Backing, Coverage, File, Host, Layout, Range, Slot, cover
+from guestmem.layout import Backing, Coverage, File, HostLimits, Layout, Range, Slot, cover
 from guestmem.layout.reasons import Reason
 from guestmem.layout.vector import Columns, Sums, cover_columns, simple_vms
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
@@ -67,7 +67,7 @@ def layout_of(columns: Columns, vm: int) -> Layout:
     return Layout("random", "test", tuple(slots), files, tuple(Range(slot.gpa, slot.end) for slot in bound))
 
 
-def sums_of(sums: Sums, vm: int, host: Host) -> tuple[int, list[int], dict[tuple[int, Reason], int]]:
+def sums_of(sums: Sums, vm: int, host: HostLimits) -> tuple[int, list[int], dict[tuple[int, Reason], int]]:
     """Size, mapped bytes by level and lost bytes by level and reason of one VM."""
     lost = {
         (host.sizes[level], reason): int(values[vm])
@@ -85,7 +85,7 @@ def scalar(coverage: Coverage) -> tuple[int, list[int], dict[tuple[int, Reason],
 
 @pytest.mark.parametrize("thp", [False, True])
 def test_cover_columns_and_cover_agree_on_every_vm_and_every_reason(*, thp: bool) -> None:
-    host = Host(SMALL, thp=thp)
+    host = HostLimits(SMALL, thp=thp)
     columns = random_columns(np.random.default_rng(7))
     simple = simple_vms(columns, VMS, PAGE)
     sums = cover_columns(columns, VMS, host)

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from guestmem.errors import KvmError
 
-__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFault", "Statistics", "Touch")
+__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFaultResult", "Statistics", "Touch")
 
 AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
 
@@ -33,7 +33,7 @@ class FileStat:
 
 
 @dataclass(frozen=True, slots=True)
-class PreFault:
+class PreFaultResult:
     """KVM_PRE_FAULT_MEMORY: gpa and size (bytes) as the kernel wrote them back, also when it failed (refused)."""
 
     gpa: int
@@ -205,7 +205,7 @@ class Backend(Protocol):
     def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES on a VM; address and size in bytes."""
 
-    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
+    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY on a vCPU; a refusal is in the value, because gpa and size are written back with it."""
 
     # -- host memory ------------------------------------------------------------------------------------------------

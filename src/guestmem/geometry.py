@@ -101,4 +101,4 @@ def geometry_named(name: str) -> Geometry:
     try:
         return GEOMETRIES[name]
     except KeyError:
-        raise InputError(f"no geometry {name!r}; there are {', '.join(GEOMETRIES)}") from None
+        raise InputError(f"no geometry '{name}'; there are {', '.join(GEOMETRIES)}") from None

@@ -19,6 +19,7 @@ from typing import Final
 from guestmem.backend import Backend
 from guestmem.errors import InputError, KvmError
 from guestmem.geometry import geometry_named
+from guestmem.harness import PAGE_SIZE
 from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Machine, Profile, profile_named
 from guestmem.recordings.target import Target
@@ -44,8 +45,7 @@ __all__ = (
 )
 
 TARGETS: Final = ("model", "kvm", "lab")
-_PAGE = 4096
-_LIMIT_4_LEVELS, _LIMIT_5_LEVELS = (1 << 47) - _PAGE, (1 << 56) - _PAGE
+_LIMIT_4_LEVELS, _LIMIT_5_LEVELS = (1 << 47) - PAGE_SIZE, (1 << 56) - PAGE_SIZE
 
 
 def target_named(name: str, profile: str | None = None, machine: Machine | None = None) -> Target:
@@ -192,7 +192,7 @@ def machine_behind(backend: Backend, profile: Profile) -> Machine:
         vm_types=tuple(each for each in known if offered >> each & 1),
         smm=backend.check_extension(vm, KVM_CAP_MULTI_ADDRESS_SPACE) > 1,
         two_dimensional_paging=backend.check_extension(kvm, KVM_CAP_PRE_FAULT_MEMORY) > 0,
-        gpa_bits=next(bits for bits in range(52, 31, -1) if _accepts(backend, vm, gpa=(1 << bits) - _PAGE)),
+        gpa_bits=next(bits for bits in range(52, 31, -1) if _accepts(backend, vm, gpa=(1 << bits) - PAGE_SIZE)),
         user_limit=_LIMIT_5_LEVELS if _accepts(backend, vm, userspace_addr=1 << 47) else _LIMIT_4_LEVELS,
     )
 
@@ -200,7 +200,7 @@ def machine_behind(backend: Backend, profile: Profile) -> Machine:
 def _accepts(backend: Backend, vm: int, gpa: int = 0, userspace_addr: int = 0) -> bool:
     """Whether a slot of one page can be set there."""
     try:
-        backend.set_user_memory_region(vm, 0, 0, gpa, _PAGE, userspace_addr)
+        backend.set_user_memory_region(vm, 0, 0, gpa, PAGE_SIZE, userspace_addr)
     except KvmError as refused:
         if refused.errno != errno.EINVAL:
             raise

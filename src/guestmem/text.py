@@ -17,7 +17,7 @@ def safe(text: str) -> str:
 def counted(count: int, one: str) -> str:
     """A number with its noun, which takes an s.
 
-    >>> counted(1, "sequence"), counted(0, "cause")
-    ('1 sequence', '0 causes')
+    >>> counted(1, "sequence"), counted(1182, "cause")
+    ('1 sequence', '1,182 causes')
     """
-    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+    return f"{count:,} {one}" + "s" * (count != 1)

@@ -6,6 +6,7 @@ kernel's uapi header where one is installed.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Final
 
 # include/uapi/linux/kvm.h: struct kvm_userspace_memory_region2.flags
@@ -32,8 +33,20 @@ GUEST_MEMFD_HUGE_MASK: Final = 0x3F
 # include/uapi/linux/kvm.h: struct kvm_run.exit_reason and .memory_fault.flags
 KVM_EXIT_UNKNOWN: Final = 0
 KVM_EXIT_MMIO: Final = 6
+KVM_EXIT_SHUTDOWN: Final = 8
 KVM_EXIT_MEMORY_FAULT: Final = 39
 KVM_MEMORY_EXIT_FLAG_PRIVATE: Final = 1 << 3
+
+# include/uapi/linux/kvm.h: the encoded requests that traces of system calls show
+IOCTL_NUMBERS: Final = MappingProxyType(
+    {
+        "KVM_SET_USER_MEMORY_REGION": 0x4020AE46,
+        "KVM_SET_USER_MEMORY_REGION2": 0x40A0AE49,
+        "KVM_SET_MEMORY_ATTRIBUTES": 0x4020AED2,
+        "KVM_CREATE_GUEST_MEMFD": 0xC040AED4,
+    }
+)
+DEV_KVM: Final = "/dev/kvm"
 
 # arch/x86/include/uapi/asm/kvm.h: KVM_CREATE_VM types
 KVM_X86_DEFAULT_VM: Final = 0
@@ -85,5 +98,23 @@ MAP_SHARED_VALIDATE: Final = 0x03
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
 MAP_GROWSDOWN: Final = 0x100
+MAP_LOCKED: Final = 0x2000
+MAP_NORESERVE: Final = 0x4000
+MAP_POPULATE: Final = 0x8000
 MAP_HUGETLB: Final = 0x40000
 MAP_SYNC: Final = 0x80000
+MAP_FIXED_NOREPLACE: Final = 0x100000
+MADV_WILLNEED: Final = 3
+MADV_DONTNEED: Final = 4
+MADV_FREE: Final = 8
+MADV_REMOVE: Final = 9
+MADV_MERGEABLE: Final = 12
+MADV_UNMERGEABLE: Final = 13
+MADV_HUGEPAGE: Final = 14
+MADV_WIPEONFORK: Final = 18
+MADV_POPULATE_READ: Final = 22
+MADV_POPULATE_WRITE: Final = 23
+MADV_DONTNEED_LOCKED: Final = 24
+MADV_COLLAPSE: Final = 25
+MADV_HWPOISON: Final = 100
+MADV_SOFT_OFFLINE: Final = 101

@@ -8,7 +8,6 @@ matters says so by calling one of the helpers here.
 from __future__ import annotations
 
 import re
-from typing import NewType
 
 from guestmem.errors import InputError
 
@@ -21,10 +20,6 @@ __all__ = (
     "U32_MAX",
     "U64",
     "U64_MAX",
-    "Gfn",
-    "Gpa",
-    "Hva",
-    "Pgoff",
     "align_down",
     "align_up",
     "format_size",
@@ -32,11 +27,6 @@ __all__ = (
     "parse_size",
     "to_s64",
 )
-
-Gpa = NewType("Gpa", int)  # guest-physical address, bytes
-Gfn = NewType("Gfn", int)  # guest frame number, base pages
-Hva = NewType("Hva", int)  # host-virtual address, bytes (userspace_addr)
-Pgoff = NewType("Pgoff", int)  # index into a guest_memfd, base pages
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 U64 = 1 << 64  # one past the largest u64: sums that reach it wrap
@@ -85,10 +75,10 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise InputError(f"not a size: {text[:40]!r}; write bytes or use K, M, G, T, P, E, as in 4K or 0x200000")
+        raise InputError(f"not a size: '{text[:40]}'; write bytes or use K, M, G, T, P, E, as in 4K or 0x200000")
     value = int(match[1], 0 if match[1][:2] in ("0x", "0X") else 10) * _SUFFIXES[match[2].upper()]
     if value > U64_MAX:
-        raise InputError(f"size {text[:40]!r} does not fit in 64 bits")
+        raise InputError(f"size '{text[:40]}' does not fit in 64 bits")
     return value
 
 

@@ -11,9 +11,9 @@ from guestmem.cli import layouts
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.check import Checked
+    from guestmem.layout.coverage import HostLimits
     from guestmem.layout.fleet import Fleet, FleetSums
-    from guestmem.report.checked import Checked
 
 __all__ = ("EXAMPLES", "check")
 
@@ -31,7 +31,6 @@ Examples:
 Exit status: 0 nothing at or above --fail-on, 1 findings, 2 bad usage or input, 4 an optional part is missing.
 """
 _ROWS = 40
-_FAIL_ON = ("note", "warning", "error", "never")
 
 
 def check(
@@ -43,9 +42,13 @@ def check(
     html: Path = typer.Option(None, "--html", metavar="FILE", help="Write one self-contained HTML page."),
     show_all: bool = typer.Option(False, "--all", help=f"Every slot and finding, not the first {_ROWS}."),
     profile: str = typer.Option("v7.2", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2 or next."),
-    page_size: str = typer.Option(None, "--page-size", metavar="SIZE", help="Of guest_memfds, with --profile next."),
+    page_size: str = typer.Option(
+        None, "--page-size", metavar="SIZE", help="Page size of guest_memfds, with --profile next."
+    ),
     rule: str = typer.Option(None, "--rule", metavar="NAME", help="The alignment rule, with --profile next."),
-    geometry: str = typer.Option("x86-64", "--geometry", metavar="NAME", help="The stage-2 page sizes."),
+    geometry: str = typer.Option(
+        "x86-64", "--geometry", metavar="NAME", help="The architecture: which page sizes it has."
+    ),
     thp: str = typer.Option("possible", "--thp", metavar="possible|never", help="How to count transparent huge pages."),
     hva: list[str] = layouts.HVA,
     hva_align: str = layouts.HVA_ALIGN,
@@ -58,38 +61,40 @@ def check(
     Sources: QEMU monitor text and traces, libvirt XML, Cloud Hypervisor and Firecracker configs, strace logs, debugger
     dumps, guestmem layouts and recordings; recognised by content.
     """
-    from guestmem.report.checked import check as judge
+    from guestmem.layout.check import check as judge
+    from guestmem.layout.check import most_severe
+    from guestmem.layout.findings import SEVERITIES
 
-    if fail_on not in _FAIL_ON:
-        raise InputError(f"--fail-on {fail_on}: needed one of {', '.join(_FAIL_ON)}")
+    if fail_on not in (*SEVERITIES, "never"):
+        raise InputError(f"--fail-on {fail_on}: needed one of {', '.join(SEVERITIES)}, never")
     if as_json and as_sarif:
         raise InputError("--json and --sarif both write to stdout: choose one")
     host = layouts.host_of(profile, page_size, rule, geometry, thp)
     overrides = layouts.overrides_of(hva, hva_align, backing, attributes)
     found, fleets = layouts.load_sources(sources, format, firecracker, overrides)
-    checked = [judge(layout, host) for layout in found]
     if fleets and (as_sarif or html is not None):
         raise InputError(
             f"{fleets[0].source}: a fleet has no page and no SARIF log: use --json, or check its VMs singly"
         )
+    checked = [judge(layout, host) for layout in found]
     sums = _judge_fleets(fleets, host)
     if html is not None:
         _write_html(html, checked, profile)
     if as_json:
-        from guestmem.report.as_json import to_json
-        from guestmem.report.fleet import entry_of
+        from guestmem.report.check_json import fleet_entry, to_json
 
-        typer.echo(to_json(checked, host, profile, [entry_of(one) for one in sums]))
+        typer.echo(to_json(checked, host, profile, map(fleet_entry, sums)))
     elif as_sarif:
-        from guestmem.report.sarif import to_sarif
+        from guestmem.report.check_sarif import to_sarif
 
         typer.echo(to_sarif(checked))
     else:
         _print(checked, sums, profile, rows=0 if show_all else _ROWS)
-    raise typer.Exit(_status(checked, sums, fail_on))
+    worst = most_severe([*(one.severity for one in checked), *(one.severity for one in sums)])
+    raise typer.Exit(int(worst is not None and fail_on in SEVERITIES[: SEVERITIES.index(worst) + 1]))
 
 
-def _judge_fleets(fleets: list[Fleet], host: Host) -> list[FleetSums]:
+def _judge_fleets(fleets: list[Fleet], host: HostLimits) -> list[FleetSums]:
     if not fleets:
         return []
     from guestmem.layout.fleet import check_fleet
@@ -98,33 +103,20 @@ def _judge_fleets(fleets: list[Fleet], host: Host) -> list[FleetSums]:
 
 
 def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, rows: int) -> None:
-    from guestmem.report.as_text import console, print_checked
+    from guestmem.report.check_json import fleet_entry
+    from guestmem.report.check_text import print_checked
+    from guestmem.report.console import console
+    from guestmem.report.fleet_text import print_fleet
 
     out = console()
     print_checked(out, checked, rows=rows, title=f"as kernel {profile} would map them")
-    if fleets:
-        from guestmem.report.fleet import entry_of, print_fleet
-
-        for one in fleets:
-            print_fleet(out, entry_of(one))
+    for one in fleets:
+        print_fleet(out, fleet_entry(one))
 
 
 def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
-    from guestmem.report.as_html import to_html
-    from guestmem.report.write import write_text
+    from guestmem.report.check_html import to_html
+    from guestmem.report.file import write_text
 
     write_text(path, to_html(checked, profile))
     typer.echo(f"wrote {path}", err=True)
-
-
-def _status(checked: list[Checked], fleets: list[FleetSums], fail_on: str) -> int:
-    from guestmem.layout.findings import SEVERITIES
-    from guestmem.report.checked import worst
-
-    found = {worst(checked)}
-    if fleets:
-        from guestmem.report.fleet import severity_of
-
-        found |= {severity_of(one) for one in fleets}
-    failing = {severity for index, severity in enumerate(SEVERITIES) if fail_on in SEVERITIES[: index + 1]}
-    return int(bool(found & failing))

@@ -10,7 +10,7 @@ from guestmem.errors import BackendUnavailable, InputError
 
 if TYPE_CHECKING:
     from guestmem.layout.assume import Overrides
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.layout.fleet import Fleet
     from guestmem.layout.value import Layout
 
@@ -33,14 +33,25 @@ SOURCES = typer.Argument(
     metavar="SOURCE...",
     help="A file ('-': standard input), qmp:SOCKET of a running QEMU, or 'qemu:ARGUMENTS' to start one paused.",
 )
-FORMAT = typer.Option(None, "--format", metavar="NAME", help="The file's format, where it is not recognised.")
+FORMAT = typer.Option(
+    None,
+    "--format",
+    metavar="NAME",
+    help="The file's format, where it is not recognised: qemu-mtree, qemu-trace, libvirt, firecracker, "
+    "firecracker-uffd, cloud-hypervisor, gdb-dump, strace, recording, guestmem-fleet, guestmem-json, guestmem-toml, "
+    "guestmem-parquet.",
+)
 HVA = typer.Option([], "--hva", metavar="REGION=ADDRESS", help="The host address of a region's start.")
-HVA_ALIGN = typer.Option(None, "--hva-align", metavar="SIZE", help="How unknown host addresses are aligned, no more.")
+HVA_ALIGN = typer.Option(None, "--hva-align", metavar="SIZE", help="How unknown host addresses are aligned.")
 BACKING = typer.Option(
     [], "--backing", metavar="[REGION=]KIND[:SIZE]", help="anonymous, shmem, file, hugetlb:2M, hugetlb:1G, device."
 )
-ATTRIBUTES = typer.Option(None, "--attributes", metavar="shared|private", help="Pages of guest_memfd slots.")
-FIRECRACKER = typer.Option("1.13", "--firecracker-version", metavar="X.Y", help="Its layout changed with 1.13.")
+ATTRIBUTES = typer.Option(
+    None, "--attributes", metavar="shared|private", help="What all pages of guest_memfd slots are."
+)
+FIRECRACKER = typer.Option(
+    "1.13", "--firecracker-version", metavar="X.Y", help="The version whose layout to take: it changed with 1.13."
+)
 
 
 def load_layouts(sources: list[str], format: str | None, firecracker: str, overrides: Overrides) -> list[Layout]:
@@ -54,9 +65,9 @@ def load_sources(
     """Every layout, and unless they are read as layouts too, every fleet."""
     from guestmem.layout.assume import apply
     from guestmem.layout.live import read_live
-    from guestmem.layout.recognise import Options, load, read, read_fleet
+    from guestmem.layout.recognise import load, read, read_fleet
 
-    options = Options(firecracker=_version(firecracker))
+    version = _version(firecracker)
     found: list[Layout] = []
     found_fleets: list[Fleet] = []
     try:
@@ -67,7 +78,7 @@ def load_sources(
             data = load(source)
             fleet = read_fleet(source, data, format) if fleets else None
             if fleet is None:
-                found += read(source, data, format, options)
+                found += read(source, data, format, version)
             else:
                 found_fleets.append(fleet)
     except BackendUnavailable as missing:
@@ -94,11 +105,11 @@ def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attr
     )
 
 
-def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> Host:
+def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> HostLimits:
     """The kernel and host that the options describe; InputError lists what there is."""
     from guestmem.geometry import geometry_named
     from guestmem.layout.binding import FileLimits
-    from guestmem.layout.coverage import Host
+    from guestmem.layout.coverage import HostLimits
     from guestmem.model.profiles import profile_named
     from guestmem.rules import DEFAULT, rule_named
     from guestmem.units import parse_size
@@ -113,7 +124,7 @@ def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str
         size = parse_size(page_size) if page_size else shape.page_sizes[-1]
         shape.order_of(size)
     files = FileLimits(size, rule_named(rule) if rule else DEFAULT, serve_shared=bool(kernel.gmem_flags))
-    return Host(shape, thp == "possible", files, kernel)
+    return HostLimits(shape, thp == "possible", files, kernel)
 
 
 def _version(text: str) -> tuple[int, int]:

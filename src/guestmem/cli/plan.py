@@ -10,9 +10,7 @@ from guestmem.cli import layouts
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
-    from guestmem.layout.coverage import Host
-    from guestmem.layout.value import Layout
-    from guestmem.report.plan_json import PlanEntry
+    from guestmem.layout.coverage import HostLimits
 
 __all__ = ("EXAMPLES", "plan")
 
@@ -32,22 +30,30 @@ Exit status: 0, or 2 bad usage or input, 4 an optional part is missing.
 def plan(
     sources: list[str] = layouts.SOURCES,
     format: str = layouts.FORMAT,
-    page_size: str = typer.Option(None, "--page-size", metavar="SIZE", help="Of the files; the largest if not given."),
+    page_size: str = typer.Option(
+        None, "--page-size", metavar="SIZE", help="Page size of the files; the largest if not given."
+    ),
     one_file: bool = typer.Option(False, "--one-file", help="One file for all RAM, not one per region."),
     rule: str = typer.Option("congruent", "--rule", metavar="NAME", help="The alignment rule to satisfy."),
     to: str = typer.Option(
-        None, "--to", metavar="GEOMETRY|SIZE", help="Also: what must move on a host with larger pages."
+        None, "--to", metavar="GEOMETRY|SIZE", help="Also say what must move on a host with larger pages."
     ),
     movable: list[str] = typer.Option([], "--movable", metavar="REGION", help="A region whose GPA may be changed."),
-    geometry: str = typer.Option("x86-64", "--geometry", metavar="NAME", help="The stage-2 page sizes."),
+    geometry: str = typer.Option(
+        "x86-64", "--geometry", metavar="NAME", help="The architecture: which page sizes it has."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     firecracker: str = layouts.FIRECRACKER,
 ) -> None:
     """Plan where private memory should lie: file offsets, host addresses and, where allowed, GPAs.
 
-    The plan has the fewest page-table leaves under the rule, then the least file space. With --to it says which offsets
-    stay valid on a host with larger pages, and how to move the data of the others.
+    The plan looks for few page-table leaves under the rule, then for little file space; it is not proved to be the
+    best. With --to it says which offsets stay valid on a host with larger pages, and how to move the other data.
     """
+    from guestmem.layout.planning.migration import migrate, start_of
+    from guestmem.layout.planning.plan import make_plan
+    from guestmem.report.plan_json import entry_of, to_json
+
     host = layouts.host_of("next", page_size, rule, geometry, "possible")
     overrides = layouts.overrides_of([], None, [], None)
     found = [layout for layout in layouts.load_layouts(sources, format, firecracker, overrides) if layout.slots]
@@ -55,34 +61,25 @@ def plan(
     known = {slot.region for layout in found for slot in layout.slots}
     for name in movable:
         if name not in known:
-            raise InputError(f"--movable {name}: there are {', '.join(sorted(known))}")
-    entries = [_planned(layout, host, target, movable, one_file) for layout in found]
+            raise InputError(f"--movable {name}: the regions are {', '.join(sorted(known))}")
+    plans = [make_plan(layout, host, movable=movable, one_file=one_file) for layout in found]
+    entries = [
+        entry_of(layout.source, made, None if target is None else migrate(start_of(layout, made), target))
+        for layout, made in zip(found, plans, strict=True)
+    ]
     if as_json:
-        from guestmem.report.plan_json import to_json
-
         typer.echo(to_json(entries))
     else:
-        from guestmem.report.as_text import console
+        from guestmem.report.console import console
         from guestmem.report.plan_text import print_plans
 
         print_plans(console(), entries)
 
 
-def _target(to: str, rule: str, geometry: str) -> Host:
+def _target(to: str, rule: str, geometry: str) -> HostLimits:
     """The host that --to names: a geometry, with its largest page, or a page size of the same geometry."""
     from guestmem.geometry import GEOMETRIES
 
     if to in GEOMETRIES:
         return layouts.host_of("next", None, rule, to, "possible")
     return layouts.host_of("next", to, rule, geometry, "possible")
-
-
-def _planned(layout: Layout, host: Host, target: Host | None, movable: list[str], one_file: bool) -> PlanEntry:
-    from guestmem.layout.planning.migration import migrate
-    from guestmem.layout.planning.plan import make_plan
-    from guestmem.report.plan_json import entry_of
-
-    found = make_plan(layout, host, movable=movable, one_file=one_file)
-    # A layout that says where it is bound is migrated from there, another from where it was planned.
-    bound = found.now.layout if any(slot.file for slot in layout.slots) else found.planned.layout
-    return entry_of(layout.source, found, None if target is None else migrate(bound, target))

@@ -26,8 +26,12 @@ def rules(
     packing: str = typer.Option(
         "both", "--packing", metavar="HOW", help="one-file (as the VMM packs RAM), per-slot, or both."
     ),
-    page_size: str = typer.Option(None, "--page-size", metavar="SIZE", help="Of the files; the largest if not given."),
-    geometry: str = typer.Option("x86-64", "--geometry", metavar="NAME", help="The stage-2 page sizes."),
+    page_size: str = typer.Option(
+        None, "--page-size", metavar="SIZE", help="Page size of the files; the largest if not given."
+    ),
+    geometry: str = typer.Option(
+        "x86-64", "--geometry", metavar="NAME", help="The architecture: which page sizes it has."
+    ),
     slots: bool = typer.Option(False, "--slots", help="Also say which slots each rule refuses, and why."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     as_markdown: bool = typer.Option(False, "--markdown", help="A page for the documentation on stdout."),
@@ -59,7 +63,7 @@ def rules(
 
         typer.echo(to_markdown(verdicts, f"guestmem rules --markdown {' '.join(sources)}"), nl=False)
     else:
-        from guestmem.report.as_text import console
+        from guestmem.report.console import console
         from guestmem.report.rules_text import print_verdicts
 
         print_verdicts(console(), verdicts, slots=slots)

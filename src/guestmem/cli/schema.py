@@ -17,7 +17,7 @@ def schema(
     ),
 ) -> None:
     """Print a JSON schema: of a layout (the default), of the report of check --json, or of a line of a recording."""
-    from guestmem.report.as_json import check_schema
+    from guestmem.report.check_json import check_schema
     from guestmem.report.json_text import json_text
 
     if which == "layout":
@@ -31,4 +31,4 @@ def schema(
 
         typer.echo(json_text(recording_schema()))
     else:
-        raise InputError(f"no schema {which!r}; there are layout, check and recording")
+        raise InputError(f"no schema '{which}'; there are layout, check and recording")

@@ -10,6 +10,7 @@ from guestmem.errors import BackendUnavailable, KvmError
 from guestmem.objects import Kvm, Vm
 from guestmem.targets import profile_of_release
 from guestmem.uapi import (
+    DEV_KVM,
     KVM_CAP_GUEST_MEMFD,
     KVM_CAP_GUEST_MEMFD_FLAGS,
     KVM_CAP_MEMORY_ATTRIBUTES,
@@ -21,7 +22,6 @@ from guestmem.uapi import (
 __all__ = ("examine_capabilities", "examine_device", "examine_kernel", "examine_nested", "examine_paging")
 
 _FIRST = (6, 8)  # guest_memfd and memory attributes were merged for 6.8
-_DEVICE = "/dev/kvm"
 _TYPES = ("default", "sw-protected", "sev", "sev-es", "snp", "tdx")  # KVM_CAP_VM_TYPES, by bit
 _FLAGS = ("MMAP", "INIT_SHARED")  # KVM_CAP_GUEST_MEMFD_FLAGS, by bit
 _MODULES = (("kvm_intel", "ept"), ("kvm_amd", "npt"))
@@ -46,23 +46,23 @@ def examine_kernel(host: HostFiles) -> Diagnosis:
 
 def examine_device(host: HostFiles) -> Diagnosis:
     """Subject "device"."""
-    if not host.exists(_DEVICE):
+    if not host.exists(DEV_KVM):
         return _absent(host)
-    refused = host.open_errno(_DEVICE)
+    refused = host.open_errno(DEV_KVM)
     if refused is None:
-        return Diagnosis("device", Condition.OK, f"{_DEVICE} can be opened", values={"errno": ""})
+        return Diagnosis("device", Condition.OK, f"{DEV_KVM} can be opened", values={"errno": ""})
     remedy = {
         "EACCES": "join the group that owns it: usermod -aG kvm USER, and log in again",
         "EPERM": "let the container have the device: --device /dev/kvm, or a device rule of its cgroup",
         "ENODEV": "load the module of the processor: modprobe kvm_intel or kvm_amd",
     }.get(refused, "see the kernel's log")
     return Diagnosis(
-        "device", Condition.MISSING, f"{_DEVICE} is there", f"opening it is {refused}", remedy, {"errno": refused}
+        "device", Condition.MISSING, f"{DEV_KVM} is there", f"opening it is {refused}", remedy, {"errno": refused}
     )
 
 
 def _absent(host: HostFiles) -> Diagnosis:
-    found = f"there is no {_DEVICE}"
+    found = f"there is no {DEV_KVM}"
     cpuinfo = host.read("/proc/cpuinfo")
     flags = set((cpuinfo or "").split())
     modules = {name for name in ("kvm_intel", "kvm_amd") if host.exists(f"/sys/module/{name}")}

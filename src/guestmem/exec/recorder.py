@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from guestmem.backend import FileStat, PreFault
+from guestmem.backend import FileStat, PreFaultResult
 from guestmem.errors import KvmError, errno_number
 from guestmem.exec.hearing import Listener, Regions
 from guestmem.model.process import Process
@@ -180,13 +180,13 @@ class Recorder:
             )
         )
 
-    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
+    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         operation = ioctls.PreFault(seq=self._sequence, i=0, vcpu=self._handle(fd), gpa=gpa, size=size, flags=flags)
         answered = self._answered(operation)
         done = answered.operation
         assert done.gpa_out is not None, "bug in guestmem: a pre-fault writes back what is left"
         assert done.size_out is not None, "bug in guestmem: a pre-fault writes back what is left"
-        return PreFault(done.gpa_out, done.size_out, _refusal(answered))
+        return PreFaultResult(done.gpa_out, done.size_out, _refusal(answered))
 
     # -- private -----------------------------------------------------------------------------------------------------
 

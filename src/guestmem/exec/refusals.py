@@ -13,7 +13,7 @@ from typing import Any
 from guestmem.errors import InputError
 from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Profile
-from guestmem.recordings.operation import Field, Operation, unrun, values_of
+from guestmem.recordings.operation import Field, Operation, marked, unrun
 from guestmem.recordings.outcome import Answered
 from guestmem.recordings.runner import Runner
 
@@ -43,7 +43,7 @@ class _Elsewhere:
 
     def ended(self, operation: Operation) -> str:
         """How the operation ends there, "" where it needs what is missing."""
-        makes = [str(name) for name in values_of(operation, Field.MAKES, Field.MAKES_MAPPING)]
+        makes = _named(operation, Field.MAKES, Field.MAKES_MAPPING)
         if self._missing.intersection(_names(operation)):
             self._missing.update(makes)
             return ""
@@ -58,9 +58,13 @@ class _Elsewhere:
         return str(outcome.operation.ended())
 
 
+def _named(operation: Operation, *marks: Field) -> set[str]:
+    return {str(getattr(operation, field)) for field in marked(type(operation), *marks) if getattr(operation, field)}
+
+
 def _names(operation: Operation) -> set[str]:
     """What the operation uses, by name."""
-    names = {str(name) for name in values_of(operation, Field.USES) if name}
+    names = _named(operation, Field.USES)
     where = getattr(operation, "userspace_addr", None)
     return names | {where.map} if where is not None and where.map else names
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from guestmem.backend import FileStat, PreFault
+from guestmem.backend import FileStat, PreFaultResult
 from guestmem.exec.hostmemory import HostMemory
 from guestmem.model.process import Process
 
@@ -50,7 +50,7 @@ class Calls(Protocol):
         pad2: Sequence[int] = (),
     ) -> None: ...
     def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None: ...
-    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault: ...
+    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult: ...
 
 
 class Space:

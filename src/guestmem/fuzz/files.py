@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guestmem.fuzz.state import File, State
+from guestmem.fuzz.state import MadeFile, State
 from guestmem.fuzz.values import (
     CAPABILITIES,
     FALLOCATE_MODES,
@@ -12,8 +12,9 @@ from guestmem.fuzz.values import (
     ODD_FILE_SIZES,
     ODD_LENGTHS,
     ODD_MODES,
-    PAGE,
+    S63,
 )
+from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.recordings.calls import (
     Close,
     Dup,
@@ -34,8 +35,6 @@ from guestmem.recordings.operation import Handle, Operation
 
 __all__ = ("close", "create_file", "duplicate", "fallocate", "misplaced", "open_other")
 
-_S63 = 1 << 63
-
 
 def create_file(s: State) -> None:
     """KVM_CREATE_GUEST_MEMFD; sizes and flags that most kernels take, seldom others."""
@@ -48,7 +47,7 @@ def create_file(s: State) -> None:
     name = s.name("gm")
     reserved = [s.one((0, 1, (1 << 64) - 1)) for _ in range(6)] if s.chance(3) else []
     s.add(CreateGuestMemfd, vm=handle, size=size, flags=flags, out=name, reserved=reserved)
-    s.files.append(File(name, vm.handle, size if size < _S63 else PAGE, flags))
+    s.files.append(MadeFile(name, vm.handle, size if size < S63 else PAGE, flags))
 
 
 def fallocate(s: State) -> None:
@@ -60,11 +59,11 @@ def fallocate(s: State) -> None:
     if s.chance(12):
         mode = s.one(ODD_MODES)
     if s.chance(8):
-        offset = s.one((1, PAGE - 1, -1, -PAGE, _S63 - 1, _S63 - PAGE, _S63 - 2 * PAGE, size - 1, size + 1, -_S63))
+        offset = s.one((1, PAGE - 1, -1, -PAGE, S63 - 1, S63 - PAGE, S63 - 2 * PAGE, size - 1, size + 1, -S63))
     if s.chance(8):
-        length = s.one((*ODD_LENGTHS, max(_S63 - 1 - offset, 1), max(_S63 - PAGE - offset, 1)))
+        length = s.one((*ODD_LENGTHS, max(S63 - 1 - offset, 1), max(S63 - PAGE - offset, 1)))
     handle = file.handle if file and not s.chance(6) else s.any_handle()
-    s.add(Fallocate, fd=handle, mode=mode, offset=max(offset, -_S63), len=min(length, _S63 - 1))
+    s.add(Fallocate, fd=handle, mode=mode, offset=max(offset, -S63), len=min(length, S63 - 1))
 
 
 def close(s: State) -> None:
@@ -89,7 +88,7 @@ def duplicate(s: State) -> None:
         s.add(Dup, fd=handle, out=name)
         original = next((file for file in s.files if file.handle == handle), None)
         if original is not None:
-            s.files.append(File(name, original.vm, original.size, original.flags))
+            s.files.append(MadeFile(name, original.vm, original.size, original.flags))
             return
     elif isinstance(handle, str) and handle.startswith("gm"):
         s.add(Reopen, fd=handle, out=name, oflags=s.one((2, 0, 1, 0x200000, 0x10000, 0x20000, 0x220000, 0xC0)))
@@ -115,10 +114,10 @@ def misplaced(s: State) -> None:
         s.add(Fstat, fd=handle)
     elif _is_guest_memfd(s, handle):
         # Other files answer by rules of their own (divergence "other-files"); only what they are is asked of them.
-        length, offset = s.one((0, 8, PAGE)), s.one((0, PAGE, -1, _S63 - 1))
+        length, offset = s.one((0, 8, PAGE)), s.one((0, PAGE, -1, S63 - 1))
         calls: tuple[tuple[type[Operation], dict[str, int]], ...] = (
-            (Ftruncate, {"length": s.one((0, PAGE, -1, M2, _S63 - 1))}),
-            (Lseek, {"offset": s.one((0, PAGE, -1, -_S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
+            (Ftruncate, {"length": s.one((0, PAGE, -1, M2, S63 - 1))}),
+            (Lseek, {"offset": s.one((0, PAGE, -1, -S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
             (Read, {"len": length}),
             (Write, {"len": length}),
             (Pread, {"len": length, "offset": offset}),

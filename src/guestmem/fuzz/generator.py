@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from guestmem.fuzz import files, memory, slots
-from guestmem.fuzz.state import Scope, State, Vm
+from guestmem.fuzz.state import MadeVm, Scope, State
 from guestmem.recordings.ioctls import CreateVcpu, CreateVm
 from guestmem.recordings.operation import Operation
 
@@ -104,7 +104,7 @@ def sequence(seed: int, scope: Scope) -> list[Operation]:
 def _begin(s: State) -> None:
     for _ in range(s.one((1, 1, 1, 2))):
         handle, type = s.name("vm"), s.one((*s.scope.vm_types, s.scope.vm_types[-1]))
-        vm = Vm(handle, type)
+        vm = MadeVm(handle, type)
         s.add(CreateVm, type=type, out=handle)
         s.vms.append(vm)
         slots.boot(s, vm)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Literal
 
 from guestmem.fuzz.slots import some_buffer
-from guestmem.fuzz.state import BOOT_GPA, BOOT_SIZE, Map, State, Vm
-from guestmem.fuzz.values import ADVICE, M2, ODD_PROTECTIONS, PAGE, PROTECTIONS
+from guestmem.fuzz.state import MadeVm, Map, State
+from guestmem.fuzz.values import ADVICE, M2, ODD_PROTECTIONS, PROTECTIONS
+from guestmem.harness import BOOT_GPA, BOOT_SIZE
+from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.recordings.calls import HostRead, HostWrite, Madvise, Mmap, Mprotect, Munmap
 from guestmem.recordings.ioctls import MappedPages, PreFault, RecordedTouch, RunTouch
 from guestmem.recordings.operation import Handle
-from guestmem.uapi import MAP_SHARED
+from guestmem.uapi import MADV_COLLAPSE, MADV_HUGEPAGE, MAP_SHARED
 from guestmem.units import GIB, U64
 
 __all__ = ("advise", "host_access", "map_file", "pre_fault", "protect", "touch", "unmap")
 
-_HUGEPAGE, _COLLAPSE = 14, 25  # MADV_*
 _IN_PAGE = (0, 0, 0, 8, 0x7F8, 0xFF8)  # where an access lies in its page
 _WIDTHS: tuple[Literal[1, 4, 8], ...] = (1, 4, 8, 8)
 _LOAD_STORE: tuple[Literal["r", "w"], ...] = ("r", "w")
@@ -130,10 +131,10 @@ def touch(s: State) -> None:
 
 def _huge_pages_were_asked_for(s: State) -> bool:
     """Whether some of the host's memory may be of pages that the model does not know of."""
-    return any(isinstance(each, Madvise) and each.advice in (_HUGEPAGE, _COLLAPSE) for each in s.operations)
+    return any(isinstance(each, Madvise) and each.advice in (MADV_HUGEPAGE, MADV_COLLAPSE) for each in s.operations)
 
 
-def _page_to_touch(s: State, vm: Vm) -> int | None:
+def _page_to_touch(s: State, vm: MadeVm) -> int | None:
     """A guest-physical page that the guest's page tables can express and that is not its own code."""
     gpa = s.gpa()
     if vm.slots and s.chance(88):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from guestmem.fuzz.state import BOOT_GPA, BOOT_SIZE, BOOT_SLOT, File, Slot, State, Vm
+from guestmem.fuzz.state import MadeFile, MadeSlot, MadeVm, State
 from guestmem.fuzz.values import (
     ABSOLUTE_HVAS,
     HUGE_OFFSETS,
@@ -12,10 +12,11 @@ from guestmem.fuzz.values import (
     ODD_GPAS,
     ODD_SIZES,
     ODD_SLOTS,
-    PAGE,
     REGION_FLAGS,
     SIZES,
 )
+from guestmem.harness import BOOT_GPA, BOOT_SIZE, BOOT_SLOT, BUFFER_SIZE
+from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.recordings.ioctls import SetMemoryAttributes, SetUserMemoryRegion, SetUserMemoryRegion2
 from guestmem.recordings.operation import Handle, HostAddress
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_MEMORY_ATTRIBUTE_PRIVATE
@@ -24,20 +25,19 @@ from guestmem.units import U64
 __all__ = ("bind", "boot", "change", "delete", "set_attributes", "set_slot", "some_buffer")
 
 _IDS = (0, 1, 2, 3, 4, 5, 32763)
-_BUFFER = 64 << 20
 
 
-def boot(s: State, vm: Vm) -> None:
+def boot(s: State, vm: MadeVm) -> None:
     """The slot that the guest's code lives in."""
     where = HostAddress(buf=f"boot:{vm.handle}")
-    _region(s, vm.handle, BOOT_SLOT, Slot(BOOT_GPA, BOOT_SIZE, 0, where), 0, 0)
+    _region(s, vm.handle, BOOT_SLOT, MadeSlot(BOOT_GPA, BOOT_SIZE, 0, where), 0, 0)
 
 
 def set_slot(s: State) -> None:
     """Any slot: good, odd in one way, or in several."""
     vm = s.one(s.vms)
     size, number = s.one(SIZES), s.new_slot(vm, _IDS)
-    slot = Slot(s.free_gpa(vm, size), size, s.one((0, 0, 1, 2, 3)), some_buffer(s))
+    slot = MadeSlot(s.free_gpa(vm, size), size, s.one((0, 0, 1, 2, 3)), some_buffer(s))
     if s.chance(7):
         slot.gpa = s.one(ODD_GPAS)
     if s.chance(7):
@@ -83,7 +83,7 @@ def bind(s: State) -> None:
         offset = s.one(
             (*HUGE_OFFSETS, file.size, max(file.size - size, 0), (U64 - size) % U64, ((1 << 63) - size) % U64)
         )
-    slot = Slot(s.free_gpa(vm, size), size, KVM_MEM_GUEST_MEMFD, _over_file(s, file, offset))
+    slot = MadeSlot(s.free_gpa(vm, size), size, KVM_MEM_GUEST_MEMFD, _over_file(s, file, offset))
     if s.chance(4):
         slot.flags |= s.one((KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES, 8, 1 << 16))
     if s.chance(3):
@@ -128,7 +128,7 @@ def delete(s: State) -> None:
     vm = vm or s.one(s.vms)
     flags = s.one((0, 0, 0, 0, KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, 8))
     gpa, hva = s.one((0, 0, 0, PAGE, 1)), s.one((0, 0, 0, 1, 1 << 63))
-    slot = Slot(gpa, 0, flags, HostAddress(abs=hva))
+    slot = MadeSlot(gpa, 0, flags, HostAddress(abs=hva))
     _region(s, vm.handle, number, slot, s.one((-1, -1, 0, 9999)), s.one((0, 0, 0, 1)))
     vm.slots.pop(number, None)
     vm.outdated = True
@@ -156,7 +156,7 @@ def set_attributes(s: State) -> None:
     s.add(SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
 
 
-def _believe(vm: Vm, number: int, slot: Slot) -> None:
+def _believe(vm: MadeVm, number: int, slot: MadeSlot) -> None:
     """It is a slot from now on, if it can be; else mostly something else is there, which is just as well."""
     if slot.size and vm.is_free(slot.gpa, slot.size):
         vm.slots.setdefault(number, slot)
@@ -177,7 +177,9 @@ def _hva(s: State, size: int) -> HostAddress:
         map = s.one(s.maps)
         return HostAddress(map=map.handle, off=s.page_of(map.length))
     if s.chance(6):
-        return HostAddress(buf=s.one(("A", "B")), off=max(_BUFFER - min(size, _BUFFER) + s.one((0, PAGE, 1)), 0))
+        return HostAddress(
+            buf=s.one(("A", "B")), off=max(BUFFER_SIZE - min(size, BUFFER_SIZE) + s.one((0, PAGE, 1)), 0)
+        )
     return some_buffer(s)
 
 
@@ -193,7 +195,7 @@ def _harmless(s: State) -> HostAddress:
     )
 
 
-def _over_file(s: State, file: File, offset: int) -> HostAddress:
+def _over_file(s: State, file: MadeFile, offset: int) -> HostAddress:
     """Where the kernel's documentation wants it: over a mapping of the same bytes of the file; else harmless."""
     if s.scope.two_dimensional_paging and s.chance(60):
         return some_buffer(s)  # no shadow paging: any memory will do, and shared faults use it
@@ -204,18 +206,18 @@ def _over_file(s: State, file: File, offset: int) -> HostAddress:
     return _harmless(s)
 
 
-def _existing(s: State) -> tuple[Vm | None, int]:
+def _existing(s: State) -> tuple[MadeVm | None, int]:
     """A slot that probably exists; else none, and a number."""
     there = [(vm, number) for vm in s.vms for number in vm.slots]
     return s.one(there) if there and not s.chance(5) else (None, s.one(_IDS))
 
 
-def _hits_boot(slot: Slot) -> bool:
+def _hits_boot(slot: MadeSlot) -> bool:
     """Whether it would cover the doorbell, which ends every touch. An overlap with the boot slot is refused anyway."""
     return slot.gpa <= BOOT_GPA + BOOT_SIZE < slot.gpa + slot.size or slot.gpa == BOOT_GPA
 
 
-def _region(s: State, vm: Handle, number: int, slot: Slot, file: Handle, offset: int, **pads: int) -> None:
+def _region(s: State, vm: Handle, number: int, slot: MadeSlot, file: Handle, offset: int, **pads: int) -> None:
     s.add(
         SetUserMemoryRegion2,
         vm=vm,

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
-from guestmem.fuzz.values import BASES, GPA_STEPS, NOT_OPEN, PAGE
+from guestmem.fuzz.values import BASES, GPA_STEPS, NOT_OPEN
+from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.recordings.operation import Handle, HostAddress, Operation
 
-__all__ = ("BOOT_GPA", "BOOT_SIZE", "BOOT_SLOT", "File", "Map", "Scope", "Slot", "State", "Vm")
-
-# The recorder's convention (TRANSCRIPT): the guest's code, and the page after it that must stay a hole.
-BOOT_SLOT, BOOT_GPA, BOOT_SIZE = 1000, 0xD0000000, 64 * 1024
+__all__ = ("MadeFile", "Map", "Scope", "MadeSlot", "State", "MadeVm")
 
 T = TypeVar("T")
 
@@ -38,7 +36,7 @@ class Scope:
 
 
 @dataclass(slots=True)
-class Slot:
+class MadeSlot:
     """A memslot as it was asked for."""
 
     gpa: int
@@ -48,13 +46,13 @@ class Slot:
 
 
 @dataclass(slots=True)
-class Vm:
+class MadeVm:
     """A VM, its vCPUs and slots; ``outdated``: a slot went or moved, so a vCPU may have an outdated root."""
 
     handle: str
     type: int
     vcpus: list[str] = field(default_factory=list)
-    slots: dict[int, Slot] = field(default_factory=dict)
+    slots: dict[int, MadeSlot] = field(default_factory=dict)
     outdated: bool = False
 
     def is_free(self, gpa: int, size: int) -> bool:
@@ -63,7 +61,7 @@ class Vm:
 
 
 @dataclass(slots=True)
-class File:
+class MadeFile:
     """A guest_memfd."""
 
     handle: str
@@ -77,7 +75,7 @@ class Map:
     """A mapping of a guest_memfd, or of anonymous memory (file None)."""
 
     handle: str
-    file: File | None
+    file: MadeFile | None
     length: int
     offset: int
 
@@ -91,8 +89,8 @@ class State:
         self.seq = seq
         self.operations: list[Operation] = []
         self.base = random.choice(BASES)
-        self.vms: list[Vm] = []
-        self.files: list[File] = []
+        self.vms: list[MadeVm] = []
+        self.files: list[MadeFile] = []
         self.maps: list[Map] = []
         self.others: list[str] = []  # descriptors of other kinds, duplicates among them
         self.closed: list[str] = []
@@ -124,7 +122,7 @@ class State:
         """A guest-physical address near the others."""
         return self.base + self.one(GPA_STEPS)
 
-    def free_gpa(self, vm: Vm, size: int) -> int:
+    def free_gpa(self, vm: MadeVm, size: int) -> int:
         """A guest-physical address near the others, mostly where no slot lies yet."""
         for _ in range(6):
             gpa = self.gpa()
@@ -132,7 +130,7 @@ class State:
                 return gpa
         return self.gpa()
 
-    def new_slot(self, vm: Vm, ids: Sequence[int]) -> int:
+    def new_slot(self, vm: MadeVm, ids: Sequence[int]) -> int:
         """A slot number, mostly one without a slot."""
         unused = [id for id in ids if id not in vm.slots]
         return self.one(unused) if unused and self.chance(85) else self.one(ids)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.units import GIB, MIB, U64
 
 __all__ = (
@@ -29,15 +30,14 @@ __all__ = (
     "ODD_PROTECTIONS",
     "ODD_SIZES",
     "ODD_SLOTS",
-    "PAGE",
     "PROTECTIONS",
     "REGION_FLAGS",
+    "S63",
     "SIZES",
 )
 
-PAGE: Final = 4096
 M2: Final = 2 * MIB
-_S63: Final = 1 << 63
+S63: Final = 1 << 63
 
 NOT_OPEN: Final = (-1, 9999, 12345)  # never open in a recorder's process
 
@@ -60,13 +60,13 @@ GPA_STEPS: Final = (
 )
 ODD_GPAS: Final = (
     *(1, PAGE - 1, PAGE + 1, 1 << 36, 1 << 39, (1 << 40) - PAGE, 1 << 40, (1 << 40) + PAGE, 1 << 46, 1 << 51),
-    *((1 << 52) - 2 * PAGE, (1 << 52) - PAGE, (1 << 52) - M2, 1 << 52, (1 << 52) + PAGE, _S63 - PAGE, _S63),
+    *((1 << 52) - 2 * PAGE, (1 << 52) - PAGE, (1 << 52) - M2, 1 << 52, (1 << 52) + PAGE, S63 - PAGE, S63),
     *(U64 - M2, U64 - 2 * PAGE, U64 - PAGE, U64 - 1),
 )
 SIZES: Final = (PAGE, PAGE, 2 * PAGE, 3 * PAGE, 4 * PAGE, 8 * PAGE, 16 * PAGE, M2 - PAGE, M2, M2 + PAGE, 2 * M2)
 ODD_SIZES: Final = (
     *(0, 1, PAGE - 1, PAGE + 1, M2 + 1, GIB, 1 << 35, 1 << 43, (1 << 43) + PAGE, 1 << 44, 1 << 52),
-    *(_S63 - PAGE, _S63, U64 - PAGE, U64 - 1),
+    *(S63 - PAGE, S63, U64 - PAGE, U64 - 1),
 )
 ODD_SLOTS: Final = (
     32763,
@@ -119,22 +119,22 @@ ABSOLUTE_HVAS: Final = (
         (1 << 47) - 2 * PAGE,
         (1 << 47) - PAGE,
     ),
-    *(1 << 47, (1 << 47) + PAGE, 1 << 57 | PAGE, 1 << 62, _S63, 0xFFFF800000000000, U64 - M2, U64 - PAGE, U64 - 1),
+    *(1 << 47, (1 << 47) + PAGE, 1 << 57 | PAGE, 1 << 62, S63, 0xFFFF800000000000, U64 - M2, U64 - PAGE, U64 - 1),
 )
 
 FILE_SIZES: Final = (PAGE, 2 * PAGE, 4 * PAGE, 8 * PAGE, 16 * PAGE, 16 * PAGE, M2, M2 + PAGE, M2 + 8 * PAGE, 4 * M2)
 ODD_FILE_SIZES: Final = (
-    *(0, 1, PAGE - 1, PAGE + 1, M2 - PAGE, M2 + 1, GIB, 1 << 40, _S63 - PAGE, _S63 - 1, _S63, U64 - PAGE, U64 - 1),
+    *(0, 1, PAGE - 1, PAGE + 1, M2 - PAGE, M2 + 1, GIB, 1 << 40, S63 - PAGE, S63 - 1, S63, U64 - PAGE, U64 - 1),
 )
-FILE_FLAGS: Final = (0, 0, 1, 1, 3, 3, 3, 2, 4, 5, 7, 8, 1 << 31, 1 << 32, _S63 | 1, U64 - 1)
+FILE_FLAGS: Final = (0, 0, 1, 1, 3, 3, 3, 2, 4, 5, 7, 8, 1 << 31, 1 << 32, S63 | 1, U64 - 1)
 HUGE_OFFSETS: Final = (
     1,
     PAGE - 1,
     1 << 62,
-    _S63 - 4 * PAGE,
-    _S63 - M2,
-    _S63 - PAGE,
-    _S63,
+    S63 - 4 * PAGE,
+    S63 - M2,
+    S63 - PAGE,
+    S63,
     U64 - M2,
     U64 - PAGE,
     U64 - 1,
@@ -145,7 +145,7 @@ ODD_MODES: Final = (
     *(0, 2, 4, 5, 7, 8, 9, 0x10, 0x11, 0x13, 0x20, 0x21, 0x40, 0x41, 0x43, 0x80, 0x81, 0x83),
     *(0x100, 0x101, 0x103, 1 << 30, -1, -(1 << 31)),
 )
-ODD_LENGTHS: Final = (0, 1, PAGE - 1, PAGE + 1, -1, -PAGE, _S63 - 1, _S63 - PAGE, 1 - _S63)
+ODD_LENGTHS: Final = (0, 1, PAGE - 1, PAGE + 1, -1, -PAGE, S63 - 1, S63 - PAGE, 1 - S63)
 
 PROTECTIONS: Final = (3, 3, 3, 3, 1, 1, 0, 2, 4, 5, 6, 7)
 ODD_PROTECTIONS: Final = (8, 0xB, 0x10, 1 << 30, -1, 1 << 24, 1 << 24 | 3, 1 << 25 | 3, 3 << 24)

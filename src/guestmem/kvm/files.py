@@ -17,10 +17,10 @@ from typing import Final
 from guestmem.backend import AuxKind, FileStat
 from guestmem.errors import BackendUnavailable, KvmError
 from guestmem.kvm import libc
+from guestmem.uapi import DEV_KVM
 
-__all__ = ("DEVICE", "Files", "open_device")
+__all__ = ("Files", "open_device")
 
-DEVICE: Final = "/dev/kvm"
 # What procfs shows for a guest_memfd: up to 6.18 an anonymous inode, then a file of its own file system.
 _GUEST_MEMFD_LINKS: Final = ("anon_inode:[kvm-gmem]", "/[kvm-gmem] (deleted)")
 _REMEDIES: Final = {
@@ -33,10 +33,10 @@ _REMEDIES: Final = {
 def open_device() -> int:
     """Open /dev/kvm read-write; BackendUnavailable if that cannot be."""
     try:
-        return libc.call("open", f"open({DEVICE!r})", DEVICE.encode(), os.O_RDWR | os.O_CLOEXEC, 0)
+        return libc.call("open", f"open({DEV_KVM!r})", DEV_KVM.encode(), os.O_RDWR | os.O_CLOEXEC, 0)
     except KvmError as error:
         remedy = _REMEDIES.get(error.errno or 0, "see the kernel log")
-        raise BackendUnavailable(f"{DEVICE} cannot be opened ({error.name}): {remedy}") from error
+        raise BackendUnavailable(f"{DEV_KVM} cannot be opened ({error.name}): {remedy}") from error
 
 
 class Files:

@@ -14,13 +14,11 @@ from guestmem.harness import PAGE_SIZE
 from guestmem.kvm import libc
 from guestmem.kvm.hostaccess import HostAccess
 from guestmem.runmap import RunMap
-from guestmem.uapi import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE
+from guestmem.uapi import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE
 from guestmem.units import GIB, TIB, U64_MAX, align_up
 
 __all__ = ("Memory",)
 
-_MAP_NORESERVE = 0x4000  # include/uapi/asm-generic/mman.h: buffers are large and mostly never touched
-_MAP_FIXED_NOREPLACE = 0x100000
 _HINTS_FROM, _HINTS_TO = 0x610000000000, 0x7D0000000000  # above the program, below libc and the stack
 
 
@@ -52,7 +50,7 @@ class Memory:
     def anonymous(self, size: int, prot: int, align: int) -> int:
         """Private anonymous memory at a multiple of align (a power of two)."""
         reason = f"mmap(size={size:#x}, prot={prot:#x}, MAP_PRIVATE|MAP_ANONYMOUS)"
-        flags = MAP_PRIVATE | MAP_ANONYMOUS | _MAP_NORESERVE
+        flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE  # buffers are large and mostly never touched
         if not size:
             return libc.call("mmap", reason, 0, size, prot, flags, -1, 0)
         length, spare = align_up(size, PAGE_SIZE), max(align, PAGE_SIZE) - PAGE_SIZE
@@ -67,7 +65,7 @@ class Memory:
     def mmap(self, fd: int, length: int, prot: int, flags: int, offset: int) -> int:
         """mmap(2); with MAP_FIXED the address is 0."""
         reason = f"mmap({length=:#x}, {prot=:#x}, {flags=:#x}, {fd=}, {offset=:#x})"
-        hint = 0 if flags & (MAP_FIXED | _MAP_FIXED_NOREPLACE) else _HINTS.take(length)
+        hint = 0 if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) else _HINTS.take(length)
         addr = libc.call("mmap", reason, hint, length, prot, flags, fd, offset)
         self._mapped.set(addr, align_up(addr + length, PAGE_SIZE), True)
         return addr

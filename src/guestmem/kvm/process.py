@@ -11,7 +11,7 @@ import platform
 from collections.abc import Sequence
 from types import TracebackType
 
-from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFault, Touch
+from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFaultResult, Touch
 from guestmem.errors import BackendUnavailable, KvmError
 from guestmem.kvm import statistics, structs
 from guestmem.kvm.deadline import Interrupt
@@ -185,7 +185,7 @@ class KvmBackend:
         values = f"{fd=}, {address=:#x}, {size=:#x}, {attributes=:#x}, {flags=:#x}"
         ioctl(fd, "KVM_SET_MEMORY_ATTRIBUTES", block, values)
 
-    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
+    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY, once: neither EINTR nor EAGAIN is tried again. EINTR also when it takes too long."""
         block = structs.PRE_FAULT_MEMORY.pack(gpa=gpa, size=size, flags=flags)
         refused: KvmError | None = None
@@ -195,7 +195,7 @@ class KvmBackend:
         except KvmError as error:
             refused = error
         gpa_out, size_out = (structs.PRE_FAULT_MEMORY.get(block, name) for name in ("gpa", "size"))
-        return PreFault(gpa_out, size_out, refused)
+        return PreFaultResult(gpa_out, size_out, refused)
 
     def mapped_pages(self, fd: int) -> dict[int, int]:
         """Leaves of a VM by page size in bytes (``backend.Statistics``)."""

@@ -28,7 +28,7 @@ __all__ = (
     "STATS_DESC",
     "STATS_HEADER",
     "STRUCTS",
-    "Field",
+    "StructField",
     "Ioctl",
     "Struct",
 )
@@ -39,7 +39,7 @@ _NONE, _WRITE, _READ = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class StructField:
     """One field: offset and size in bytes."""
 
     name: str
@@ -53,9 +53,9 @@ class Struct:
 
     name: str
     size: int
-    fields: tuple[Field, ...]
+    fields: tuple[StructField, ...]
 
-    def field(self, name: str) -> Field:
+    def field(self, name: str) -> StructField:
         """The field of that name; KeyError."""
         for field in self.fields:
             if field.name == name:
@@ -102,7 +102,7 @@ class Ioctl:
 
 
 def _struct(name: str, size: int, *fields: tuple[str, int, int]) -> Struct:
-    return Struct(name, size, tuple(Field(*field) for field in fields))
+    return Struct(name, size, tuple(StructField(*field) for field in fields))
 
 
 _REGION_FIELDS = (

@@ -17,12 +17,18 @@ from guestmem.kvm import libc
 from guestmem.kvm.deadline import Deadline, signal_mask
 from guestmem.kvm.guest import Guest
 from guestmem.kvm.structs import IOCTLS, KVM_RUN, SREGS
-from guestmem.uapi import KVM_EXIT_MEMORY_FAULT, KVM_EXIT_MMIO, KVM_EXIT_UNKNOWN, MAP_SHARED, PROT_READ, PROT_WRITE
+from guestmem.uapi import (
+    KVM_EXIT_MEMORY_FAULT,
+    KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_UNKNOWN,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+)
 from guestmem.units import align_down
 
 __all__ = ("Vcpu", "ioctl")
-
-_KVM_EXIT_SHUTDOWN = 8  # include/uapi/linux/kvm.h
 
 
 def ioctl(fd: int, name: str, argument: int | bytearray = 0, values: str = "") -> int:
@@ -69,9 +75,9 @@ class Vcpu:
         exits: list[Exit] = []
         while True:
             area.run()
-            if area.failed or area.reason not in (KVM_EXIT_MMIO, _KVM_EXIT_SHUTDOWN):
+            if area.failed or area.reason not in (KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN):
                 return [*exits, area.failure(touch)]
-            if area.reason == _KVM_EXIT_SHUTDOWN:
+            if area.reason == KVM_EXIT_SHUTDOWN:
                 return [*exits, self._shut_down(touch)]
             if align_down(area.get("mmio.phys_addr"), PAGE_SIZE) == guest.doorbell:
                 return [*exits, self._doorbell(area, touch)]
@@ -132,7 +138,7 @@ class _RunArea:
             _, failed = libc.try_call("ioctl", self.fd, IOCTLS["KVM_RUN"].number, 0)
             reason = self.reason
         KVM_RUN.set(self._view, "immediate_exit", 0)
-        if failed != errno.EINTR and reason != _KVM_EXIT_SHUTDOWN:
+        if failed != errno.EINTR and reason != KVM_EXIT_SHUTDOWN:
             raise UnexpectedExit(f"KVM_RUN with immediate_exit gave errno {failed}, exit reason {reason}")
 
     def mmio(self) -> Exit:

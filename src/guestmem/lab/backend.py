@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFault, Touch
+from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFaultResult, Touch
 from guestmem.errors import BackendUnavailable, HostSignal, NotVisible
 from guestmem.kvm.guest import BOOT_PAGES
 from guestmem.lab import channel
@@ -168,9 +168,9 @@ class LabBackend:
         """KVM_SET_MEMORY_ATTRIBUTES."""
         self._call("set_memory_attributes", fd, address, size, attributes, flags)
 
-    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
+    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY."""
-        answer: PreFault = self._value(PreFault, "pre_fault_memory", fd, gpa, size, flags)
+        answer: PreFaultResult = self._value(PreFaultResult, "pre_fault_memory", fd, gpa, size, flags)
         return answer
 
     def mapped_pages(self, fd: int) -> dict[int, int]:

@@ -227,7 +227,7 @@ Reply = Hello | Opened | Done | Output | Accepted | Ended
 
 
 def _enc_hook(value: object) -> object:
-    # PreFault carries a refusal in a value.
+    # PreFaultResult carries a refusal in a value.
     if isinstance(value, KvmError):
         return Refused.of(value)
     raise NotImplementedError(f"{type(value).__name__} does not travel to the lab")

@@ -1,6 +1,6 @@
 """What a VMM asked KVM for, which pages it will get, what is lost and why, and what to change."""
 
-from guestmem.layout.coverage import Coverage, Host, SlotCoverage, best_possible, cover
+from guestmem.layout.coverage import Coverage, HostLimits, SlotCoverage, best_possible, cover
 from guestmem.layout.error import LayoutError
 from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Assumption, Backing, File, Layout, Range, Slot
@@ -10,7 +10,7 @@ __all__ = (
     "Backing",
     "Coverage",
     "File",
-    "Host",
+    "HostLimits",
     "Layout",
     "LayoutError",
     "Range",

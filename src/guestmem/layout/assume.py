@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from guestmem.errors import InputError
-from guestmem.layout.readers.placement import ALIGNED_BASE
+from guestmem.layout.error import printable
+from guestmem.layout.placement import ALIGNED_BASE
 from guestmem.layout.value import Assumption, Backing, BackingKind, Layout, Range, Slot
 from guestmem.units import U64, format_size, is_power_of_two, parse_size
 
@@ -34,7 +35,8 @@ def apply(layout: Layout, overrides: Overrides) -> Layout:
     for name in (*overrides.hva, *overrides.backing):
         if name and name not in regions:
             known = ", ".join(sorted(region for region in regions if region))
-            raise InputError(f"{layout.source} has no region {name!r}; there are {known or 'none with a name'}")
+            known = known or "without names"
+            raise InputError(f"{layout.source} has no region '{printable(name)}'; its regions are {known}")
     layout = _set_hva(layout, overrides)
     layout = _set_backing(layout, overrides.backing)
     return _set_attributes(layout, overrides.attributes)
@@ -48,7 +50,7 @@ def parse_hva(text: str) -> tuple[str, int]:
     """
     region, equals, address = text.rpartition("=")
     if not equals or not region:
-        raise InputError(f"--hva {text!r}: needed REGION=ADDRESS, as in pc.ram=0x7f0000000000")
+        raise InputError(f"--hva '{printable(text)}': needed REGION=ADDRESS, as in pc.ram=0x7f0000000000")
     return region, parse_size(address)
 
 
@@ -65,9 +67,9 @@ def parse_backing(text: str) -> tuple[str, Backing]:
         if kind == known:
             page_size = parse_size(size) if size else Backing().page_size
             if not is_power_of_two(page_size) or (kind == "hugetlb" and not size):
-                raise InputError(f"--backing {text!r}: needed a page size, as in hugetlb:2M")
+                raise InputError(f"--backing '{printable(text)}': needed a page size, as in hugetlb:2M")
             return region, Backing(known, page_size)
-    raise InputError(f"--backing {text!r}: needed [REGION=]KIND[:SIZE] with KIND one of {', '.join(kinds)}")
+    raise InputError(f"--backing '{printable(text)}': needed [REGION=]KIND[:SIZE] with KIND one of {', '.join(kinds)}")
 
 
 def _set_hva(layout: Layout, overrides: Overrides) -> Layout:
@@ -76,12 +78,12 @@ def _set_hva(layout: Layout, overrides: Overrides) -> Layout:
     slots = [_with_hva(slot, overrides) for slot in layout.slots]
     notes = [f"{name} at {address:#x}" for name, address in overrides.hva.items()]
     if overrides.hva_align is not None:
-        notes.append(f"unknown ones aligned to {format_size(overrides.hva_align)} and no more")
+        notes.append(f"unknown ones are aligned to {format_size(overrides.hva_align)} and no more")
     still_assumed = overrides.hva_align is None and any(
         slot.hva is None and slot.assumed_hva is not None for slot in slots
     )
     kept = [note for note in layout.assumptions if note.about != "hva" or still_assumed]
-    said = Assumption("hva", f"HVAs as given: {', '.join(notes)}", "--hva, --hva-align")
+    said = Assumption("hva", f"HVAs are as given: {', '.join(notes)}", "--hva, --hva-align")
     return replace(layout, slots=tuple(slots), assumptions=(*kept, said))
 
 
@@ -102,7 +104,7 @@ def _set_backing(layout: Layout, backing: Mapping[str, Backing]) -> Layout:
         for name, given in backing.items()
     )
     kept = [note for note in layout.assumptions if note.about != "backing"]
-    note = Assumption("backing", f"backing as given: {said}", "--backing")
+    note = Assumption("backing", f"the backing is as given: {said}", "--backing")
     return replace(layout, slots=tuple(slots), assumptions=(*kept, note))
 
 
@@ -111,5 +113,5 @@ def _set_attributes(layout: Layout, attributes: Literal["shared", "private"] | N
         return layout
     bound = tuple(Range(slot.gpa, slot.end) for slot in layout.slots if slot.guest_memfd)
     kept = [note for note in layout.assumptions if note.about != "attributes"]
-    note = Assumption("attributes", f"guest_memfd slots all {attributes}, as given", "--attributes")
+    note = Assumption("attributes", f"all pages of guest_memfd slots are {attributes}, as given", "--attributes")
     return replace(layout, private=bound if attributes == "private" else (), assumptions=(*kept, note))

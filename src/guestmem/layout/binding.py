@@ -68,7 +68,7 @@ class BindingLimit:
         elif self.page_size < page_size:
             yield start, end, Reason.BACKING
         elif (self.slot.gpa - offset) % page_size:
-            yield from self._crooked(start, end, page_size)
+            yield from self._not_congruent(start, end, page_size)
         else:
             yield from self._by_rule(start, end, page_size)
 
@@ -77,7 +77,7 @@ class BindingLimit:
         slot = self.slot
         return Binding(slot.gpa, slot.size, slot.offset or 0, self.page_size, self.page_size, self.geometry)
 
-    def _crooked(self, start: int, end: int, page_size: int) -> Iterator[Part]:
+    def _not_congruent(self, start: int, end: int, page_size: int) -> Iterator[Part]:
         """GPA and offset are not congruent: which huge pages of the file would lie inside the binding at all?"""
         offset = self.slot.offset or 0
         shift = self.slot.gpa - offset

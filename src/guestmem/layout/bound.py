@@ -14,9 +14,9 @@ from typing import Literal
 
 from guestmem.geometry import Geometry
 from guestmem.layout.binding import FileLimits
-from guestmem.layout.coverage import Coverage, Host, best_possible, cover
-from guestmem.layout.regions import name_of
+from guestmem.layout.coverage import Coverage, HostLimits, best_possible, cover
 from guestmem.layout.value import File, Layout, Range, Slot
+from guestmem.layout.vmm import DISPLAY
 from guestmem.rules import RULES, Rule
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
 
@@ -24,7 +24,6 @@ __all__ = ("PACKINGS", "Packing", "RuleVerdict", "Verdicts", "as_bound", "judge"
 
 Packing = Literal["one-file", "per-slot"]
 PACKINGS: tuple[Packing, ...] = ("one-file", "per-slot")
-_DISPLAY = "vga.vram"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +69,10 @@ def judge(
     found = []
     for rule in rules:
         files = FileLimits(page_size, rule)
-        coverage = cover(bound, Host(geometry, files=files))
+        coverage = cover(bound, HostLimits(geometry, files=files))
         limits = (files.limit(slot, File(slot.file or ""), geometry) for slot in bound.slots)
         found.append(RuleVerdict(rule, tuple(limit.refusal for limit in limits), coverage))
-    best = best_possible(cover(bound, Host(geometry, files=FileLimits())))
+    best = best_possible(cover(bound, HostLimits(geometry, files=FileLimits())))
     capped = tuple(bytes_ if size <= page_size else 0 for size, bytes_ in zip(geometry.page_sizes, best, strict=True))
     return Verdicts(bound, packing, page_size, geometry, capped, tuple(found))
 
@@ -82,10 +81,10 @@ def _bindable(layout: Layout) -> Iterator[Slot]:
     """RAM slots, without those that show the same bytes of a region again."""
     shown: dict[str, list[tuple[int, int]]] = {}
     for slot in layout.slots:
-        if slot.readonly or slot.region == _DISPLAY or slot.address_space:
+        if slot.readonly or slot.region == DISPLAY or slot.address_space:
             continue
         start = slot.offset or 0
-        ranges = shown.setdefault(name_of(slot), [])
+        ranges = shown.setdefault(slot.name, [])
         if all(start + slot.size <= first or last <= start for first, last in ranges):
             ranges.append((start, start + slot.size))
             yield slot
@@ -95,14 +94,14 @@ def _packed(slots: list[Slot]) -> list[Slot]:
     """Regions end to end in one file, in the order in which they first appear in guest-physical space."""
     sizes: dict[str, int] = {}
     for slot in slots:
-        sizes[name_of(slot)] = max(sizes.get(name_of(slot), 0), (slot.offset or 0) + slot.size)
+        sizes[slot.name] = max(sizes.get(slot.name, 0), (slot.offset or 0) + slot.size)
     bases, at = {}, 0
     for name, size in sizes.items():
         bases[name] = at
         at += size
-    return [_in_file(slot, "ram", bases[name_of(slot)] + (slot.offset or 0)) for slot in slots]
+    return [_in_file(slot, "ram", bases[slot.name] + (slot.offset or 0)) for slot in slots]
 
 
 def _in_file(slot: Slot, file: str, offset: int) -> Slot:
     flags = (slot.flags & ~KVM_MEM_LOG_DIRTY_PAGES) | KVM_MEM_GUEST_MEMFD
-    return replace(slot, file=file, offset=offset, flags=flags, region=name_of(slot))
+    return replace(slot, file=file, offset=offset, flags=flags, region=slot.name)

@@ -26,13 +26,13 @@ from guestmem.layout.segments import Neighbours, Segment, all_of, or_larger, seg
 from guestmem.layout.value import Backing, Layout, Slot
 from guestmem.model.profiles import Profile
 
-__all__ = ("Coverage", "Host", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
+__all__ = ("Coverage", "HostLimits", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
 
 _NO_SLOT_ABOVE = 1 << 65
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class HostLimits:
     """What kernel and host can do: the leaf sizes of stage 2, and how memory is backed.
 
     sizes: in bytes, ascending; sizes[0] is the base page. thp: anonymous and shmem memory counts as possible up to
@@ -86,7 +86,7 @@ class Coverage:
     """The verdict on a layout: one SlotCoverage per slot, in the layout's order."""
 
     layout: Layout
-    host: Host
+    host: HostLimits
     slots: tuple[SlotCoverage, ...]
     refused: Mapping[int, KvmError] = field(
         default_factory=dict, compare=False
@@ -122,9 +122,9 @@ class Coverage:
         )
 
 
-def cover(layout: Layout, host: Host | None = None) -> Coverage:
+def cover(layout: Layout, host: HostLimits | None = None) -> Coverage:
     """Decide every byte of the layout at every level of the host."""
-    host = host or Host()
+    host = host or HostLimits()
     limits = [_limit(layout, slot, host) for slot in layout.slots]
     refused = refusals(layout, host)
     absent = {index: Reason.RULE if is_by_rule(why) else Reason.REFUSED for index, why in refused.items()}
@@ -159,7 +159,7 @@ def _leaves(sizes: Sequence[int], mapped: Sequence[int]) -> tuple[int, ...]:
     return tuple((at - above) // size for size, at, above in zip(sizes, mapped, larger, strict=True))
 
 
-def _limit(layout: Layout, slot: Slot, host: Host) -> BindingLimit | None:
+def _limit(layout: Layout, slot: Slot, host: HostLimits) -> BindingLimit | None:
     file = layout.file_of(slot)
     return host.files.limit(slot, file, host.geometry) if file is not None and slot.guest_memfd else None
 
@@ -178,7 +178,7 @@ def _neighbours(slots: Sequence[Slot], absent: Container[int]) -> Iterator[Neigh
 
 
 def _levels(
-    layout: Layout, slot: Slot, host: Host, limit: BindingLimit | None, near: Neighbours
+    layout: Layout, slot: Slot, host: HostLimits, limit: BindingLimit | None, near: Neighbours
 ) -> list[tuple[Segment, ...]]:
     """The segments for every size of the host, the smallest first."""
     private = layout.private_in(slot.gpa, slot.end)
@@ -197,14 +197,14 @@ def _levels(
     return found
 
 
-def _plain(slot: Slot, page_size: int, host: Host, near: Neighbours) -> tuple[Segment, ...]:
+def _plain(slot: Slot, page_size: int, host: HostLimits, near: Neighbours) -> tuple[Segment, ...]:
     """The segments of a slot that knows neither files nor attributes: most slots of most VMs."""
     if page_size == host.sizes[0]:
         return (Segment(slot.gpa, slot.end, None),)
     return uniform_segments(slot, page_size, near, _from_hva(slot, page_size, host))
 
 
-def _from_hva(slot: Slot, page_size: int, host: Host) -> Reason | None:
+def _from_hva(slot: Slot, page_size: int, host: HostLimits) -> Reason | None:
     """The verdict on whole frames of shared pages behind the HVA."""
     if page_size == host.sizes[0]:
         return None

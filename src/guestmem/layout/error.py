@@ -48,7 +48,9 @@ class LayoutError(InputError):
         place = f"{printable(self.source, 200)}:{self.line}" if self.line else printable(self.source, 200)
         found = self.field
         if self.value is not None:
-            found = f"{found} {printable(self.value)!r}".strip()
+            value = printable(self.value)
+            found = f"{found} {value}" if isinstance(self.value, int) else f"{found} '{value}'"
+            found = found.strip()
         text = f"{place}: {found}: {self.needed}" if found else f"{place}: {self.needed}"
         # Texts of parsers quote the input, so the whole line is stripped once more.
         return printable(f"{text}; {self.remedy}" if self.remedy else text, _LINE_LIMIT)

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from guestmem.layout.coverage import Host, cover
+from guestmem.layout.coverage import HostLimits, cover
 from guestmem.layout.reasons import Reason
-from guestmem.layout.value import Backing, File, Layout, Range, Slot
+from guestmem.layout.value import Backing, File, Layout, Range, Severity, Slot
 from guestmem.layout.vector import Columns, Flags, Sums, cover_columns, simple_vms
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import U64_MAX
 
 __all__ = ("Fleet", "FleetSums", "check_fleet")
+
+_ERRORS = (Reason.REFUSED, Reason.NO_FILE, Reason.RULE)
+_WARNINGS = (Reason.HVA, Reason.BACKING, Reason.MIXED, Reason.OFFSET, Reason.BINDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class FleetSums:
     """The verdict: sums by VM, and how many VMs the scalar path judged."""
 
     fleet: Fleet
-    host: Host
+    host: HostLimits
     sums: Sums
     scalar: int
 
@@ -65,6 +68,16 @@ class FleetSums:
             if reason in found
         }
 
+    @property
+    def severity(self) -> Severity | None:
+        """The severity that the fleet counts for: what its VMs lose at the second level, or are refused."""
+        if any(reason in self.lost(0) for reason in _ERRORS):
+            return "error"
+        lost = self.lost(1) if len(self.host.sizes) > 1 else {}
+        if any(reason in lost for reason in _WARNINGS):
+            return "warning"
+        return "note" if lost else None
+
     def worst(self, count: int, level: int = 1) -> list[tuple[str, int, int]]:
         """(name, bytes, bytes that cannot be mapped at the level) of the VMs that lose most, the worst first."""
         gone = self.sums.size - self.sums.mapped[level]
@@ -72,7 +85,7 @@ class FleetSums:
         return [(self.fleet.names[at], int(self.sums.size[at]), int(gone[at])) for at in order.tolist() if gone[at]]
 
 
-def check_fleet(fleet: Fleet, host: Host) -> FleetSums:
+def check_fleet(fleet: Fleet, host: HostLimits) -> FleetSums:
     """Judge every VM."""
     vms = len(fleet.names)
     columns = fleet.columns.sorted()
@@ -123,7 +136,7 @@ def _layout_of(fleet: Fleet, rows: Columns, index: int) -> Layout:
     )
 
 
-def _add(sums: Sums, index: int, layout: Layout, host: Host) -> None:
+def _add(sums: Sums, index: int, layout: Layout, host: HostLimits) -> None:
     """Put a VM that the scalar path judged into the sums."""
     coverage = cover(layout, host)
     sums.size[index] = min(coverage.size, U64_MAX)

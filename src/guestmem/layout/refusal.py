@@ -11,47 +11,49 @@ the VM may have private memory.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cache
 from typing import TYPE_CHECKING
 
 from guestmem.errors import KvmError
 from guestmem.geometry import Geometry
+from guestmem.layout.value import File, Layout, Slot
 from guestmem.model.checks import require
-from guestmem.model.profiles import NEXT, V7_2, Machine, Profile
-from guestmem.model.region_checks import ARGUMENT_CHECKS, DELETE_CHECKS, Region, RegionRequest, require_new_slot
+from guestmem.model.profiles import NEXT, V7_2, Machine
+from guestmem.model.region_checks import ARGUMENT_CHECKS, DELETE_CHECKS, Region, RegionRequest, new_slot_checks
 from guestmem.model.vm import AddressSpaceSlots, BindableFile, Memslot, VmSlots
-from guestmem.rules import Rule
-from guestmem.uapi import KVM_X86_SW_PROTECTED_VM
-from guestmem.units import KIB
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_X86_SW_PROTECTED_VM
+from guestmem.units import KIB, S64_MAX, align_down
 
 if TYPE_CHECKING:
-    from guestmem.layout.coverage import Host
-    from guestmem.layout.value import Layout, Slot
+    from guestmem.layout.coverage import HostLimits
 
 __all__ = ("is_by_rule", "refusals")
 
 _USER_LIMIT = (1 << 56) - 4 * KIB  # five-level paging, the largest any x86 kernel has
-_MAX_FILE_SIZE = 1 << 63  # a file's size is positive as a signed number (kvm_gmem_create)
 _SPACES = 2  # KVM_MAX_NR_ADDRESS_SPACES
 
 
-def refusals(layout: Layout, host: Host) -> dict[int, KvmError]:
+def refusals(layout: Layout, host: HostLimits) -> dict[int, KvmError]:
     """Index into layout.slots -> the errno, check and values with which the host's kernel refuses that slot."""
-    vm = _Slots(host.profile or (NEXT if host.files.page_size else V7_2), host.geometry, host.files.rule)
-    files: dict[str, BindableFile] = {}
+    profile = host.profile or (NEXT if host.files.page_size else V7_2)
+    spaces = [_Ascending() for _ in range(_SPACES)]
+    vm = VmSlots(KVM_X86_SW_PROTECTED_VM, profile, _machine(host.geometry), host.files.rule, spaces)
+    files: dict[str, _File] = {}
     found: dict[int, KvmError] = {}
     for index, slot in enumerate(layout.slots):
-        request = RegionRequest(vm, _region(slot), _file(vm, layout, slot, host, files) if slot.guest_memfd else None)
+        file = _file(vm, layout, slot, host, files) if slot.flags & KVM_MEM_GUEST_MEMFD else None
+        request = RegionRequest(vm, _region(slot), file)
         try:
             require(ARGUMENT_CHECKS, request)
-            if slot.size:
-                require_new_slot(request)
-            else:
-                require(DELETE_CHECKS, request)
+            require(new_slot_checks(request) if slot.size else DELETE_CHECKS, request)
         except KvmError as refused:
             found[index] = refused.with_traceback(None)
         else:
-            vm.add(request)
+            spaces[slot.address_space].last = request
+            vm.slot_pages += request.npages
+            if file is not None:
+                file.bind(request)
     return found
 
 
@@ -63,29 +65,40 @@ def is_by_rule(refused: KvmError) -> bool:
 class _Ascending(AddressSpaceSlots):
     """The slots of an address space that are asked in ascending order: only the last one can overlap the next."""
 
-    last: Memslot | None = None
+    def __init__(self) -> None:
+        self.last: RegionRequest | None = None
 
     def overlapping(self, start_gfn: int, end_gfn: int, ignore: Memslot | None) -> Memslot | None:
-        return self.last if self.last is not None and start_gfn < self.last.end_gfn else None
+        last = self.last
+        return last.slot() if last is not None and start_gfn < last.base_gfn + last.npages else None
 
 
-class _Slots(VmSlots):
-    """A VM with the slots that were accepted so far."""
+class _File(BindableFile):
+    """A file and what was bound of it, ascending, up to base page ``_end``."""
 
-    def __init__(self, profile: Profile, geometry: Geometry, rule: Rule) -> None:
-        super().__init__(KVM_X86_SW_PROTECTED_VM, profile, _machine(geometry), rule)
-        self.ascending = [_Ascending() for _ in range(_SPACES)]
-        self.spaces = list(self.ascending)
+    def __init__(self, vm: VmSlots, size: int, page_size: int) -> None:
+        super().__init__(vm, size, page_size)
+        self._starts: list[int] = []
+        self._bound: list[RegionRequest] = []
+        self._end = 0
 
-    def add(self, request: RegionRequest) -> None:
-        """The slot was accepted: it and its binding are there from now on."""
-        region = request.region
-        slot = Memslot(region.as_id, region.id, request.base_gfn, request.npages, region.flags, region.userspace_addr)
-        self.ascending[slot.as_id].last = slot
-        self.slot_pages += slot.npages
-        if region.wants_gmem:
-            first = region.offset >> self.page_shift
-            request.gmem.bindings.set(first, first + slot.npages, slot)
+    def bind(self, request: RegionRequest) -> None:
+        """The request was accepted."""
+        start = request.region.offset >> self.vm.page_shift
+        place = bisect_right(self._starts, start)
+        self._starts.insert(place, start)
+        self._bound.insert(place, request)
+        self._end = max(self._end, start + request.npages)
+
+    def bound_in(self, start: int, end: int) -> tuple[int, int, Memslot] | None:
+        if start >= self._end:
+            return None
+        place = bisect_right(self._starts, start)
+        for at in range(max(place - 1, 0), min(place + 1, len(self._starts))):
+            first, request = self._starts[at], self._bound[at]
+            if first < end and start < first + request.npages:
+                return max(first, start), min(first + request.npages, end), request.slot()
+        return None
 
 
 @cache
@@ -101,12 +114,15 @@ def _region(slot: Slot) -> Region:
     return Region(2, place, slot.flags, slot.gpa, slot.size, slot.hva or 0, offset=slot.offset or 0)
 
 
-def _file(vm: _Slots, layout: Layout, slot: Slot, host: Host, files: dict[str, BindableFile]) -> BindableFile:
+def _file(vm: VmSlots, layout: Layout, slot: Slot, host: HostLimits, files: dict[str, _File]) -> _File:
     """The file a slot is bound to; one of its own where the layout does not name it."""
-    named = layout.file_of(slot)
-    if named is None:
-        return BindableFile(vm, _MAX_FILE_SIZE, vm.page_size)
-    if (file := files.get(named.name)) is None:
-        page_size = (named.page_size or host.files.page_size) if host.files.page_size else vm.page_size
-        file = files[named.name] = BindableFile(vm, named.size or _MAX_FILE_SIZE, page_size)
+    file = files.get(slot.file or "")
+    if file is not None:
+        return file
+    named = layout.file_of(slot) or File("")
+    page_size = (named.page_size or host.files.page_size) if host.files.page_size else vm.page_size
+    # The largest size there is: positive as a signed number (kvm_gmem_create).
+    file = _File(vm, named.size or align_down(S64_MAX, page_size), page_size)
+    if named.name:
+        files[named.name] = file
     return file

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from guestmem.layout.value import Layout, Slot
 
-__all__ = ("Regions", "allocation_of", "name_of", "region_base")
+__all__ = ("Regions", "region_base")
 
 
 class Regions:
@@ -23,9 +23,9 @@ class Regions:
         self._odd: dict[tuple[str, int], Slot | None] = {}
         self._starts = {(slot.address_space, slot.gpa) for slot in layout.slots}
         for index, slot in enumerate(layout.slots):
-            self._members.setdefault(name_of(slot), []).append(index)
+            self._members.setdefault(slot.name, []).append(index)
             self._by_end[slot.address_space, slot.end] = index
-            self._allocated.setdefault(allocation_of(layout, slot), []).append(index)
+            self._allocated.setdefault(slot.allocation, []).append(index)
         for members in self._members.values():
             members.sort(key=lambda index: layout.slots[index].offset or 0)
 
@@ -34,7 +34,7 @@ class Regions:
 
     def members(self, slot: Slot) -> list[int]:
         """Indexes of the slots of this slot's region."""
-        return self._members[name_of(slot)]
+        return self._members[slot.name]
 
     def lowest(self, slot: Slot) -> Slot:
         """The slot of the same region at the lowest GPA."""
@@ -55,27 +55,27 @@ class Regions:
 
     def allocated(self, slot: Slot) -> int:
         """Bytes of the allocation that the slot is a piece of."""
-        pieces = self._allocated[allocation_of(self.layout, slot)]
+        pieces = self._allocated[slot.allocation]
         if len(pieces) == len(self.members(slot)):
             return self.size(slot)
         return sum(self.layout.slots[index].size for index in pieces)
 
     def start(self, slot: Slot) -> int:
         """The lowest GPA of the allocation."""
-        return self.layout.slots[min(self._allocated[allocation_of(self.layout, slot)])].gpa
+        return self.layout.slots[min(self._allocated[slot.allocation])].gpa
 
     def odd_below(self, slot: Slot, page_size: int) -> Slot | None:
         """The nearest slot below whose odd size puts the slot's allocation, and all between, at odd GPAs."""
         walked: list[tuple[str, int]] = []
         found: Slot | None = None
         while True:
-            walked.append((allocation_of(self.layout, slot), page_size))
+            walked.append((slot.allocation, page_size))
             if walked[-1] in self._odd:
                 found = self._odd[walked[-1]]
                 break
             lowest = self.layout.slots[min(self._allocated[walked[-1][0]])]
             below = self.below(lowest)
-            if lowest.gpa % page_size == 0 or below is None or allocation_of(self.layout, below) == walked[-1][0]:
+            if lowest.gpa % page_size == 0 or below is None or below.allocation == walked[-1][0]:
                 break
             if self.allocated(below) % page_size:
                 found = below
@@ -83,17 +83,6 @@ class Regions:
             slot = below
         self._odd.update(dict.fromkeys(walked, found))
         return found
-
-
-def allocation_of(layout: Layout, slot: Slot) -> str:
-    """What the VMM gave a size to: the region, or the Cloud Hypervisor zone that the slot is a piece ("ZONE/N") of."""
-    zone, _, piece = slot.region.rpartition("/")
-    return zone if layout.vmm == "cloud-hypervisor" and zone and piece.isdecimal() else name_of(slot)
-
-
-def name_of(slot: Slot) -> str:
-    """The region's name, or one made of the GPA."""
-    return slot.region or f"the slot at GPA {slot.gpa:#x}"
 
 
 def region_base(slot: Slot) -> int | None:

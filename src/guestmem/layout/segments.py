@@ -121,7 +121,7 @@ def _frames(
     first: int, last: int, page_size: int, attributes: Sequence[Range]
 ) -> Iterator[tuple[int, int, Literal["shared", "private", "mixed"]]]:
     """Whole frames [first, last) as runs of one kind."""
-    at = first  # frame-aligned; everything below is told
+    at = first  # frame-aligned; everything below has been yielded
     for run in attributes:
         start, end = max(run.start, at), min(run.end, last)
         if start >= end:

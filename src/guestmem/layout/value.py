@@ -1,8 +1,8 @@
 """What a VMM asked KVM for: memslots, the host memory behind them, guest_memfds and memory attributes.
 
 Plain values in kernel terms; they know no format and no coverage. gpa, hva, offset and size are bytes, ranges are
-half-open. ``hva`` is a fact (the source tells it); ``assumed_hva`` is an address that stands for one the source does
-not tell and is meaningful only modulo page sizes. Everything assumed is also an Assumption, so that no report can
+half-open. ``hva`` is a fact (the source says it); ``assumed_hva`` is an address in place of one the source does
+not say, and is meaningful only modulo page sizes. Everything assumed is also an Assumption, so that no report can
 forget to say so.
 
 Left out: the history of a slot (moves, deletes), NUMA placement, and whether transparent huge pages are granted.
@@ -23,7 +23,7 @@ from guestmem.uapi import (
 )
 from guestmem.units import KIB
 
-__all__ = ("Assumption", "Backing", "BackingKind", "File", "Layout", "Range", "Remark", "Severity", "Slot")
+__all__ = ("Assumption", "Backing", "BackingKind", "File", "Layout", "Range", "ReaderRemark", "Severity", "Slot")
 
 BackingKind = Literal["anonymous", "shmem", "file", "hugetlb", "device", "unknown"]
 Severity = Literal["note", "warning", "error"]
@@ -52,7 +52,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A guest_memfd: its name in this layout, size (bytes; 0 when the source does not tell), flags, and page size.
+    """A guest_memfd: its name in this layout, size (bytes; 0 when the source does not say), flags, and page size.
 
     page_size is the largest folio the file is made of where the kernel allows more than 4K (profile ``next``).
     """
@@ -74,6 +74,7 @@ class Slot:
 
     ``region`` names what the slot is a window on (a RAMBlock, a zone, a mapping) and ``offset`` is where in it the slot
     starts; for a slot with ``file`` the offset is guest_memfd_offset. number is the slot id without address space.
+    ``part_of`` names what the VMM gives a size to, where that is more than the region.
     """
 
     gpa: int
@@ -87,6 +88,17 @@ class Slot:
     number: int | None = None
     address_space: int = 0
     assumed_hva: int | None = None
+    part_of: str = ""
+
+    @property
+    def name(self) -> str:
+        """The region's name, or one made of the GPA."""
+        return self.region or f"the slot at GPA {self.gpa:#x}"
+
+    @property
+    def allocation(self) -> str:
+        """The name of what the VMM gave a size to: the region, or what it is a part of."""
+        return self.part_of or self.name
 
     @property
     def end(self) -> int:
@@ -116,7 +128,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """Something the source does not tell and the answer rests on; ``option`` is how to change it."""
+    """Something the source does not say and the answer rests on; ``option`` is how to change it."""
 
     about: str
     text: str
@@ -124,7 +136,7 @@ class Assumption:
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class ReaderRemark:
     """Something a reader saw that is a finding by itself: slots missing from the source, memory left unused."""
 
     id: str
@@ -135,7 +147,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The memslots of one VM, ascending by (address_space, gpa), and what the source told about them.
+    """The memslots of one VM, ascending by (address_space, gpa), and what the source says about them.
 
     vmm is "qemu", "cloud-hypervisor", "firecracker", "libvirt" or ""; machine a VMM's machine or version, for remedies.
     private are the ranges with KVM_MEMORY_ATTRIBUTE_PRIVATE, ascending, disjoint and not touching.
@@ -147,7 +159,7 @@ class Layout:
     files: tuple[File, ...] = ()
     private: tuple[Range, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
-    remarks: tuple[Remark, ...] = ()
+    remarks: tuple[ReaderRemark, ...] = ()
     vmm: str = ""
     machine: str = ""
     _by_name: dict[str, File] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -161,7 +173,7 @@ class Layout:
         self._by_name.update((file.name, file) for file in self.files)
 
     def file_of(self, slot: Slot) -> File | None:
-        """The guest_memfd that slot is bound to; one of unknown size and flags when the source told no more."""
+        """The guest_memfd that slot is bound to; one of unknown size and flags when the source says no more."""
         if slot.file is None:
             return None
         return self._by_name.get(slot.file) or File(slot.file)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from guestmem.layout.coverage import Host
+from guestmem.layout.coverage import HostLimits
 from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Backing
 
@@ -75,7 +75,7 @@ def simple_vms(columns: Columns, vms: int, base: int) -> Flags:
     return np.asarray(np.bincount(columns.vm, weights=bad, minlength=vms) == 0)
 
 
-def cover_columns(columns: Columns, vms: int, host: Host) -> Sums:
+def cover_columns(columns: Columns, vms: int, host: HostLimits) -> Sums:
     """Sum up every VM. Columns must be sorted, and the VMs simple."""
     starts = np.searchsorted(columns.vm, np.arange(vms))
     counts = np.diff(np.append(starts, len(columns)))
@@ -121,12 +121,12 @@ def _lost(columns: Columns, end: U64s, below: U64s, above: U64s, largest: U64s, 
     head_shared = _shared(columns.gpa & mask, below, above, page)
     tail_shared = _shared(last & mask, below, above, page)
     zero = np.uint64(0)
-    crooked = columns.has_hva & ((columns.gpa - columns.hva) % page != 0)
+    misaligned = columns.has_hva & ((columns.gpa - columns.hva) % page != 0)
     small = largest < page
     order_0 = columns.from_file
-    hva = ~order_0 & crooked
-    backing = ~order_0 & ~crooked & small
-    dirty = ~order_0 & ~crooked & ~small & columns.dirty_log
+    hva = ~order_0 & misaligned
+    backing = ~order_0 & ~misaligned & small
+    dirty = ~order_0 & ~misaligned & ~small & columns.dirty_log
     return {
         Reason.SHARED_FRAME: np.where(head_shared, head, zero) + np.where(tail_shared, tail, zero),
         Reason.HEAD: np.where(head_shared, zero, head),

@@ -1,7 +1,7 @@
 """Descriptors that are not KVM's: /dev/null, an eventfd, a pipe's read end, a memfd.
 
-They exist to be passed where a guest_memfd, a VM or a vCPU is expected, and answer with the errno of a real kernel.
-Only as much of them is modelled as such a call can see.
+They exist to be passed where a guest_memfd, a VM or a vCPU is expected, and answer as on a real kernel. Only as much of
+them is modelled as such a call can see.
 """
 
 from __future__ import annotations

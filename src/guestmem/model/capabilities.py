@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from guestmem import uapi
 from guestmem.model.profiles import Machine, Profile, has_private_mem
+from guestmem.model.region_checks import USER_SLOTS
 from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE
 
@@ -54,7 +55,7 @@ def _pre_fault(profile: Profile, machine: Machine, vm: Vm | None) -> int:
 CAPABILITIES: Mapping[int, Answer] = MappingProxyType(
     {
         uapi.KVM_CAP_USER_MEMORY: _one,
-        uapi.KVM_CAP_NR_MEMSLOTS: lambda profile, machine, vm: 32764,
+        uapi.KVM_CAP_NR_MEMSLOTS: lambda profile, machine, vm: USER_SLOTS,
         uapi.KVM_CAP_SYNC_MMU: _one,
         uapi.KVM_CAP_DESTROY_MEMORY_REGION_WORKS: _one,
         uapi.KVM_CAP_JOIN_MEMORY_REGIONS_WORKS: _one,

@@ -75,11 +75,15 @@ def observing() -> Iterator[list[Observation]]:
 def require(checks: Iterable[Check[Any]], request: Any) -> None:
     """Walk the checks in order; KvmError from the first that does not pass."""
     observations = _observations.get()
+    if observations is None:
+        for check in checks:
+            if not check.passes(request):
+                raise check.refusal(request)
+        return
     for check in checks:
         passed = check.passes(request)
-        if observations is not None:
-            values, errno = check.values(request), check.errno_for(request)
-            observations.append(Observation(check.name, passed, values, check.rule, check.source, errno))
+        values, errno = check.values(request), check.errno_for(request)
+        observations.append(Observation(check.name, passed, values, check.rule, check.source, errno))
         if not passed:
             raise check.refusal(request)
 

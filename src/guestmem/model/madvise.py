@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import Final
 
 from guestmem.errors import HostSignal
 from guestmem.model.checks import Check, require
 from guestmem.model.hostmem import AddressSpace, Anonymous, Vma
-from guestmem.uapi import PROT_READ, PROT_WRITE
+from guestmem.uapi import (
+    MADV_COLLAPSE,
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_FREE,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_REMOVE,
+    MADV_WIPEONFORK,
+    PROT_READ,
+    PROT_WRITE,
+)
 from guestmem.units import U64, align_up
 
 __all__ = ("madvise",)
 
-MADV_DONTNEED: Final = 4
-MADV_FREE: Final = 8
-MADV_REMOVE: Final = 9
-MADV_WIPEONFORK: Final = 18
-MADV_POPULATE_READ: Final = 22
-MADV_POPULATE_WRITE: Final = 23
-MADV_DONTNEED_LOCKED: Final = 24
-MADV_COLLAPSE: Final = 25
 _KNOWN = frozenset((0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25))
 _ANONYMOUS_ONLY = frozenset((MADV_FREE, MADV_WIPEONFORK))
 _POPULATE = frozenset((MADV_POPULATE_READ, MADV_POPULATE_WRITE))

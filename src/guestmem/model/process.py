@@ -10,7 +10,7 @@ import errno
 from collections.abc import Sequence
 from types import TracebackType
 
-from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFault, Touch
+from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFaultResult, Touch
 from guestmem.errors import KvmError
 from guestmem.model import create, file_calls, mmap
 from guestmem.model.attributes import AttributesRequest, set_attributes
@@ -208,12 +208,12 @@ class Process(Descriptors):
         """KVM_SET_MEMORY_ATTRIBUTES."""
         set_attributes(AttributesRequest(self.vm_of(fd), address, size, attributes, flags))
 
-    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFault:
+    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY on a vCPU."""
         try:
             vcpu = self.vcpu_of(fd)
         except KvmError as refused:
-            return PreFault(gpa, size, refused)
+            return PreFaultResult(gpa, size, refused)
         return vcpu.pre_fault(PreFaultRequest(vcpu, gpa, size, flags))
 
     def mapped_pages(self, fd: int) -> dict[int, int]:

@@ -17,7 +17,7 @@ from guestmem.model.region_checks import (
     PLACE_CHECKS,
     Region,
     RegionRequest,
-    require_new_slot,
+    new_slot_checks,
 )
 from guestmem.model.vm import GuestMemfd, Memslot, Vm
 
@@ -35,7 +35,7 @@ def set_memory_region(vm: Vm, region: Region, file: OpenFile | None) -> None:
         note("change", "delete {!r}".format, old)
         _delete(vm, old)
     elif old is None:
-        require_new_slot(request)
+        require(new_slot_checks(request), request)
         _create(vm, request)
     else:
         require(MODIFY_CHECKS, request)
@@ -43,11 +43,10 @@ def set_memory_region(vm: Vm, region: Region, file: OpenFile | None) -> None:
 
 
 def _create(vm: Vm, request: RegionRequest) -> None:
-    region = request.region
-    slot = Memslot(region.as_id, region.id, request.base_gfn, request.npages, region.flags, region.userspace_addr)
-    if region.wants_gmem:
+    slot = request.slot()
+    if request.region.wants_gmem:
         assert isinstance(request.file, GuestMemfd)
-        request.file.bind(slot, region.offset >> vm.page_shift)
+        request.file.bind(slot, request.region.offset >> vm.page_shift)
     note("change", "create {!r}".format, slot)
     vm.spaces[slot.as_id].insert(slot)
     vm.slot_pages += slot.npages

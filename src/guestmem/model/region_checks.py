@@ -12,12 +12,10 @@ one the VM was opened with. Whatever it lets through, no folio is ever mapped ou
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from guestmem.model.checks import Check, require
+from guestmem.model.checks import Check
 from guestmem.model.files import OpenFile
 from guestmem.model.vm import AddressSpaceSlots, BindableFile, Memslot, VmSlots
 from guestmem.rules import Binding, Rule
@@ -34,8 +32,7 @@ __all__ = (
     "PLACE_CHECKS",
     "Region",
     "RegionRequest",
-    "require_new_slot",
-    "rule_check",
+    "new_slot_checks",
 )
 
 USER_SLOTS = 32764  # KVM_USER_MEM_SLOTS: 32767 less three internal ones
@@ -74,35 +71,35 @@ class Region(NamedTuple):
         return bool(self.flags & KVM_MEM_GUEST_MEMFD)
 
 
-@dataclass(slots=True)
 class RegionRequest:
     """A region asked of a VM; ``file`` is what its descriptor names, ``old`` the slot that has its id."""
 
-    vm: VmSlots
-    region: Region
-    file: OpenFile | None = None
-    old: Memslot | None = None
+    __slots__ = ("base_gfn", "file", "npages", "old", "region", "vm")
+
+    def __init__(self, vm: VmSlots, region: Region, file: OpenFile | None) -> None:
+        self.vm = vm
+        self.region = region
+        self.file = file
+        self.old: Memslot | None = None
+        self.base_gfn = region.gpa >> vm.page_shift  # the first frame asked for
+        self.npages = region.size >> vm.page_shift
 
     @property
     def space(self) -> AddressSpaceSlots:
         """The slots of the address space named."""
         return self.vm.spaces[self.region.slot >> 16]
 
-    @property
-    def base_gfn(self) -> int:
-        """First frame asked for."""
-        return self.region.gpa >> self.vm.page_shift
-
-    @property
-    def npages(self) -> int:
-        """Frames asked for."""
-        return self.region.size >> self.vm.page_shift
+    def slot(self) -> Memslot:
+        """The slot that a checked request makes."""
+        region = self.region
+        return Memslot(region.as_id, region.id, self.base_gfn, self.npages, region.flags, region.userspace_addr)
 
     @property
     def gmem(self) -> BindableFile:
         """The file, once the checks have found it to be a guest_memfd."""
-        assert isinstance(self.file, BindableFile)
-        return self.file
+        file = self.file
+        assert isinstance(file, BindableFile)
+        return file
 
     @property
     def binding(self) -> Binding:
@@ -111,29 +108,14 @@ class RegionRequest:
         return self.gmem.binding(region.gpa, region.size, region.offset)
 
 
-def require_new_slot(request: RegionRequest) -> None:
-    """Walk the checks of a slot that does not exist yet, after those of the arguments; KvmError."""
-    require(CREATE_CHECKS, request)
-    require(PLACE_CHECKS, request)
-    if request.region.flags & KVM_MEM_GUEST_MEMFD:
-        require(BINDING_CHECKS, request)
-        if request.vm.profile.huge:
-            require(rule_check(request.vm.rule), request)
-    require(MAP_CHECKS, request)
-
-
 # -- what the checks compute -----------------------------------------------------------------------------------------
 
 
 def _valid_flags(request: RegionRequest) -> int:
     """Flags that may be set together on this VM (check_memory_region_flags)."""
     vm = request.vm
-    valid = 0
-    if vm.has_private_mem or vm.profile.gmem_on_any_vm:
-        valid |= KVM_MEM_GUEST_MEMFD
-    if not request.region.flags & KVM_MEM_GUEST_MEMFD:
-        valid |= KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY
-    return valid
+    valid = KVM_MEM_GUEST_MEMFD if vm.has_private_mem or vm.profile.gmem_on_any_vm else 0
+    return valid if request.region.flags & KVM_MEM_GUEST_MEMFD else valid | _V1_FLAGS
 
 
 def _hva_in_user_space(request: RegionRequest) -> bool:
@@ -150,7 +132,7 @@ def _offset_fits(request: RegionRequest) -> bool:
 
 def _overlap(request: RegionRequest) -> Memslot | None:
     first = request.base_gfn
-    return request.space.overlapping(first, first + request.npages, request.old)
+    return request.vm.spaces[request.region.slot >> 16].overlapping(first, first + request.npages, request.old)
 
 
 def _say_overlap(request: RegionRequest) -> str:
@@ -181,7 +163,8 @@ def _same_but_gpa_and_log(request: RegionRequest) -> bool:
 
 
 def _in_file(request: RegionRequest) -> bool:
-    offset, end = request.region.offset, request.region.offset + request.region.size
+    offset = request.region.offset
+    end = offset + request.region.size
     if request.vm.profile.signed_binding_offset:
         # "KVM: guest_memfd: Use unsigned offsets": before it, a sum that reaches 2**63 is negative, hence small enough.
         return to_s64(offset) >= 0 and to_s64(end) <= request.gmem.size
@@ -191,7 +174,7 @@ def _in_file(request: RegionRequest) -> bool:
 def _bound(request: RegionRequest) -> tuple[int, int, Memslot] | None:
     """The first part of the file range that another slot has: start, end (base pages) and the slot."""
     shift, offset = request.vm.page_shift, request.region.offset
-    return next(request.gmem.bindings.runs(offset >> shift, (offset + request.region.size) >> shift), None)
+    return request.gmem.bound_in(offset >> shift, (offset + request.region.size) >> shift)
 
 
 def _say_bound(request: RegionRequest) -> str:
@@ -236,7 +219,7 @@ ARGUMENT_CHECKS: tuple[Check[RegionRequest], ...] = (
         errno.EINVAL,
         "flags must be valid for the VM, and GUEST_MEMFD excludes READONLY and LOG_DIRTY_PAGES",
         "check_memory_region_flags",
-        lambda r: not r.region.flags or not r.region.flags & ~_valid_flags(r),
+        lambda r: not r.region.flags & ~_valid_flags(r),
         lambda r: f"flags={r.region.flags:#x} valid={_valid_flags(r):#x} vm type {r.vm.type}",
     ),
     Check(
@@ -294,7 +277,7 @@ ARGUMENT_CHECKS: tuple[Check[RegionRequest], ...] = (
         errno.EINVAL,
         f"a slot has at most {MAX_SLOT_PAGES:#x} pages",
         _SOURCE,
-        lambda r: r.region.size >> r.vm.page_shift <= MAX_SLOT_PAGES,
+        lambda r: r.npages <= MAX_SLOT_PAGES,
         lambda r: f"pages={r.npages:#x}",
         "split the range into several slots",
     ),
@@ -414,19 +397,32 @@ MAP_CHECKS: tuple[Check[RegionRequest], ...] = (
 )
 
 
+NEW_SLOT_CHECKS = (*CREATE_CHECKS, *PLACE_CHECKS, *MAP_CHECKS)
+
+
+def new_slot_checks(request: RegionRequest) -> tuple[Check[RegionRequest], ...]:
+    """The checks of a slot that does not exist yet, after those of the arguments."""
+    if not request.region.flags & KVM_MEM_GUEST_MEMFD:
+        return NEW_SLOT_CHECKS
+    return _new_binding_checks(request.vm.rule if request.vm.profile.huge else None)
+
+
 @cache
-def rule_check(rule: Rule) -> Iterable[Check[RegionRequest]]:
-    """The check that profile ``next`` adds to the binding's: the alignment rule."""
-    return (
-        Check(
-            f"rule:{rule.name}",
-            errno.EINVAL,
-            rule.statement,
-            "the alignment rule the VM was opened with",
-            lambda r: rule.refuses(r.binding) is None,
-            lambda r: rule.refuses(r.binding) or f"{_values_file_range(r)} gpa={r.region.gpa:#x}",
-            lambda r: _move_offset(rule, r.binding),
-        ),
+def _new_binding_checks(rule: Rule | None) -> tuple[Check[RegionRequest], ...]:
+    by_rule = () if rule is None else (_rule_check(rule),)
+    return (*CREATE_CHECKS, *PLACE_CHECKS, *BINDING_CHECKS, *by_rule, *MAP_CHECKS)
+
+
+def _rule_check(rule: Rule) -> Check[RegionRequest]:
+    """Profile ``next`` alone: the alignment rule."""
+    return Check(
+        f"rule:{rule.name}",
+        errno.EINVAL,
+        rule.statement,
+        "the alignment rule the VM was opened with",
+        lambda r: rule.refuses(r.binding) is None,
+        lambda r: rule.refuses(r.binding) or f"{_values_file_range(r)} gpa={r.region.gpa:#x}",
+        lambda r: _move_offset(rule, r.binding),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from guestmem.backend import Exit, PreFault, Touch
+from guestmem.backend import Exit, PreFaultResult, Touch
 from guestmem.errors import InputError, KvmError, errno_name
 from guestmem.harness import mmio_answer
 from guestmem.model.checks import Check, note, observed, require
@@ -158,21 +158,21 @@ class Vcpu:
             vm.stage2.statistics.exits[result.kind] += 1
         return Translation(fault.leaf, result, fault.private)
 
-    def pre_fault(self, request: PreFaultRequest) -> PreFault:
+    def pre_fault(self, request: PreFaultRequest) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY: map the range as a guest read would, page by page; 0 once any page was done."""
         try:
             require(PRE_FAULT_CHECKS, request)
         except KvmError as refused:
-            return PreFault(request.gpa, request.size, refused)
+            return PreFaultResult(request.gpa, request.size, refused)
         self._root = self.vm.root_generation
         gpa, end = request.gpa, request.gpa + request.size
         while gpa < end:
             fault = Fault(self.vm, gpa >> self.vm.page_shift)
             result = resolve(fault)
             if result.kind != "mapped":
-                return PreFault(gpa, end - gpa, _pre_fault_error(result, gpa) if gpa == request.gpa else None)
+                return PreFaultResult(gpa, end - gpa, _pre_fault_error(result, gpa) if gpa == request.gpa else None)
             gpa = min(end, self._mapped_until(fault, end))
-        return PreFault(gpa, end - gpa)
+        return PreFaultResult(gpa, end - gpa)
 
     def _mapped_until(self, fault: Fault, end: int) -> int:
         """Where the mapping just made ends, in bytes; base pages that must follow the same way are done at once."""

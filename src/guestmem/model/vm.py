@@ -11,6 +11,7 @@ shared and the other way round, and every leaf shows what its slot says it shoul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from guestmem.errors import EHWPOISON, HostSignal, KvmError
@@ -117,7 +118,9 @@ class AddressSpaceSlots:
 class VmSlots:
     """The part of a VM that the region ioctl looks at: what kernel and machine allow, and the memslots there are."""
 
-    def __init__(self, type: int, profile: Profile, machine: Machine, rule: Rule) -> None:
+    def __init__(
+        self, type: int, profile: Profile, machine: Machine, rule: Rule, spaces: Sequence[AddressSpaceSlots]
+    ) -> None:
         self.type = type
         self.profile = profile
         self.machine = machine
@@ -126,8 +129,7 @@ class VmSlots:
         self.page_size: int = self.geometry.base_page_size
         self.page_shift: int = self.page_size.bit_length() - 1
         self.has_private_mem = has_private_mem(type)
-        spaces = 2 if machine.smm and not self.has_private_mem else 1
-        self.spaces = [AddressSpaceSlots() for _ in range(spaces)]
+        self.spaces = spaces
         self.slot_pages = 0
 
 
@@ -137,7 +139,8 @@ class Vm(VmSlots):
     def __init__(
         self, type: int, profile: Profile, machine: Machine, rule: Rule, host: AddressSpace, pools: HostPools
     ) -> None:
-        super().__init__(type, profile, machine, rule)
+        spaces = 2 if machine.smm and not has_private_mem(type) else 1
+        super().__init__(type, profile, machine, rule, [AddressSpaceSlots() for _ in range(spaces)])
         self.host = host
         self.pools = pools
         self.has_attributes = any(has_private_mem(offered) for offered in machine.vm_types)
@@ -198,21 +201,24 @@ class Vm(VmSlots):
 
 
 class BindableFile(OpenFile):
-    """The part of a guest_memfd that a binding looks at. size and page_size are bytes, ``bindings`` base pages."""
+    """The part of a guest_memfd that a binding looks at; this one has nothing bound. size and page_size are bytes."""
 
-    __slots__ = ("bindings", "page_size", "size", "vm")
+    __slots__ = ("page_size", "size", "vm")
 
     def __init__(self, vm: VmSlots, size: int, page_size: int) -> None:
         super().__init__(GUEST_MEMFD)
         self.vm = vm
         self.size = size
         self.page_size = page_size  # asked for when the file was created
-        self.bindings: RunMap[Memslot] = RunMap()
 
     @property
     def backing_page_size(self) -> int:
         """The largest page the backing takes at the moment, bytes."""
         return self.page_size
+
+    def bound_in(self, start: int, end: int) -> tuple[int, int, Memslot] | None:
+        """The first part of indexes [start, end) that a slot has: its start, end and slot."""
+        return None
 
     def binding(self, gpa: int, size: int, offset: int) -> Binding:
         """What a rule may know of a range of the file bound at a GPA; bytes."""
@@ -225,7 +231,7 @@ class GuestMemfd(BindableFile):
     size is in bytes, indexes (pgoff) in base pages.
     """
 
-    __slots__ = ("cache", "flags")
+    __slots__ = ("bindings", "cache", "flags")
     vm: Vm
 
     def __init__(self, vm: Vm, size: int, flags: int, cache: PageCache) -> None:
@@ -233,6 +239,7 @@ class GuestMemfd(BindableFile):
         self.source = self
         self.flags = flags
         self.cache = cache
+        self.bindings: RunMap[Memslot] = RunMap()
         vm.get()
         vm.gmems.append(self)
 
@@ -296,6 +303,10 @@ class GuestMemfd(BindableFile):
             self._invalidate(index, index + 1)
             self.vm.host.file_changed(self, index << self.vm.page_shift, (index + 1) << self.vm.page_shift)
             self.cache.poison(index)
+
+    def bound_in(self, start: int, end: int) -> tuple[int, int, Memslot] | None:
+        """The first part of indexes [start, end) that a slot has: its start, end and slot."""
+        return next(self.bindings.runs(start, end), None)
 
     def bind(self, slot: Memslot, pgoff: int) -> None:
         """Give [pgoff, pgoff + npages) to a slot; the checks were made."""

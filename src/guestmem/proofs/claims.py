@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from guestmem.proofs.situation import Situation
     from guestmem.proofs.solver import Question
 
-__all__ = ("ASKED", "NoRule", "Property", "Statement")
+__all__ = ("ASKED", "TOUCHED", "VALID", "NoRule", "Property", "Statement")
+
+# Assumptions that several claims make, in words.
+VALID = "the slot passes the model's own checks and lies in the file"
+TOUCHED = "a page of the slot is touched; the folio taken for it is aligned and lies in the file"
 
 
 @dataclass(frozen=True, slots=True)

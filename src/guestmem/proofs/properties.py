@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from guestmem.proofs import bounds, changes
-from guestmem.proofs.claims import Property
+from guestmem.proofs.claims import TOUCHED, VALID, Property
 
 __all__ = ("PROPERTIES",)
 
-_VALID = "the slot passes the model's own checks and lies in the file"
-_TOUCHED = "a page of the slot is touched; the folio taken for it is aligned and lies in the file"
 _FIXED = "the backing takes pages of the size asked for at creation, or smaller ones"
 
 
@@ -16,63 +14,63 @@ PROPERTIES: tuple[Property, ...] = (
     Property(
         "bounded",
         "a folio, mapped at the level the rule alone allows, stays inside the bound range",
-        (_VALID, _TOUCHED, _FIXED),
+        (VALID, TOUCHED, _FIXED),
         bounds.bounded,
         bounds.explain_bounded,
     ),
     Property(
         "begins-inside",
         "a folio no larger than the slot, mapped at the level the rule alone allows, begins inside the bound range",
-        (_VALID, _TOUCHED, _FIXED, "the folio is no larger than the slot"),
+        (VALID, TOUCHED, _FIXED, "the folio is no larger than the slot"),
         bounds.begins_inside,
         bounds.explain_begins_inside,
     ),
     Property(
         "bounded-in-slot",
         "with KVM's own check that the block lies in the slot, in guest-physical space, a mapping stays inside",
-        (_VALID, _TOUCHED, _FIXED),
+        (VALID, TOUCHED, _FIXED),
         bounds.bounded_in_slot,
         bounds.explain_bounded_in_slot,
     ),
     Property(
         "bounded-in-model",
         "with all limits of the model, containment among them, a mapping stays inside the bound range",
-        (_VALID, _TOUCHED, _FIXED, "attributes are uniform, no page is poisoned"),
+        (VALID, TOUCHED, _FIXED, "attributes are uniform, no page is poisoned"),
         bounds.bounded_in_model,
         bounds.explain_bounded_in_model,
     ),
     Property(
         "complete",
         "every huge frame wholly inside an accepted slot can be mapped huge, as far as the file's pages are that large",
-        (_VALID, _TOUCHED, _FIXED, "the folio has the size asked for", "attributes are uniform, no page is poisoned"),
+        (VALID, TOUCHED, _FIXED, "the folio has the size asked for", "attributes are uniform, no page is poisoned"),
         bounds.complete,
         bounds.explain_complete,
     ),
     Property(
         "lossless",
         "as complete, for the frames at which GPA and offset agree modulo the level",
-        (_VALID, _TOUCHED, _FIXED, "the folio has the size asked for", "GPA and offset agree modulo the level"),
+        (VALID, TOUCHED, _FIXED, "the folio has the size asked for", "GPA and offset agree modulo the level"),
         bounds.lossless,
         bounds.explain_complete,
     ),
     Property(
         "congruent",
         "GPA and offset agree modulo the level wherever the rule alone allows a huge mapping",
-        (_VALID, _TOUCHED, _FIXED),
+        (VALID, TOUCHED, _FIXED),
         bounds.congruent,
         bounds.explain_congruent,
     ),
     Property(
         "monotone",
         "a slot accepted with one page size is accepted with every larger one (migration to a host of larger pages)",
-        (_VALID, "the file's size is a multiple of both page sizes"),
+        (VALID, "the file's size is a multiple of both page sizes"),
         changes.monotone,
         changes.explain_monotone,
     ),
     Property(
         "monotone-levels",
         "a slot accepted is accepted once the architecture maps one more, larger page (on x86-64: 512G)",
-        (_VALID, "the file and its backing stay as they are"),
+        (VALID, "the file and its backing stay as they are"),
         changes.monotone_levels,
         changes.explain_monotone_levels,
     ),
@@ -80,8 +78,8 @@ PROPERTIES: tuple[Property, ...] = (
         "stable",
         "begins-inside still holds after the backing's page size was changed to any other",
         (
-            _VALID,
-            _TOUCHED,
+            VALID,
+            TOUCHED,
             "the backing had any page size when the slot was set",
             "the folio is no larger than the slot",
         ),
@@ -91,21 +89,21 @@ PROPERTIES: tuple[Property, ...] = (
     Property(
         "stable-in-file",
         "as stable, if the backing never takes pages larger than the size asked for at creation",
-        (_VALID, _TOUCHED, "folios are no larger than the page size asked for", "nor than the slot"),
+        (VALID, TOUCHED, "folios are no larger than the page size asked for", "nor than the slot"),
         changes.stable_in_file,
         changes.explain_stable,
     ),
     Property(
         "offset-0",
         "offset 0 is accepted",
-        (_VALID, "the offset is 0"),
+        (VALID, "the offset is 0"),
         changes.offset_0,
         changes.explain_offset_0,
     ),
     Property(
         "no-wrap",
         "no sum or shift of the rule's own code exceeds 64 bits",
-        (_VALID, _TOUCHED),
+        (VALID, TOUCHED),
         changes.no_wrap,
         changes.explain_no_wrap,
     ),

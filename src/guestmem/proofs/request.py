@@ -18,7 +18,7 @@ from guestmem.model.checks import Check
 from guestmem.model.create import GUEST_MEMFD_CHECKS
 from guestmem.model.profiles import NEXT, Profile
 from guestmem.model.region_checks import ARGUMENT_CHECKS, BINDING_CHECKS, CREATE_CHECKS, Region, RegionRequest
-from guestmem.model.vm import BindableFile, VmSlots
+from guestmem.model.vm import AddressSpaceSlots, BindableFile, VmSlots
 from guestmem.proofs.paths import Explorer, Sum
 from guestmem.proofs.symbolic import Formula, OneOf, SymInt
 from guestmem.rules import DEFAULT
@@ -77,7 +77,8 @@ def region_request(
 def vm_of(geometry: Geometry, profile: Profile = NEXT) -> VmSlots:
     """A software-protected VM without slots."""
     assert is_power_of_two(geometry.base_page_size)
-    return VmSlots(KVM_X86_SW_PROTECTED_VM, profile, replace(profile.machine, geometry=geometry), DEFAULT)
+    machine = replace(profile.machine, geometry=geometry)
+    return VmSlots(KVM_X86_SW_PROTECTED_VM, profile, machine, DEFAULT, [AddressSpaceSlots()])
 
 
 def walk(explorer: Explorer, checks: Iterable[Check[Any]], request: Any) -> Iterator[CheckFormula]:

@@ -8,7 +8,7 @@ from typing import Any
 import z3
 
 from guestmem.proofs import arithmetic
-from guestmem.proofs.claims import NoRule, Statement
+from guestmem.proofs.claims import TOUCHED, VALID, NoRule, Statement
 from guestmem.proofs.example import Example
 from guestmem.proofs.limits import allowed, limits_named
 from guestmem.proofs.situation import Situation
@@ -17,9 +17,6 @@ from guestmem.rules import CurrentBacking, FitsSize, LargestBackingOrSize, Rule
 from guestmem.units import format_size
 
 __all__ = ("STATEMENTS",)
-
-_VALID = "the slot passes the model's own checks and lies in the file"
-_TOUCHED = "a page of the slot is touched; the folio taken for it is aligned and lies in the file"
 
 
 def _min_is_fits(s: Situation) -> Question:
@@ -117,7 +114,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "with the architecture's largest page as that of all backings, 'rounding down to min(largest page of all "
         "backings, largest page that fits the size) keeps the offset' and 'aligned to the largest page that fits the "
         "size' are the same",
-        (_VALID,),
+        (VALID,),
         _min_is_fits,
         _explain_never,
     ),
@@ -125,14 +122,14 @@ STATEMENTS: tuple[Statement, ...] = (
         "fits-only-tighter",
         "for every largest page of the backings: what is aligned to the largest page that fits the size is also "
         "aligned to min(largest page of the backings, largest page that fits)",
-        (_VALID, "backing: the largest page that any backing of this host has, any leaf size"),
+        (VALID, "backing: the largest page that any backing of this host has, any leaf size"),
         _fits_only_tighter,
         _explain_general,
     ),
     Statement(
         "fits-no-tighter",
         "and the converse: the reduced form refuses nothing that the general one accepts",
-        (_VALID, "backing: the largest page that any backing of this host has, any leaf size"),
+        (VALID, "backing: the largest page that any backing of this host has, any leaf size"),
         _fits_not_tighter,
         _explain_general,
     ),
@@ -140,7 +137,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "small-slot",
         "no frame of a slot smaller than a page is mapped by that page: the slot's ends, which KVM checks in "
         "guest-physical space, see to it, so such a slot needs no rule",
-        (_VALID, _TOUCHED),
+        (VALID, TOUCHED),
         _small_slot,
         _explain_never,
     ),
@@ -148,7 +145,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "aligned-pair",
         "if the GPA is aligned to the largest page that fits the size, fits-size makes GPA and offset agree at every "
         "level the slot can hold",
-        (_VALID, "the GPA is a multiple of every page that fits the size"),
+        (VALID, "the GPA is a multiple of every page that fits the size"),
         _aligned_is_complete(FitsSize()),
         _explain_never,
     ),
@@ -156,14 +153,14 @@ STATEMENTS: tuple[Statement, ...] = (
         "congruence-contains",
         "slot-head, slot-tail and offset-congruent together keep the folio's block in the bound range: whoever checks "
         "that GPA and offset agree needs no containment check",
-        (_VALID, _TOUCHED),
+        (VALID, TOUCHED),
         _congruence_contains,
         _explain_never,
     ),
     Statement(
         "containment-agrees",
         "and the converse: a block contained in slot and binding has GPA and offset that agree",
-        (_VALID, _TOUCHED),
+        (VALID, TOUCHED),
         _containment_congruent,
         _explain_incongruent,
     ),

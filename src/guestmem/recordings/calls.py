@@ -19,7 +19,18 @@ from guestmem.recordings.operation import (
     Observed,
     Operation,
 )
-from guestmem.uapi import FALLOC_FL_PUNCH_HOLE, MAP_HUGETLB
+from guestmem.uapi import (
+    FALLOC_FL_PUNCH_HOLE,
+    MADV_COLLAPSE,
+    MADV_HWPOISON,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_SOFT_OFFLINE,
+    MADV_WILLNEED,
+    MAP_HUGETLB,
+    MAP_LOCKED,
+    MAP_POPULATE,
+)
 
 if TYPE_CHECKING:
     from guestmem.recordings.handles import Handles
@@ -49,9 +60,9 @@ __all__ = (
     "Write",
 )
 
-_POISONING: Final = {100: "MADV_HWPOISON", 101: "MADV_SOFT_OFFLINE"}
-_POPULATING: Final = (3, 22, 23, 25)  # MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE
-_MAP_POPULATED: Final = 0x2000 | 0x8000 | MAP_HUGETLB  # MAP_LOCKED, MAP_POPULATE
+_POISONING: Final = {MADV_HWPOISON: "MADV_HWPOISON", MADV_SOFT_OFFLINE: "MADV_SOFT_OFFLINE"}
+_POPULATING: Final = (MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE)
+_MAP_POPULATED: Final = MAP_LOCKED | MAP_POPULATE | MAP_HUGETLB
 
 
 class Fallocate(Operation, tag="fallocate"):

@@ -13,15 +13,22 @@ from guestmem.recordings.calls import HostRead, Madvise, Mmap
 from guestmem.recordings.ioctls import CheckExtension, PreFault, RecordedExit, RunTouch, SetUserMemoryRegion2
 from guestmem.recordings.operation import Operation
 from guestmem.recordings.vocabulary import Begin
-from guestmem.uapi import CAPABILITIES, KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS, MAP_PRIVATE
+from guestmem.uapi import (
+    CAPABILITIES,
+    KVM_MEM_GUEST_MEMFD,
+    MADV_COLLAPSE,
+    MADV_MERGEABLE,
+    MADV_UNMERGEABLE,
+    MADV_WILLNEED,
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
+)
 from guestmem.units import MIB
 
 __all__ = ("DIVERGENCES", "Divergence", "History", "divergence_of")
 
 Exits = Sequence[RecordedExit] | None
 
-
-MADV_WILLNEED, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_COLLAPSE = 3, 12, 13, 25
 _RECORDED_WITH_SHADOW_PAGING = ("618", "v6.18")
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from guestmem.backend import Backend, Host, Statistics
 from guestmem.errors import InputError, NotVisible
+from guestmem.harness import BOOT_SIZE, BUFFER_ALIGN, BUFFER_SIZE, PAGE_SIZE
 from guestmem.uapi import PROT_READ, PROT_WRITE
-from guestmem.units import MIB
 
 if TYPE_CHECKING:
     from guestmem.recordings.operation import Handle, HostAddress
 
-__all__ = ("BOOT_SIZE", "BUFFERS", "BUFFER_SIZE", "Handles", "NotThere", "UnknownHandle")
+__all__ = ("BUFFERS", "Handles", "NotThere", "UnknownHandle")
 
 BUFFERS: Final = MappingProxyType(
     {
@@ -29,10 +29,6 @@ BUFFERS: Final = MappingProxyType(
         "NONE": 0,
     }
 )
-BUFFER_SIZE: Final = 64 * MIB
-BOOT_SIZE: Final = 64 * 1024
-_BUFFER_ALIGN = 2 * MIB
-_PAGE = 4096
 
 
 class UnknownHandle(InputError):
@@ -85,9 +81,9 @@ class Handles:
         addr = self.buffers.get(name)
         if addr is None:
             if name.startswith("boot:"):
-                addr = self.backend.anonymous(BOOT_SIZE, PROT_READ | PROT_WRITE, _BUFFER_ALIGN)
+                addr = self.backend.anonymous(BOOT_SIZE, PROT_READ | PROT_WRITE, BUFFER_ALIGN)
             elif name in BUFFERS:
-                addr = self.backend.anonymous(BUFFER_SIZE, BUFFERS[name], _BUFFER_ALIGN)
+                addr = self.backend.anonymous(BUFFER_SIZE, BUFFERS[name], BUFFER_ALIGN)
             else:
                 raise UnknownHandle(f"there is no buffer {name!r}; there are {', '.join(BUFFERS)} and boot:VM")
             self.buffers[name] = addr
@@ -139,7 +135,7 @@ class Handles:
         pages = self.backend.mapped_pages(self.fd(vm))
         if self._ran_before != vm:
             raise NotVisible("what is mapped is known only right after a guest of the VM ran")
-        pages[_PAGE] = pages.get(_PAGE, 0) - self.backend.boot_pages
+        pages[PAGE_SIZE] = pages.get(PAGE_SIZE, 0) - self.backend.boot_pages
         return {str(size): count for size, count in sorted(pages.items()) if count}
 
     def ran(self, vm: Handle) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from guestmem.harness import PAGE_SIZE
 from guestmem.units import GIB, MIB, U64, format_size
 
 __all__ = ("ONLY_A_MODEL", "Limits", "wraps")
@@ -21,7 +22,6 @@ _ATTRIBUTES: Final = 4 * GIB  # bytes of one range of attributes: a million entr
 _MEMORY: Final = 256 * MIB  # bytes that one operation may allocate, and
 _MEMORY_ALL: Final = 1024 * MIB  # that a sequence may
 _PAGES_PER_SLOT: Final = (1 << 31) - 1  # above, KVM refuses (KVM_MEM_MAX_NR_PAGES)
-_PAGE: Final = 4096
 
 
 class Limits:
@@ -33,7 +33,7 @@ class Limits:
 
     def slot(self, size: int) -> str | None:
         """A memslot of size bytes."""
-        if size > _PAGES_PER_SLOT * _PAGE:
+        if size > _PAGES_PER_SLOT * PAGE_SIZE:
             return None  # EINVAL before anything is allocated
         if size > _SLOT:
             return f"a memslot of {format_size(size)} costs too much kernel memory; the limit is {format_size(_SLOT)}"
@@ -60,4 +60,4 @@ class Limits:
 
 def wraps(start: int, size: int) -> bool:
     """Whether the kernel refuses the range (bytes) by itself: empty, past the end, or not of whole pages."""
-    return size == 0 or start + size >= U64 or bool((start | size) % _PAGE)
+    return size == 0 or start + size >= U64 or bool((start | size) % PAGE_SIZE)

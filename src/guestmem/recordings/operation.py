@@ -6,7 +6,7 @@ how it is run, and what a real kernel must not be asked. Everything else reads t
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import StrEnum, auto
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from guestmem.recordings.handles import Handles
     from guestmem.recordings.limits import Limits
 
-__all__ = ("Field", "HostAddress", "Operation", "marked", "unrun", "values_of")
+__all__ = ("Field", "HostAddress", "Operation", "begun", "marked", "unrun")
 
 T = TypeVar("T")
 AnyOperation = TypeVar("AnyOperation", bound="Operation")
 
 
-class Field(Enum):
+class Field(StrEnum):
     """What a field of an operation is, where it is no plain argument."""
 
     OBSERVED = auto()  # part of the outcome: written by a run, compared
@@ -121,31 +121,37 @@ class Operation(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, omit
 
 
 @cache
-def marked(kind: type[msgspec.Struct], *marks: Field) -> tuple[str, ...]:
-    """The names of the fields with any of these marks. Asking msgspec takes longer than running an operation.
-
-    >>> marked(HostAddress, Field.USES)
-    ('map',)
-    """
+def _fields(kind: type[msgspec.Struct]) -> tuple[tuple[str, Any, frozenset[Field]], ...]:
+    """Name, default and marks of each field. Asking msgspec takes longer than running an operation."""
+    fields = ((field, getattr(field.type, "__metadata__", ())) for field in msgspec.structs.fields(kind))
     return tuple(
-        field.name
-        for field in msgspec.structs.fields(kind)
-        if any(mark in marks for mark in getattr(field.type, "__metadata__", ()))
+        (field.name, field.default, frozenset(mark for mark in metadata if isinstance(mark, Field)))
+        for field, metadata in fields
     )
 
 
 @cache
-def _not_run(kind: type[Operation]) -> dict[str, Any]:
-    """What the fields of an outcome are before there is one."""
+def marked(kind: type[msgspec.Struct], *marks: Field) -> tuple[str, ...]:
+    """The names of the fields with any of these marks.
+
+    >>> marked(HostAddress, Field.USES)
+    ('map',)
+    """
+    return tuple(name for name, _, of_field in _fields(kind) if not of_field.isdisjoint(marks))
+
+
+@cache
+def _outcome(kind: type[Operation], **values: Any) -> dict[str, Any]:
+    """The fields of an outcome as they are before there is one, but for some values."""
     names = marked(kind, Field.OBSERVED, Field.REMARK)
-    return {field.name: field.default for field in msgspec.structs.fields(kind) if field.name in names}
+    return {name: default for name, default, _ in _fields(kind) if name in names} | values
 
 
 def unrun(operation: AnyOperation) -> AnyOperation:
     """A copy of the operation without any outcome."""
-    return msgspec.structs.replace(operation, **_not_run(type(operation)))
+    return msgspec.structs.replace(operation, **_outcome(type(operation)))
 
 
-def values_of(struct: msgspec.Struct, *marks: Field) -> list[Any]:
-    """The values of the fields with any of these marks."""
-    return [getattr(struct, name) for name in marked(type(struct), *marks)]
+def begun(operation: AnyOperation) -> AnyOperation:
+    """A copy of the operation to run: a success, unless something else is found."""
+    return msgspec.structs.replace(operation, **_outcome(type(operation), result=0, errno=None))

@@ -5,18 +5,16 @@ A runner is one sequence: one fresh process.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from functools import cache
 
 from guestmem.backend import Backend
 from guestmem.errors import HostSignal, KvmError, NotVisible, UnexpectedExit, errno_name
 from guestmem.recordings.handles import Handles, NotThere, UnknownHandle
 from guestmem.recordings.limits import Limits
-from guestmem.recordings.operation import Field, Operation, unrun, values_of
+from guestmem.recordings.operation import Field, Operation, begun, marked
 from guestmem.recordings.outcome import Answered, GuestLeft, NotRun, Outcome, Skipped, UnknownName
 
 __all__ = ("Runner",)
-
-AnyOperation = TypeVar("AnyOperation", bound=Operation)
 
 
 class Runner:
@@ -37,8 +35,7 @@ class Runner:
             self._not_made(operation)
             return Skipped(refused)
         self.handles.next_operation()
-        answer = unrun(operation)
-        answer.result, answer.errno = 0, None
+        answer = begun(operation)
         try:
             answer.run(self.handles)
         except KvmError as error:
@@ -60,7 +57,12 @@ class Runner:
 
     def _not_made(self, operation: Operation) -> None:
         """What the operation would make is not there for those that follow."""
-        for out in values_of(operation, Field.MAKES):
-            self.handles.not_made(out, mapping=False)
-        for out in values_of(operation, Field.MAKES_MAPPING):
-            self.handles.not_made(out, mapping=True)
+        for name, mapping in _makes(type(operation)):
+            self.handles.not_made(getattr(operation, name), mapping=mapping)
+
+
+@cache
+def _makes(kind: type[Operation]) -> tuple[tuple[str, bool], ...]:
+    """The fields that name what such an operation makes, and whether it is a mapping."""
+    mappings = marked(kind, Field.MAKES_MAPPING)
+    return tuple((name, name in mappings) for name in (*marked(kind, Field.MAKES), *mappings))

@@ -29,7 +29,7 @@ class PlannedSlot(msgspec.Struct):
 
 
 class PlannedFile(msgspec.Struct):
-    """One guest_memfd; size in bytes; optimal says that no other offsets need less space for as few leaves."""
+    """One guest_memfd; size in bytes; optimal: true where no smaller file is possible, false: not proved."""
 
     name: str
     size: int
@@ -49,7 +49,10 @@ class StepEntry(msgspec.Struct):
 
 
 class MigrationEntry(msgspec.Struct):
-    """What a host with larger pages needs: bytes moved, scratch space, steps in order."""
+    """What a host with larger pages needs: bytes moved, scratch space, steps in order.
+
+    least_scratch: true where none is needed, false where less is not ruled out.
+    """
 
     page_size: int
     stays: list[str]
@@ -131,7 +134,7 @@ def entry_of(source: str, plan: Plan, migration: Migration | None) -> PlanEntry:
 
 
 def _file(file: FilePlan) -> PlannedFile:
-    return PlannedFile(file.name, file.size, file.bound, file.holes, file.optimal)
+    return PlannedFile(file.name, file.size, file.bound, file.holes, file.least)
 
 
 def _levels(coverage: Coverage) -> dict[str, int]:
@@ -146,8 +149,8 @@ def _migration(migration: Migration) -> MigrationEntry:
         [name for name, why in zip(names, migration.why, strict=True) if why is None],
         {name: why for name, why in zip(names, migration.why, strict=True) if why is not None},
         migration.moved,
-        max((file.schedule.scratch for file in migration.files), default=0),
-        all(file.schedule.least for file in migration.files),
+        max((file.order.scratch for file in migration.files), default=0),
+        all(file.order.scratch == 0 for file in migration.files),
         [step for file in migration.files for step in _steps(file, names)],
         [_file(file.file) for file in migration.files],
         sum(migration.before.leaves),
@@ -158,5 +161,5 @@ def _migration(migration: Migration) -> MigrationEntry:
 def _steps(file: FileMigration, names: list[str]) -> list[StepEntry]:
     return [
         StepEntry(step.kind, names[step.move.slot], f"{step.move.source:#x}", f"{step.move.target:#x}", step.move.size)
-        for step in file.schedule.steps
+        for step in file.order.steps
     ]

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from guestmem.report.as_text import print_stripped
+from guestmem.report.console import columns, print_stripped
 from guestmem.report.plan_json import MigrationEntry, PlanEntry, PlannedFile, PlannedSlot
 from guestmem.report.words import size_text
-from guestmem.text import safe
+from guestmem.text import counted, safe
 from guestmem.units import format_size
 
 __all__ = ("print_plans",)
@@ -26,10 +25,9 @@ def print_plans(out: Console, entries: list[PlanEntry]) -> None:
 
 def _plan(entry: PlanEntry) -> RenderableType:
     page = format_size(entry.page_size)
-    head = Text.assemble((safe(entry.source), "bold"), f"  guest_memfds of {page} pages under the rule {entry.rule}")
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("GPA", "size", "region", "file", "offset now", "planned", "HVA"):
-        table.add_column(name, justify="left" if name in ("region", "file", "HVA") else "right", no_wrap=True)
+    head = Text.assemble((safe(entry.source), "bold"), f"  guest_memfds with {page} pages under the rule {entry.rule}")
+    right = ("GPA", "size", "offset now", "planned")
+    table = columns("GPA", "size", "region", "file", "offset now", "planned", "HVA", right=right)
     for slot in entry.slots:
         table.add_row(*(Text(safe(cell)) for cell in _row(slot)))
     parts: list[RenderableType] = [head, Padding(table, (1, 0, 1, 2))]
@@ -52,28 +50,27 @@ def _totals(entry: PlanEntry) -> Iterator[str]:
     for level, planned in entry.levels.items():
         now, best = entry.levels_now[level], entry.best[level]
         if level != next(iter(entry.levels)) and best:
-            reached = "the best possible" if planned == best else f"at best {size_text(best)} without a rule"
-            yield f"by {level}: {size_text(now)} now, {size_text(planned)} planned, {reached}"
-    unmapped = f" (and {entry.refused_now} slots refused)" if entry.refused_now else ""
+            reached = "which is the best possible" if planned == best else f"at best {size_text(best)} without a rule"
+            yield f"with {level} pages: {size_text(now)} now, {size_text(planned)} planned, {reached}"
+    unmapped = f" (and {counted(entry.refused_now, 'slot')} refused)" if entry.refused_now else ""
     yield f"leaves: {entry.leaves_now:,} now{unmapped}, {entry.leaves:,} planned"
     yield from map(_file, entry.files)
     refused = [slot for slot in entry.slots if slot.refused]
     if refused:
         where = ", ".join(f"{safe(slot.region)} at {slot.gpa}" for slot in refused)
-        yield f"accepted at no offset: {where}"
+        yield f"the rule accepts no offset for {where}"
 
 
 def _file(file: PlannedFile) -> str:
-    least = "the least possible" if file.optimal else "not proved to be the least"
-    return (
-        f"file {safe(file.name)}: {size_text(file.size)}, {least}; {size_text(file.bound)} bound, "
-        f"{size_text(file.holes)} of holes (a hole costs nothing)"
-    )
+    least = "the least possible" if file.optimal else "not proved to be the least possible"
+    holes = f", {size_text(file.holes)} in holes, which cost nothing" if file.holes else ", no holes"
+    return f"file {safe(file.name)}: {size_text(file.size)}, {least}; {size_text(file.bound)} bound{holes}"
 
 
 def _migration(migration: MigrationEntry) -> Iterator[str]:
     page = format_size(migration.page_size)
-    yield f"on a host with {page} pages: {len(migration.stays)} offsets stay, {len(migration.moves)} move"
+    stays, moves = counted(len(migration.stays), "offset"), len(migration.moves)
+    yield f"on a host with {page} pages {stays} can stay, {moves} must move"
     for name, why in migration.moves.items():
         yield f"  {safe(name)}: {why}"
     for step in migration.steps:
@@ -83,7 +80,9 @@ def _migration(migration: MigrationEntry) -> Iterator[str]:
             "restore": f"scratch space to {step.target}",
         }[step.kind]
         yield f"  {step.kind} {size_text(step.size)} of {safe(step.region)}: {where}"
-    least = "" if migration.least_scratch else ", not proved to be the least"
-    yield f"  {size_text(migration.moved)} moved, scratch space {size_text(migration.scratch)}{least}"
-    yield f"  leaves there: {migration.leaves_before:,} as it is, {migration.leaves_after:,} after the moves"
+    least = "no scratch space" if migration.least_scratch else f"{size_text(migration.scratch)} of scratch space"
+    unproved = "" if migration.least_scratch else " (not proved to be the least possible)"
+    yield f"  the moves copy {size_text(migration.moved)} and need {least}{unproved}"
+    before, after = migration.leaves_before, migration.leaves_after
+    yield f"  leaves there: {before:,} with the offsets of now, {after:,} after the moves"
     yield from (f"  {_file(file)}" for file in migration.files)

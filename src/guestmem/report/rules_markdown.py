@@ -1,11 +1,11 @@
-"""The Markdown form of ``guestmem rules``: a page for documentation, the totals of all layouts before each of them."""
+"""The Markdown form of ``guestmem rules``: a page for documentation, every rule on all layouts together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from guestmem.layout.bound import PACKINGS, Verdicts
-from guestmem.report.rules_text import PACKING_WORDS, row, sizes
+from guestmem.report.rules_text import PACKING_WORDS, sizes
 from guestmem.report.words import percent, size_text
 from guestmem.rules import RULES
 from guestmem.units import format_size
@@ -14,22 +14,22 @@ __all__ = ("to_markdown",)
 
 
 def to_markdown(verdicts: list[Verdicts], command: str) -> str:
-    """A page made by the command: what the rules are, all layouts together, then a table for every layout and packing.
+    """A page made by the command: what the rules are, and for every packing what each makes of all layouts.
 
     All verdicts are of one geometry and page size.
     """
-    return "\n".join([*_head(verdicts, command), *_totals(verdicts), *_layouts(verdicts)]) + "\n"
+    return "\n".join([*_head(verdicts, command), *_totals(verdicts)]) + "\n"
 
 
 def _head(verdicts: list[Verdicts], command: str) -> Iterator[str]:
-    yield "# Every alignment rule on real layouts"
-    yield ""
     size = format_size(verdicts[0].page_size) if verdicts else "1G"
-    yield f"Made by `{command}`; do not edit. Each RAM slot is taken as bound to a guest_memfd of {size} pages, all"
-    yield "private, as the profile `next` would map it. `by 2M` and `by 1G` are the bytes that can be mapped with"
-    yield "pages of that size or larger; *best* is what the guest-physical layout allows at the very best, whatever the"
-    yield "offsets. A refused slot maps nothing."
-    yield ""
+    yield f"""# Every alignment rule on real layouts
+
+Made by `{command}`; do not edit. Each RAM slot is taken as bound to a guest_memfd with {size} pages, all
+private, as the profile `next` would map it. The numbers are the bytes that can be mapped with
+pages of a size or larger, of what the guest-physical layout allows at best, whatever the offsets. A refused slot maps
+nothing. `guestmem rules FILE` has the table of one layout, with `--slots` also which slots a rule refuses, and why.
+"""
     yield from _table(["rule", "who", "when", "statement"], ([r.name, r.author, r.date, r.statement] for r in RULES))
 
 
@@ -38,10 +38,8 @@ def _totals(verdicts: list[Verdicts]) -> Iterator[str]:
         chosen = [one for one in verdicts if one.packing == packing]
         if not chosen:
             continue
-        names = [f"by {format_size(size)} of best" for size in sizes(chosen[0])]
-        yield ""
-        yield f"## All {len(chosen)} layouts together: {PACKING_WORDS[packing]}"
-        yield ""
+        names = [f"with {format_size(size)}, of the best" for size in sizes(chosen[0])]
+        yield f"\n## {len(chosen)} layouts: {PACKING_WORDS[packing]}\n"
         yield from _table(["rule", "slots refused", "layouts refused", *names], _total_rows(chosen), right=True)
 
 
@@ -57,17 +55,6 @@ def _total_rows(chosen: list[Verdicts]) -> Iterator[list[str]]:
             best = sum(one.best[level] for one in chosen)
             shares.append(f"{size_text(mapped)} of {size_text(best)}, {percent(mapped, best)}")
         yield [rule.name, f"{refused} of {slots}", f"{hit} of {len(chosen)}", *shares]
-
-
-def _layouts(verdicts: list[Verdicts]) -> Iterator[str]:
-    for one in verdicts:
-        yield ""
-        yield f"## {one.layout.source}: {PACKING_WORDS[one.packing]}"
-        yield ""
-        best = [size_text(size) for size in one.best[1 : len(sizes(one)) + 1]]
-        rows = [*(row(one, verdict) for verdict in one.rules), ["*best*", "", *best, ""]]
-        names = [f"by {format_size(size)}" for size in sizes(one)]
-        yield from _table(["rule", "refused", *names, "leaves"], rows, right=True)
 
 
 def _table(columns: list[str], rows: Iterable[list[str]], *, right: bool = False) -> Iterator[str]:

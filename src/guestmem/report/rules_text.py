@@ -6,16 +6,15 @@ from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from guestmem.layout.bound import RuleVerdict, Verdicts
-from guestmem.report.as_text import print_stripped
+from guestmem.report.console import columns, print_stripped
 from guestmem.report.words import leaves_text, size_text
-from guestmem.text import safe
+from guestmem.text import counted, safe
 from guestmem.units import format_size
 
-__all__ = ("PACKING_WORDS", "print_verdicts", "row", "sizes")
+__all__ = ("PACKING_WORDS", "print_verdicts", "sizes")
 
 PACKING_WORDS = {"one-file": "one file for all RAM, as the VMM packs it", "per-slot": "one file per slot, offset 0"}
 
@@ -27,16 +26,13 @@ def print_verdicts(out: Console, verdicts: list[Verdicts], *, slots: bool) -> No
 
 
 def _report(one: Verdicts, slots: bool) -> RenderableType:
-    head = Text.assemble(
-        (safe(one.layout.source), "bold"),
-        f"  {len(one.layout.slots)} RAM slots, {PACKING_WORDS[one.packing]}, {format_size(one.page_size)} pages",
-    )
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("rule", no_wrap=True)
-    for name in ("refused", *(f"by {format_size(size)}" for size in sizes(one)), "leaves"):
-        table.add_column(name, justify="right", no_wrap=True)
+    slots_, page = counted(len(one.layout.slots), "RAM slot"), format_size(one.page_size)
+    what = f"  {slots_}, {PACKING_WORDS[one.packing]}, {page} pages"
+    head = Text.assemble((safe(one.layout.source), "bold"), what)
+    numbers = ("refused", *(f"with {format_size(size)}" for size in sizes(one)), "leaves")
+    table = columns("rule", *numbers, right=numbers)
     for verdict in one.rules:
-        table.add_row(*row(one, verdict))
+        table.add_row(*_row(one, verdict))
     best = [size_text(size) for size in one.best[1 : len(sizes(one)) + 1]]
     table.add_row("best possible", "", *best, "", style="dim")
     parts: list[RenderableType] = [head, Padding(table, (1, 0, 1, 2))]
@@ -50,7 +46,7 @@ def sizes(one: Verdicts) -> list[int]:
     return [size for size in one.geometry.page_sizes[1:] if size <= one.page_size]
 
 
-def row(one: Verdicts, verdict: RuleVerdict) -> list[str]:
+def _row(one: Verdicts, verdict: RuleVerdict) -> list[str]:
     """Rule, slots refused, bytes by each size, leaves."""
     coverage = verdict.coverage
     mapped = [size_text(size) for size in coverage.mapped[1 : len(sizes(one)) + 1]]

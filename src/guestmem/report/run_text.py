@@ -75,4 +75,4 @@ def _totals(reports: list[FileReport], differences: int) -> Iterator[str]:
     agreed = sum(report.agreed for report in reports)
     listed = ", ".join(f"{name} {count}" for name, count in sorted(known.items()))
     divergences = counted(known.total(), "known divergence") + (f" ({listed})" if listed else "")
-    yield f"{agreed} of {operations} operations agree, {divergences}, {counted(differences, 'difference')}"
+    yield f"{agreed:,} of {operations:,} operations agree, {divergences}, {counted(differences, 'difference')}"

@@ -87,4 +87,4 @@ def rule_named(name: str) -> Rule:
     for rule in RULES:
         if rule.name == name:
             return rule
-    raise InputError(f"no rule {name!r}; there are {', '.join(rule.name for rule in RULES)}")
+    raise InputError(f"no rule '{name}'; there are {', '.join(rule.name for rule in RULES)}")

@@ -1,4 +1,4 @@
-"""GPA, HVA and offset that do not go together: misplaced mappings, odd neighbours, and cuts in the wrong place.
+"""GPA, HVA and offset that do not go together: misplaced mappings, odd sizes before, and cuts in the wrong place.
 
 A region (one allocation: a RAMBlock, a zone) has one HVA for its offset 0. Its slots are congruent for a page size
 where gpa - offset equals that HVA modulo the page. So a region whose gpa - offset is a multiple of the page needs an
@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from guestmem.layout.coverage import Coverage, cover
-from guestmem.layout.findings import remedies
 from guestmem.layout.findings.value import Bytes, Finding, gained, lost_to, usable
-from guestmem.layout.readers.placement import ALIGNED_BASE
+from guestmem.layout.placement import ALIGNED_BASE
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import Regions, allocation_of, name_of, region_base
+from guestmem.layout.regions import Regions, region_base
 from guestmem.layout.value import Backing, Slot
+from guestmem.layout.vmm import words_of
 from guestmem.units import KIB, align_down, align_up, format_size
 
 __all__ = ("find_address_findings", "on_pages")
@@ -26,15 +26,15 @@ __all__ = ("find_address_findings", "on_pages")
 
 def find_address_findings(coverage: Coverage, regions: Regions) -> Iterator[Finding]:
     """hva-not-congruent, odd-start and split."""
-    told: set[int] = set()
+    explained: set[int] = set()
     for page_size in coverage.host.sizes[1:]:
         for members in regions:
             able = [index for index in members if _able(coverage, index, page_size)]
-            crooked = [index for index in able if index not in told and _crooked(coverage, index, page_size)]
-            if not crooked or (len(crooked) < len(able) and _differ(coverage, able, page_size)):
-                continue  # one part of the region is congruent: that is the fault of the cut
-            told.update(crooked)
-            yield _explain(coverage, regions, crooked, page_size)
+            misaligned = [index for index in able if index not in explained and _misaligned(coverage, index, page_size)]
+            if not misaligned or (len(misaligned) < len(able) and _differ(coverage, able, page_size)):
+                continue  # one part of the region is congruent, so it is the cut that is wrong
+            explained.update(misaligned)
+            yield _explain(coverage, regions, misaligned, page_size)
     for page_size in coverage.host.sizes[1:]:
         yield from _find_splits(coverage, regions, page_size)
 
@@ -52,7 +52,7 @@ def _able(coverage: Coverage, index: int, page_size: int) -> bool:
     return whole and not slot.readonly and usable(coverage, slot, page_size)
 
 
-def _crooked(coverage: Coverage, index: int, page_size: int) -> bool:
+def _misaligned(coverage: Coverage, index: int, page_size: int) -> bool:
     return any(lost.page_size == page_size and lost.reason is Reason.HVA for lost in coverage.slots[index].lost)
 
 
@@ -64,34 +64,34 @@ def _delta(slot: Slot) -> int:
     return slot.gpa - (slot.offset or 0)
 
 
-def _explain(coverage: Coverage, regions: Regions, crooked: list[int], page_size: int) -> Finding:
+def _explain(coverage: Coverage, regions: Regions, misaligned: list[int], page_size: int) -> Finding:
     """The finding for the slots of one region that are not congruent at a level."""
-    slots = [coverage.layout.slots[index] for index in crooked]
-    fixed = {index: replace(slot, hva=None, assumed_hva=None) for index, slot in zip(crooked, slots, strict=True)}
-    lost, gain = lost_to(coverage, crooked, Reason.HVA), gained(coverage, fixed)
+    slots = [coverage.layout.slots[index] for index in misaligned]
+    fixed = {index: replace(slot, hva=None, assumed_hva=None) for index, slot in zip(misaligned, slots, strict=True)}
+    lost, gain = lost_to(coverage, misaligned, Reason.HVA), gained(coverage, fixed)
     odd = regions.odd_below(slots[0], page_size)
     if odd is None:
         message = _misplaced(slots[0], page_size)
-        remedy = remedies.align_hva(regions, slots[0], page_size)
-        return Finding("hva-not-congruent", "warning", message, remedy, tuple(crooked), lost, gain)
-    size, layout = format_size(page_size), coverage.layout
+        remedy = words_of(coverage.layout).align_hva(regions, slots[0], page_size)
+        return Finding("hva-not-congruent", "warning", message, remedy, tuple(misaligned), lost, gain)
+    size = format_size(page_size)
     message = (
-        f"{allocation_of(layout, slots[0])} starts at GPA {regions.start(slots[0]):#x}, no multiple of {size}, because "
-        f"{allocation_of(layout, odd)} before it has {format_size(regions.allocated(odd))}: with an aligned HVA none "
+        f"{slots[0].allocation} starts at GPA {regions.start(slots[0]):#x}, which is not a multiple of {size}, because "
+        f"{odd.allocation} before it has {format_size(regions.allocated(odd))}: with an aligned HVA none "
         f"of it can be mapped with {size} pages or larger"
     )
-    remedy = remedies.resize(regions, odd, page_size)
-    return Finding("odd-start", "warning", message, remedy, tuple(crooked), lost, gain)
+    remedy = words_of(coverage.layout).resize(regions, odd, page_size)
+    return Finding("odd-start", "warning", message, remedy, tuple(misaligned), lost, gain)
 
 
 def _misplaced(slot: Slot, page_size: int) -> str:
     size, base = format_size(page_size), region_base(slot) or 0
-    below = " (one page below such a boundary)" if (base + 4 * KIB) % page_size == 0 else ""
+    below = f" (one page below a multiple of {size})" if (base + 4 * KIB) % page_size == 0 else ""
     where = f"HVA {base:#x}"
     if slot.hva is None:
         where = f"assumed HVA, {base % page_size:#x} past a multiple of {size},"
     return (
-        f"{name_of(slot)}: its {where}{below} and its GPA {_delta(slot):#x} differ by "
+        f"{slot.name}: its {where}{below} and its GPA {_delta(slot):#x} differ by "
         f"{(base - _delta(slot)) % page_size:#x} modulo {size}: none of it can be mapped with {size} pages or larger"
     )
 
@@ -106,23 +106,23 @@ class _Cut:
 
 
 def _find_splits(coverage: Coverage, regions: Regions, page_size: int) -> Iterator[Finding]:
-    """Cuts that are no multiple of a page size that the memory has, or could have."""
+    """Cuts that are not multiples of a page size that the memory has, or could have."""
     slots = coverage.layout.slots
     for cut in _cuts(regions):
         low, high = slots[cut.below], slots[cut.above]
         if cut.offset % page_size == 0 or high.gpa % page_size or _delta(low) % page_size:
-            continue  # not the cut's fault: the lower part is crooked itself
+            continue  # the lower part is misaligned whatever the cut
         gain = _gain_of_moving(coverage, cut, page_size)
         if not gain:
             continue
         now = usable(coverage, low, page_size) and usable(coverage, high, page_size)
         size = format_size(page_size)
         message = (
-            f"{name_of(high)} is cut at GPA {low.end:#x} ({format_size(low.end)}), no multiple of {size}: with any one "
-            f"HVA the parts below and above the cut cannot both be congruent"
-            f"{'' if now else f' (matters once it has {size} pages)'}"
+            f"{high.name} is cut at GPA {low.end:#x} ({format_size(low.end)}), which is not a multiple of {size}: "
+            f"no HVA makes both the part below the cut and the part above it congruent"
+            f"{'' if now else f' (this matters once the memory has {size} pages)'}"
         )
-        remedy = remedies.cut_elsewhere(coverage.layout, low.end, page_size)
+        remedy = words_of(coverage.layout).cut_elsewhere(low.end, page_size)
         lost = lost_to(coverage, (cut.below, cut.above), Reason.HVA) if now else ()
         yield Finding("split", "warning" if now else "note", message, remedy, (cut.below, cut.above), lost, gain)
 

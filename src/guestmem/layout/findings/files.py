@@ -10,7 +10,6 @@ from guestmem.layout.binding import BindingLimit
 from guestmem.layout.coverage import Coverage, cover
 from guestmem.layout.findings.value import Bytes, Finding, gained_by, lost_to
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import name_of
 from guestmem.layout.value import Layout, Slot
 from guestmem.units import align_up, format_size
 
@@ -34,16 +33,16 @@ def find_file_findings(coverage: Coverage) -> Iterator[Finding]:
         if limit.refusal is not None:
             yield _refused(coverage, index, limit, room)
         elif reasons & {Reason.OFFSET, Reason.BINDING}:
-            yield _crooked(coverage, index, limit, room)
+            yield _misaligned(coverage, index, limit, room)
         elif Reason.RULE in reasons:
-            message = f"{name_of(slot)}: {limit.rule.name}: {limit.rule.statement}"
-            remedy = "'guestmem plan' finds the offsets at which this rule loses least"
+            message = f"{slot.name}: the rule {limit.rule.name} allows smaller pages only: {limit.rule.statement}"
+            remedy = "let 'guestmem plan' look for offsets at which this rule loses less"
             lost = lost_to(coverage, (index,), Reason.RULE)
             yield Finding("rule-lowers-level", "warning", message, remedy, (index,), lost)
 
 
 class _Room:
-    """What is bound in each file, and the offsets that remedies have given away: no two remedies meet."""
+    """What is bound in each file, and what remedies have given away: no two of them name the same bytes."""
 
     def __init__(self, layout: Layout) -> None:
         self._starts: dict[str | None, list[int]] = {}
@@ -72,26 +71,26 @@ class _Room:
 
 def _refused(coverage: Coverage, index: int, limit: BindingLimit, room: _Room) -> Finding:
     slot = coverage.layout.slots[index]
-    message = f"{name_of(slot)}: the rule {limit.rule.name} refuses the binding (EINVAL): {limit.refusal}"
+    message = f"{slot.name}: the rule {limit.rule.name} refuses the binding (EINVAL): {limit.refusal}"
     better, gain = _better(coverage, index, room)
     lost = lost_to(coverage, (index,), Reason.RULE)
-    remedy = "no offset is accepted for this GPA and size: see 'guestmem rules'"
+    remedy = "nothing to change: the rule accepts no offset for this GPA and size; see 'guestmem rules'"
     if better is not None:
         remedy = _move(coverage.layout, slot, better)
     return Finding("rule-refuses", "error", message, remedy, (index,), lost, gain)
 
 
-def _crooked(coverage: Coverage, index: int, limit: BindingLimit, room: _Room) -> Finding:
+def _misaligned(coverage: Coverage, index: int, limit: BindingLimit, room: _Room) -> Finding:
     slot = coverage.layout.slots[index]
     size = format_size(limit.page_size)
     message = (
-        f"{name_of(slot)}: GPA {slot.gpa:#x} and file offset {slot.offset or 0:#x} differ by "
+        f"{slot.name}: GPA {slot.gpa:#x} and file offset {slot.offset or 0:#x} differ by "
         f"{(slot.gpa - (slot.offset or 0)) % limit.page_size:#x} modulo {size}: no {size} page can be mapped whole"
     )
     lost = lost_to(coverage, (index,), Reason.OFFSET, Reason.BINDING)
     better, gain = _better(coverage, index, room)
     if better is None or not gain:
-        remedy = f"none under the rule {limit.rule.name}: see 'guestmem rules'"
+        remedy = f"nothing to change: no offset gains under the rule {limit.rule.name}; see 'guestmem rules'"
         return Finding("offset-not-congruent", "note", message, remedy, (index,), lost)
     remedy = _move(coverage.layout, slot, better)
     return Finding("offset-not-congruent", "warning", message, remedy, (index,), lost, gain)

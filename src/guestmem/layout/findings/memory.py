@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from guestmem.layout.coverage import Coverage, cover
-from guestmem.layout.findings import remedies
 from guestmem.layout.findings.addresses import on_pages
 from guestmem.layout.findings.value import Finding, gained, lost_to
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import Regions, name_of
+from guestmem.layout.regions import Regions
+from guestmem.layout.vmm import DISPLAY, words_of
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import MIB, align_down, align_up, format_size
 
 __all__ = ("find_memory_findings",)
 
-_DISPLAY = "vga.vram"
-_SMALL = 64 * MIB  # dirty-logged device memory up to this is no loss worth a warning
+_SMALL = 64 * MIB  # dirty-logged device memory up to this size is not worth a warning
 
 
 def find_memory_findings(coverage: Coverage, regions: Regions) -> Iterator[Finding]:
@@ -39,7 +38,9 @@ def _find_no_file(coverage: Coverage) -> Iterator[Finding]:
     lost = lost_to(coverage, slots, Reason.NO_FILE)
     if lost:
         size = format_size(lost[0][1])
-        message = f"{size} of private memory lie in slots without a guest_memfd: an access ends in a memory fault exit"
+        message = (
+            f"{size} of private memory is in slots without a guest_memfd: an access to it ends in a memory fault exit"
+        )
         remedy = "bind a guest_memfd to the slots, or make the ranges shared"
         yield Finding("no-guest-memfd", "error", message, remedy, slots, lost)
 
@@ -57,13 +58,15 @@ def _find_small_backing(coverage: Coverage, regions: Regions, page_size: int) ->
         return
     size = format_size(page_size)
     kinds = ", ".join(dict.fromkeys(_kind(coverage, index) for index in small))
-    message = f"{kinds} cannot be mapped with {size} pages; with such pages {format_size(brought)} could be"
+    message = (
+        f"{kinds} cannot be mapped with {size} pages; if the host memory had them, {format_size(brought)} could be"
+    )
     lost = tuple(pair for pair in lost_to(coverage, small, Reason.BACKING, Reason.HVA) if pair[0] == page_size)
     yield Finding(
         "backing-too-small",
         "warning" if page_size == host.sizes[1] else "note",
         message,
-        remedies.bigger_pages(regions, [layout.slots[index] for index in small], page_size),
+        words_of(layout).larger_pages_for(regions, [layout.slots[index] for index in small], page_size),
         tuple(small),
         lost,
         ((page_size, brought),),
@@ -73,8 +76,8 @@ def _find_small_backing(coverage: Coverage, regions: Regions, page_size: int) ->
 def _kind(coverage: Coverage, index: int) -> str:
     backing = coverage.layout.slots[index].backing
     if backing.kind == "hugetlb":
-        return f"hugetlb memory of {format_size(backing.page_size)}"
-    return "memory of 4K pages" if backing.kind == "unknown" else f"{backing.kind} memory"
+        return f"hugetlb memory with {format_size(backing.page_size)} pages"
+    return "memory with 4K pages" if backing.kind == "unknown" else f"{backing.kind} memory"
 
 
 def _find_dirty_logging(coverage: Coverage) -> Iterator[Finding]:
@@ -82,15 +85,15 @@ def _find_dirty_logging(coverage: Coverage) -> Iterator[Finding]:
     logged = {index: slot for index, slot in enumerate(layout.slots) if slot.dirty_log and slot.size >= page_size}
     if not logged:
         return
-    names = ", ".join(dict.fromkeys(name_of(slot) for slot in logged.values()))
+    names = ", ".join(dict.fromkeys(slot.name for slot in logged.values()))
     size = sum(slot.size for slot in logged.values())
     off = {index: replace(slot, flags=slot.flags & ~KVM_MEM_LOG_DIRTY_PAGES) for index, slot in logged.items()}
-    harmless = size <= _SMALL or all(slot.region == _DISPLAY for slot in logged.values())
+    harmless = size <= _SMALL or all(slot.region == DISPLAY for slot in logged.values())
     yield Finding(
         "dirty-logging",
         "note" if harmless else "warning",
-        f"{names}: dirty logging is on for {format_size(size)}, which is mapped page by page while it is",
-        remedies.no_dirty_logging(layout, next(iter(logged.values()))),
+        f"{names}: dirty logging is on for {format_size(size)}, mapped page by page as long as it is",
+        words_of(layout).no_dirty_logging(next(iter(logged.values()))),
         tuple(logged),
         lost_to(coverage, logged, Reason.DIRTY_LOG),
         gained(coverage, off),
@@ -103,9 +106,9 @@ def _find_order_0(coverage: Coverage) -> Iterator[Finding]:
     if lost:
         message = (
             f"{format_size(lost[0][1])} come from guest_memfds, which hand out single pages in every released kernel: "
-            "mapped page by page whatever the layout"
+            "they are mapped page by page whatever the layout"
         )
-        remedy = "none in the layout; 'guestmem rules' and --profile next show what hugepage guest_memfd would bring"
+        remedy = "nothing to change in the layout; 'guestmem rules' and --profile next show what huge pages would bring"
         yield Finding("order-0", "note", message, remedy, slots, lost)
 
 

@@ -1,4 +1,4 @@
-"""The shape of guest-physical space: pieces in the first megabyte, odd ends, frames that two slots share."""
+"""The shape of guest-physical space: pieces in the first megabyte, ends inside a frame, frames that two slots share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from guestmem.layout.coverage import Coverage
-from guestmem.layout.findings import remedies
 from guestmem.layout.findings.value import Bytes, Finding, usable
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import Regions, name_of
+from guestmem.layout.regions import Regions
 from guestmem.layout.value import Slot
+from guestmem.layout.vmm import words_of
 from guestmem.units import MIB, align_down, format_size
 
 __all__ = ("find_shape_findings",)
@@ -42,8 +42,9 @@ def _find_low_memory(coverage: Coverage) -> Iterator[Finding]:
     what += [f"{roms} ROM pieces"] if roms else []
     what += [f"{pam} pieces of RAM from 0xc0000 on, as PAM shadowing makes them"] if pam > 1 else []
     sizes = coverage.host.sizes[1:]
-    never = ", ".join(f"the first {format_size(size)} never with {format_size(size)} pages" for size in sizes)
-    remedy = remedies.spare_low_memory(layout, vga_hole=vga_hole)
+    first = [f"the first {format_size(size)} with {format_size(size)} pages" for size in sizes]
+    never = f"KVM can never map {' or '.join(first)}"
+    remedy = words_of(layout).spare_low_memory(vga_hole=vga_hole)
     lost = _lost_in_first_frames(coverage)
     yield Finding("low-memory", "note", f"{', '.join(what)}: {never}", remedy, tuple(low), lost)
 
@@ -69,12 +70,12 @@ def _find_shared_frames(coverage: Coverage) -> Iterator[Finding]:
             continue
         frame = align_down(high.gpa, page_size)
         message = (
-            f"{name_of(low)} and {name_of(high)} meet at {high.gpa:#x}, inside a {format_size(page_size)} frame: "
+            f"{low.name} and {high.name} meet at {high.gpa:#x}, inside a {format_size(page_size)} frame: "
             "it is mapped page by page in both"
         )
         remedy = f"let them meet at {frame:#x} or {frame + page_size:#x}"
         if low.region == high.region and _continues(low, high):
-            remedy = "make one slot of them: their HVAs continue one another"
+            remedy = "make one slot of the two: the HVA of the second continues that of the first"
         lost = ((page_size, min(high.end, frame + page_size) - max(low.gpa, frame)),)
         yield Finding("frame-shared", "note", message, remedy, (low_index, high_index), lost, lost)
 
@@ -99,8 +100,8 @@ def _find_odd_ends(coverage: Coverage, regions: Regions) -> Iterator[Finding]:
             continue
         tail = slot.end % page_size
         message = (
-            f"{name_of(slot)} ends at {slot.end:#x}, inside a {format_size(page_size)} frame: its last "
+            f"{slot.name} ends at {slot.end:#x}, inside a {format_size(page_size)} frame: its last "
             f"{format_size(tail)} are mapped page by page"
         )
-        remedy = remedies.resize(regions, slot, page_size)
+        remedy = words_of(coverage.layout).resize(regions, slot, page_size)
         yield Finding("odd-end", "note", message, remedy, (index,), ((page_size, tail),))

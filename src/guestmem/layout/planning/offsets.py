@@ -1,124 +1,84 @@
-"""Which file offsets serve a slot best: the classes of offsets at which it is accepted and costs the fewest leaves.
+"""Offsets in a guest_memfd: the one that serves a slot best from some place on, and slots laid end to end.
 
-Under every rule but four, whether a binding is accepted and what it can map depends on the offset modulo the largest
-page size only. So the best offsets of a slot are a few classes (modulus, residue), found by trying residues: all that
-are congruent with the GPA, or multiples, for the second largest size, and one of each kind below that.
+Whether a rule accepts a binding, and what the binding can map, changes with the offset's alignment and with its
+distance from the GPA modulo the page sizes. So those offsets are tried that are congruent with the GPA, or multiples,
+for some size. Nothing here is proved to be the least; every offset that is named was judged by the coverage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from operator import itemgetter
 
-from guestmem.layout.coverage import Host, cover
+from guestmem.layout.coverage import HostLimits, cover
 from guestmem.layout.value import File, Layout, Range, Slot
-from guestmem.rules import GpaAlignment, GpaAlignmentByHighestBit, GpaPage, JanuaryAsWritten, Rule
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
+from guestmem.units import align_up
 
-__all__ = ("Choice", "best_choice", "cost_at", "is_modular")
+__all__ = ("best_offset", "cost_at", "laid_out")
 
-_BY_MAGNITUDE = (JanuaryAsWritten, GpaAlignment, GpaPage, GpaAlignmentByHighestBit)
-_TRIES = 4  # offsets of one class tried under a rule that looks at more than the residue
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The best offsets of one slot: ``cost`` leaves at any offset of the classes (modulus, residue)."""
-
-    slot: Slot
-    host: Host
-    cost: int
-    classes: tuple[tuple[int, int], ...]
-
-    def next_offset(self, start: int) -> int:
-        """The smallest best offset from start upwards."""
-        found = [offset for offset in self._candidates(start) if self._serves(offset)]
-        return min(found, default=start + (self.classes[0][1] - start) % self.classes[0][0])
-
-    def serves(self, offset: int) -> bool:
-        """Whether an offset is one of the best."""
-        in_class = any((offset - residue) % modulus == 0 for modulus, residue in self.classes)
-        return in_class and self._serves(offset)
-
-    def _candidates(self, start: int) -> Iterator[int]:
-        tries = 1 if is_modular(self.host.files.rule) else _TRIES
-        for modulus, residue in self.classes:
-            first = start + (residue - start) % modulus
-            yield from range(first, first + tries * modulus, modulus)
-        if tries > 1:  # rules by magnitude: beyond the GPA's own magnitude, and at its own alignment
-            own = self.slot.gpa & -self.slot.gpa or 1
-            yield from (start + (-start) % own, max(start, 1 << self.slot.gpa.bit_length()), max(start, self.slot.gpa))
-
-    def _serves(self, offset: int) -> bool:
-        return is_modular(self.host.files.rule) or cost_at(self.slot, offset, self.host) == self.cost
+Taken = Sequence[tuple[int, int]]  # file ranges [start, end) in use, ascending
 
 
-def is_modular(rule: Rule) -> bool:
-    """Whether the rule looks at the offset modulo page sizes only, so that best offsets can be claimed."""
-    return not isinstance(rule, _BY_MAGNITUDE)
-
-
-def best_choice(slot: Slot, host: Host) -> Choice | None:
-    """The best offsets of a slot in a file of host.files.page_size pages; None if the rule accepts none."""
-    if is_modular(host.files.rule):  # then so is the answer: slots of one size and residue share it
-        found = _best_residues(slot.gpa % host.sizes[-1], slot.size, host)
-    else:
-        found = _best_residues(slot.gpa, slot.size, host)
-    return None if found is None else Choice(slot, host, *found)
+def cost_at(slot: Slot, offset: int, host: HostLimits) -> int | None:
+    """Leaves that the slot costs when bound at an offset, all private; None if the binding is refused."""
+    return _cost(slot.gpa, slot.size, offset, host)
 
 
 @lru_cache(maxsize=4096)
-def _best_residues(gpa: int, size: int, host: Host) -> tuple[int, tuple[tuple[int, int], ...]] | None:
-    """The least cost of a slot and the classes of offsets that have it."""
-    slot = Slot(gpa, size, flags=KVM_MEM_GUEST_MEMFD)
-    tried = _residues(slot, host)
-    accepted = {residue: cost for residue in tried if (cost := cost_at(slot, residue, host)) is not None}
-    if not accepted:
-        return None
-    best = min(accepted.values())
-    chosen = [residue for residue, cost in accepted.items() if cost == best]
-    return best, tuple(_merged(slot, chosen, host))
+def _cost(gpa: int, size: int, offset: int, host: HostLimits) -> int | None:
+    bound = Slot(gpa, size, file="f", offset=offset, flags=KVM_MEM_GUEST_MEMFD)
+    coverage = cover(Layout("plan", "plan", (bound,), files=(File("f"),), private=(Range(gpa, bound.end),)), host)
+    return sum(coverage.leaves) if coverage.mapped[0] == size else None
 
 
-def cost_at(slot: Slot, offset: int, host: Host) -> int | None:
-    """Leaves that the slot costs when bound at an offset, all private; None if the binding is refused."""
-    bound = replace(slot, file="f", offset=offset, flags=KVM_MEM_GUEST_MEMFD)
-    layout = Layout("plan", "plan", (bound,), files=(File("f"),), private=(Range(slot.gpa, slot.end),))
-    coverage = cover(layout, host)
-    return sum(coverage.leaves) if coverage.mapped[0] == slot.size else None
+def best_offset(slot: Slot, host: HostLimits, start: int = 0, taken: Taken = ()) -> tuple[int, int] | None:
+    """(leaves, offset) of the cheapest offset from start on, the lowest of equals; None if none is accepted."""
+    costs = ((cost_at(slot, offset, host), offset) for offset in sorted(_candidates(slot, host, start, taken)))
+    return min(((cost, offset) for cost, offset in costs if cost is not None), default=None)
 
 
-def _residues(slot: Slot, host: Host) -> Iterator[int]:
-    """Offsets modulo the largest page size that are worth trying, each once."""
-    sizes, largest = host.sizes, host.sizes[-1]
-    step = sizes[-2] if len(sizes) > 1 else largest
-    seen: set[int] = set()
-    groups: list[Iterable[int]] = [
-        range(slot.gpa % step, largest, step),
-        range(0, largest, step),
-        *([slot.gpa % size, size % largest] for size in sizes),
-        # The smallest offset of each class that is congruent or aligned for a size and for none above.
-        *([(slot.gpa % size + size) % largest] for size in sizes),
-    ]
-    for group in groups:
-        for residue in group:
-            if residue not in seen:
-                seen.add(residue)
-                yield residue
+def laid_out(slots: Sequence[Slot], host: HostLimits, taken: Taken = ()) -> tuple[int | None, ...]:
+    """Offsets for slots that share a file, around what is taken; None for a slot that is accepted nowhere.
+
+    Slots are laid end to end by GPA or by size, whichever leaves out fewer and ends sooner.
+    """
+    by_gpa = sorted(range(len(slots)), key=lambda index: slots[index].gpa)
+    by_size = sorted(by_gpa, key=lambda index: -slots[index].size)
+    return min((_end_to_end(slots, order, host, taken) for order in (by_gpa, by_size)), key=itemgetter(0))[1]
 
 
-def _merged(slot: Slot, residues: list[int], host: Host) -> Iterator[tuple[int, int]]:
-    """Residues as classes: one of a small modulus where every tried residue of it is as good."""
-    largest = host.sizes[-1]
-    chosen = set(residues)
-    tried = set(_residues(slot, host))
-    for size in (size for size in host.sizes if size < largest):
-        for start in (0, slot.gpa % size):
-            inside = {residue for residue in tried if (residue - start) % size == 0}
-            if inside and inside <= chosen:
-                yield size, start
-                chosen -= inside
-    for residue in residues:
-        if residue in chosen:
-            yield largest, residue
+def _end_to_end(
+    slots: Sequence[Slot], order: Sequence[int], host: HostLimits, taken: Taken
+) -> tuple[tuple[int, int], tuple[int | None, ...]]:
+    """(how many are left out, the end) and the offsets."""
+    offsets: list[int | None] = [None] * len(slots)
+    end = 0
+    for index in order:
+        if (found := best_offset(slots[index], host, end, taken)) is not None:
+            offsets[index] = found[1]
+            end = found[1] + slots[index].size
+    return (offsets.count(None), end), tuple(offsets)
+
+
+def _candidates(slot: Slot, host: HostLimits, start: int, taken: Taken) -> set[int]:
+    """Offsets from start on that are worth trying and free."""
+    return {_beside(slot, offset, step, taken) for offset, step in _aligned(slot, host, start)}
+
+
+def _aligned(slot: Slot, host: HostLimits, start: int) -> Iterator[tuple[int, int]]:
+    """(offset, step): the first from start on that is congruent or a multiple; those that follow are step apart."""
+    own = 2 * (slot.gpa & -slot.gpa)  # two rules ask for the GPA's own alignment, one for exactly that
+    for page in {*host.sizes, max(own, host.sizes[-1])}:
+        for base in {start, max(start, slot.gpa)}:  # one rule looks at the magnitude of the GPA
+            yield base + (slot.gpa - base) % page, page
+            yield align_up(base, page), page
+
+
+def _beside(slot: Slot, offset: int, step: int, taken: Taken) -> int:
+    """The first of the offsets at which the slot touches nothing taken."""
+    for low, high in taken:
+        if offset < high and low < offset + slot.size:
+            offset += -(-(high - offset) // step) * step
+    return offset

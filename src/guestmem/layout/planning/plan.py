@@ -1,8 +1,8 @@
 """A better place for every private slot: file offsets, HVA alignment and, where allowed, GPAs.
 
-The plan binds RAM to guest_memfds made of one page size and finds, under a rule, the offsets with the fewest page-table
-leaves and the least file space; slots that may move go up to the next GPA at which they hold the most whole pages. What
-the plan calls optimal is so among all offsets for the given GPAs, and is compared with exhaustive search in the tests.
+The plan binds RAM to guest_memfds made of one page size and looks, under a rule, for the offsets with the fewest
+page-table leaves, then for little file space; slots that may move go up to the next GPA at which they hold the most
+whole pages. What the plan brings is the coverage of the planned layout. It is not proved to be the least.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 
 from guestmem.layout.bound import as_bound
-from guestmem.layout.coverage import Coverage, Host, best_possible, cover
-from guestmem.layout.planning.offsets import Choice, best_choice
-from guestmem.layout.planning.packing import pack
-from guestmem.layout.regions import name_of
+from guestmem.layout.coverage import Coverage, HostLimits, best_possible, cover
+from guestmem.layout.planning.offsets import cost_at, laid_out
 from guestmem.layout.value import File, Layout, Range, Slot
 from guestmem.units import align_up
 
@@ -24,13 +23,18 @@ __all__ = ("FilePlan", "Plan", "as_planned", "bound_now", "hva_modulus", "make_p
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """One guest_memfd of the plan, bytes: size is a multiple of its page, holes are unbound below the last binding."""
+    """One guest_memfd of the plan, bytes: size is a multiple of page_size, holes are unbound below the last binding."""
 
     name: str
     size: int
     bound: int
     holes: int
-    optimal: bool
+    page_size: int
+
+    @property
+    def least(self) -> bool:
+        """Whether the bound bytes alone fill so many pages; else the size is not proved to be the least."""
+        return self.size == whole_pages(self.bound, self.page_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Plan:
         return tuple(bytes_ if size <= page_size else 0 for size, bytes_ in zip(sizes, best, strict=True))
 
 
-def hva_modulus(slot: Slot, host: Host) -> int:
+def hva_modulus(slot: Slot, host: HostLimits) -> int:
     """The largest page that the slot holds whole: its HVA should agree with its GPA modulo that."""
     whole = (size for size in host.sizes if size <= host.files.page_size and _whole(slot, size))
     return max(whole, default=host.geometry.base_page_size)
@@ -73,66 +77,79 @@ def bound_now(layout: Layout, *, one_file: bool) -> Layout:
         return packed
     starts: dict[str, int] = {}
     for slot in packed.slots:
-        starts[name_of(slot)] = min(starts.get(name_of(slot), slot.offset or 0), slot.offset or 0)
-    slots = [
-        replace(slot, file=name_of(slot), offset=(slot.offset or 0) - starts[name_of(slot)]) for slot in packed.slots
-    ]
+        starts[slot.name] = min(starts.get(slot.name, slot.offset or 0), slot.offset or 0)
+    slots = [replace(slot, file=slot.name, offset=(slot.offset or 0) - starts[slot.name]) for slot in packed.slots]
     return replace(packed, slots=tuple(slots), files=tuple(File(name) for name in starts))
 
 
-def make_plan(layout: Layout, host: Host, *, movable: Collection[str] = (), one_file: bool = False) -> Plan:
+def make_plan(layout: Layout, host: HostLimits, *, movable: Collection[str] = (), one_file: bool = False) -> Plan:
     """Plan the private slots of a layout for a host whose guest_memfds have host.files.page_size pages."""
     bound = bound_now(layout, one_file=one_file)
     fixed = [slot for slot in layout.slots if not any(slot.gpa == one.gpa for one in bound.slots)]
     placed = _with_moved_gpas(list(bound.slots), fixed, host, movable)
-    choices = [best_choice(slot, host) for slot in placed]
-    refused = tuple(index for index, choice in enumerate(choices) if choice is None)
-    files, slots = [], list(placed)
+    slots, files = list(placed), []
+    refused: list[int] = []
     for name in dict.fromkeys(slot.file for slot in placed):
-        members = [index for index, slot in enumerate(placed) if slot.file == name and choices[index] is not None]
-        file, offsets = _plan_file(name or "", [choice for index in members if (choice := choices[index])], host)
-        files.append(file)
+        members = [index for index, slot in enumerate(placed) if slot.file == name]
+        offsets = _offsets([placed[index] for index in members], host)
         for index, offset in zip(members, offsets, strict=True):
-            slots[index] = replace(slots[index], offset=offset)
+            slots[index] = replace(slots[index], offset=slots[index].offset if offset is None else offset)
+        refused += [index for index, offset in zip(members, offsets, strict=True) if offset is None]
+        files.append(file_of(name or "", [slots[index] for index in members if index not in refused], host))
     planned = cover(as_planned(bound, slots, host, files), host)
-    return Plan(cover(bound, host), planned, bound.slots, tuple(slots), tuple(files), refused)
+    return Plan(cover(bound, host), planned, bound.slots, tuple(slots), tuple(files), tuple(sorted(refused)))
 
 
-def as_planned(bound: Layout, slots: Sequence[Slot], host: Host, files: Sequence[FilePlan]) -> Layout:
+def as_planned(bound: Layout, slots: Sequence[Slot], host: HostLimits, files: Sequence[FilePlan]) -> Layout:
     """The bound layout with other slots and files."""
     made = tuple(File(file.name, file.size, page_size=host.files.page_size) for file in files)
     private = tuple(Range(slot.gpa, slot.end) for slot in slots)
     return replace(bound, slots=tuple(slots), files=made, private=private)
 
 
-def _plan_file(name: str, choices: list[Choice], host: Host) -> tuple[FilePlan, tuple[int, ...]]:
-    page_size = host.files.page_size
-    packed = pack(choices)
-    offsets, end = packed.offsets, packed.end
-    own = _own_offsets(choices)
-    if own is not None and align_up(own[1], page_size) <= align_up(end, page_size):  # as good: nothing has to change
-        offsets, end = own
-    bound = sum(choice.slot.size for choice in choices)
-    return FilePlan(name, max(align_up(end, page_size), page_size), bound, end - bound, packed.optimal), offsets
+def whole_pages(size: int, page_size: int) -> int:
+    """The size of a file that holds so many bytes: whole pages, and one at least."""
+    return max(align_up(size, page_size), page_size)
 
 
-def _own_offsets(choices: Sequence[Choice]) -> tuple[tuple[int, ...], int] | None:
-    """The offsets that the slots have now and where they end, if each is one of the best and none overlap."""
-    offsets = tuple(choice.slot.offset or 0 for choice in choices)
-    ranges = sorted((at, at + choice.slot.size) for at, choice in zip(offsets, choices, strict=True))
+def file_of(name: str, slots: Sequence[Slot], host: HostLimits) -> FilePlan:
+    """The file that holds these bindings."""
+    page_size, end, bound = host.files.page_size, _end(slots), sum(slot.size for slot in slots)
+    return FilePlan(name, whole_pages(end, page_size), bound, end - bound, page_size)
+
+
+def _offsets(slots: Sequence[Slot], host: HostLimits) -> tuple[int | None, ...]:
+    """Offsets for slots that share a file; those that they have, if others are no better or shorten a page only."""
+    found = laid_out(slots, host)
+    able = [(slot, replace(slot, offset=at)) for slot, at in zip(slots, found, strict=True) if at is not None]
+    now, new = [slot for slot, _ in able], [slot for _, slot in able]
+    ranges = sorted((slot.offset or 0, (slot.offset or 0) + slot.size) for slot in now)
     disjoint = all(low[1] <= high[0] for low, high in pairwise(ranges))
-    if not disjoint or not all(choice.serves(at) for at, choice in zip(offsets, choices, strict=True)):
-        return None
-    return offsets, max((end for _, end in ranges), default=0)
+    page_size = host.files.page_size
+    longer = whole_pages(_end(now), page_size) > whole_pages(_end(new), page_size)
+    if longer or not disjoint or any(_cost(old, host) > _cost(better, host) for old, better in able):
+        return found
+    return tuple(None if at is None else slot.offset or 0 for slot, at in zip(slots, found, strict=True))
 
 
-def _with_moved_gpas(slots: list[Slot], fixed: Sequence[Slot], host: Host, movable: Collection[str]) -> list[Slot]:
+def _cost(slot: Slot, host: HostLimits) -> float:
+    cost = cost_at(slot, slot.offset or 0, host)
+    return inf if cost is None else cost
+
+
+def _end(slots: Sequence[Slot]) -> int:
+    return max(((slot.offset or 0) + slot.size for slot in slots), default=0)
+
+
+def _with_moved_gpas(
+    slots: list[Slot], fixed: Sequence[Slot], host: HostLimits, movable: Collection[str]
+) -> list[Slot]:
     """Slots that may move, at the next free GPA where they hold more whole pages; in ascending order of GPA.
 
     fixed are the slots that no plan is made for (firmware, video memory), which are in the way all the same.
     """
     for index, slot in enumerate(slots):
-        if name_of(slot) not in movable:
+        if slot.name not in movable:
             continue
         others = [*fixed, *(other for at, other in enumerate(slots) if at != index)]
         for page_size in reversed([size for size in host.sizes if size <= host.files.page_size]):

@@ -1,9 +1,9 @@
 """Cloud Hypervisor's VM config (``vm.create``, ``vm.info``, a snapshot's config.json), x86-64, v36 to v53.
 
 RAM lies in [0, 3G) and from 4G on. Zones are laid end to end over the two ranges in list order, a zone cut at 3G; the
-room left in a range is rounded down to the zone's unit but the start is not rounded up, so an odd zone ruins the huge
-pages of the next one. Every piece is its own mapping and its own slot. Left out: slots of devices, slot numbers (a
-hash map's order), ACPI hotplug that has not happened, and aarch64.
+room left in a range is rounded down to the zone's unit but the start is not rounded up, so a zone of an odd size costs
+the next one its huge pages. Every piece is its own mapping and its own slot. Left out: slots of devices, slot numbers
+(a hash map's order), ACPI hotplug that has not happened, and aarch64.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from typing import Any
 import msgspec
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
-from guestmem.layout.readers.text import convert, decode_json
-from guestmem.layout.value import Assumption, Backing, Layout, Remark, Slot
+from guestmem.layout.placement import ALIGNED_BASE, DEFAULT_HUGE, DEFAULT_HUGE_ASSUMPTION, hva_assumption
+from guestmem.layout.text import convert, decode_json
+from guestmem.layout.value import Assumption, Backing, Layout, ReaderRemark, Slot
 from guestmem.units import GIB, KIB, MIB, U64, align_down, align_up, format_size, is_power_of_two
 
 __all__ = ("read",)
 
 _RANGES = ((0, 3 * GIB), (4 * GIB, U64))
 _HOTPLUG_ALIGN = 128 * MIB
-_DEFAULT_HUGE = 2 * MIB
 _MAX_ZONES = 4096
 
 
@@ -61,6 +60,7 @@ class _Piece:
     gpa: int
     size: int
     region: str
+    part_of: str = ""
 
 
 def read(source: str, data: bytes) -> list[Layout]:
@@ -90,8 +90,8 @@ def read(source: str, data: bytes) -> list[Layout]:
 def _zones(source: str, memory: _Memory) -> list[_Zone]:
     zones = memory.zones or []
     if zones and memory.size:
-        needed = "must be 0 beside zones"
-        raise LayoutError(source, needed, field="memory.size", value=memory.size, remedy="give sizes to the zones")
+        needed = "needed 0, because the zones have sizes of their own"
+        raise LayoutError(source, needed, field="memory.size", value=memory.size, remedy="give sizes to the zones only")
     if len(zones) > _MAX_ZONES:
         raise LayoutError(source, f"at most {_MAX_ZONES} zones", field="memory.zones", value=len(zones))
     zones = zones or [
@@ -114,7 +114,7 @@ def _zones(source: str, memory: _Memory) -> list[_Zone]:
 
 
 def _check(source: str, zone: _Zone, field: str) -> None:
-    """Refuse what Cloud Hypervisor refuses, and numbers that are no sizes."""
+    """Refuse what Cloud Hypervisor refuses, and numbers that cannot be sizes."""
     page = zone.hugepage_size
     if page is not None and not (is_power_of_two(page) and 4 * KIB <= page <= GIB):
         remedy = "use 2097152 or 1073741824"
@@ -129,13 +129,13 @@ def _check(source: str, zone: _Zone, field: str) -> None:
 
 def _unit(zone: _Zone) -> int:
     """What the zone's pieces are multiples of: its huge page, else 4K."""
-    return (zone.hugepage_size or _DEFAULT_HUGE) if zone.hugepages else 4 * KIB
+    return (zone.hugepage_size or DEFAULT_HUGE) if zone.hugepages else 4 * KIB
 
 
-def _lay_out(source: str, zones: list[_Zone]) -> tuple[list[_Piece], list[Remark]]:
+def _lay_out(source: str, zones: list[_Zone]) -> tuple[list[_Piece], list[ReaderRemark]]:
     """Fill the ranges with the zones in order, as the memory manager does."""
     pieces: list[_Piece] = []
-    remarks: list[Remark] = []
+    remarks: list[ReaderRemark] = []
     range_index, at = 0, 0
     for zone in zones:
         left, count = zone.size, 0
@@ -143,7 +143,7 @@ def _lay_out(source: str, zones: list[_Zone]) -> tuple[list[_Piece], list[Remark
             end = _RANGES[range_index][1]
             size = min(left, align_down(end - at, _unit(zone)))
             if size:
-                pieces.append(_Piece(zone, at, size, f"{zone.id}/{count}"))
+                pieces.append(_Piece(zone, at, size, f"{zone.id}/{count}", zone.id))
                 at, left, count = at + size, left - size, count + 1
             if left:
                 if at < end:
@@ -156,16 +156,16 @@ def _lay_out(source: str, zones: list[_Zone]) -> tuple[list[_Piece], list[Remark
 
 
 def _named(piece: _Piece, pieces: list[_Piece]) -> _Piece:
-    """A zone in one piece bears the zone's name."""
+    """A zone in one piece has the zone's name."""
     alone = sum(other.zone is piece.zone for other in pieces) == 1
     return replace(piece, region=piece.zone.id) if alone else piece
 
 
-def _gap(zone: _Zone, start: int, end: int) -> Remark:
+def _gap(zone: _Zone, start: int, end: int) -> ReaderRemark:
     size = format_size(end - start)
     unit = format_size(_unit(zone))
-    message = f"{size} below {end:#x} stay unused: the room left is no multiple of zone {zone.id}'s {unit} pages"
-    return Remark("unused-gap", "note", message, f"make the zones before {zone.id} a multiple of {unit} in sum")
+    message = f"{size} below {end:#x} stays unused: it is not a multiple of the {unit} pages of zone {zone.id}"
+    return ReaderRemark("unused-gap", "note", message, f"make the zones before {zone.id} together a multiple of {unit}")
 
 
 def _virtio_mem(source: str, zones: list[_Zone], pieces: list[_Piece]) -> list[_Piece]:
@@ -183,14 +183,22 @@ def _virtio_mem(source: str, zones: list[_Zone], pieces: list[_Piece]) -> list[_
 def _slot(piece: _Piece) -> Slot:
     zone = piece.zone
     if zone.hugepages:
-        backing = Backing("hugetlb", zone.hugepage_size or _DEFAULT_HUGE)
+        backing = Backing("hugetlb", zone.hugepage_size or DEFAULT_HUGE)
     elif zone.file is not None:
         backing = Backing("file")
     else:
         backing = Backing("shmem" if zone.shared else "anonymous")
     # Each piece is its own mapping: the huge page's alignment with hugetlb, 2M by recent kernels for THP-sized ones.
     off = 0 if zone.hugepages or (backing.kind == "anonymous" and piece.size % (2 * MIB) == 0) else 4 * KIB
-    return Slot(piece.gpa, piece.size, region=piece.region, offset=0, backing=backing, assumed_hva=ALIGNED_BASE + off)
+    return Slot(
+        piece.gpa,
+        piece.size,
+        region=piece.region,
+        offset=0,
+        backing=backing,
+        assumed_hva=ALIGNED_BASE + off,
+        part_of=piece.part_of,
+    )
 
 
 def _assumptions(memory: _Memory, zones: list[_Zone], slots: list[Slot]) -> list[Assumption]:
@@ -201,9 +209,11 @@ def _assumptions(memory: _Memory, zones: list[_Zone], slots: list[Slot]) -> list
         how = "aligned to the huge page, or to 2M where the size allows it (mmap on Linux 6.7 and later)"
         found.append(hva_assumption(aligned, how))
     if other:
-        found.append(hva_assumption(other, "4K-aligned only, all that mmap promises here"))
+        found.append(hva_assumption(other, "aligned to 4K only, which is all that mmap promises here"))
     if any(zone.hugepages and not zone.hugepage_size for zone in zones):
-        found.append(Assumption("backing", "the host's default huge page size taken as 2M", "--backing hugetlb:SIZE"))
+        found.append(DEFAULT_HUGE_ASSUMPTION)
     if memory.thp is False:
-        found.append(Assumption("thp", "thp is off in the config: no transparent huge pages", "--thp never"))
+        found.append(
+            Assumption("thp", "thp is off in the config, but transparent huge pages count as possible", "--thp never")
+        )
     return found

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
-from guestmem.layout.readers.text import convert, decode_json
+from guestmem.layout.placement import ALIGNED_BASE, hva_assumption
+from guestmem.layout.text import convert, decode_json
 from guestmem.layout.value import Assumption, Backing, Layout, Slot
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import GIB, KIB, MIB, U64, is_power_of_two
@@ -127,18 +127,18 @@ def _hva(backing: Backing, size: int) -> int:
 
 def _placement(slots: list[Slot]) -> Assumption:
     odd = any(slot.assumed_hva != ALIGNED_BASE for slot in slots)
-    how = "as mmap returns it on Linux 6.7 and later: 2M-aligned where the size is a multiple of 2M"
-    return hva_assumption([slot.region for slot in slots], how + (", else only 4K-aligned" if odd else ""))
+    how = "mmap returns it on Linux 6.7 and later: aligned to 2M where the size is a multiple of 2M"
+    return hva_assumption([slot.region for slot in slots], how + (", else to 4K only" if odd else ""))
 
 
 def _hotplug(config: _Config) -> list[Assumption]:
     if config.memory_hotplug is None:
         return []
-    return [Assumption("slots", "hotpluggable memory is no slot until it is plugged: taken as unplugged")]
+    return [Assumption("slots", "hotpluggable memory is not a slot until it is plugged: it is taken as unplugged")]
 
 
 def _layout(source: str, format: str, slots: list[Slot], version: tuple[int, int], notes: list[Assumption]) -> Layout:
     name = f"v{version[0]}.{version[1]}"
-    text = f"the source names no version: laid out as by Firecracker {name}"
+    text = f"the source names no version: the layout is that of Firecracker {name}"
     assumed = Assumption("version", text, "--firecracker-version 1.12")
     return Layout(source, format, tuple(slots), assumptions=(assumed, *notes), vmm="firecracker", machine=name)

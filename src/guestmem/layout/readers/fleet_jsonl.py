@@ -15,7 +15,7 @@ import numpy as np
 from guestmem.layout.error import LayoutError, printable
 from guestmem.layout.fleet import Fleet
 from guestmem.layout.readers.own import LayoutSpec, SlotSpec, from_spec
-from guestmem.layout.readers.text import lines
+from guestmem.layout.text import lines
 from guestmem.layout.value import Backing, Layout
 from guestmem.layout.vector import Columns
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES
@@ -63,7 +63,7 @@ class _Rows:
 
 
 def read(source: str, data: bytes) -> Fleet:
-    """The fleet; a LayoutError names the line that is no layout."""
+    """The fleet; a LayoutError names the line that cannot be read."""
     rows = _Rows()
     names: list[str] = []
     others: dict[int, Layout] = {}

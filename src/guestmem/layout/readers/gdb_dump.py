@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.attributes import with_attribute
-from guestmem.layout.readers.slot_table import SlotTable
-from guestmem.layout.readers.text import lines
+from guestmem.layout.replay import SlotTable, with_attribute
+from guestmem.layout.text import lines
 from guestmem.layout.value import Assumption, File, Layout, Range, Slot
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE
+from guestmem.uapi import IOCTL_NUMBERS, KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
 
 __all__ = ("MARK", "read")
@@ -24,7 +23,7 @@ __all__ = ("MARK", "read")
 MARK = "IOCTL fd="
 _CALL = re.compile(r"IOCTL fd=(-?\d{1,10}) cmd=0x([0-9a-f]{1,16}) (.*)")
 _WORDS = re.compile(r"0x[0-9a-f]+:((?:\s+0x[0-9a-f]{16})+)\s*")
-_SET, _SET2, _CREATE, _ATTRIBUTES = 0x4020AE46, 0x40A0AE49, 0xC040AED4, 0x4020AED2
+_SET, _SET2, _ATTRIBUTES, _CREATE = IOCTL_NUMBERS.values()
 
 
 @dataclass(slots=True)
@@ -37,7 +36,7 @@ class _Process:
 
 
 def read(source: str, data: bytes) -> list[Layout]:
-    """The slots that stand after the last call, one layout per VM descriptor."""
+    """The slots that are left after the last call, one layout per VM descriptor."""
     process = _Process()
     for line, vm, command, words in _calls(source, data):
         if len(words) < 8:
@@ -50,12 +49,12 @@ def read(source: str, data: bytes) -> list[Layout]:
             _attributes(process, vm, words)
     found = [_layout(source, process, vm) for vm in process.table.vms() if process.table.slots(vm)]
     if not found:
-        raise LayoutError(source, "no slot stands after the last call", remedy="dump the whole start of the VMM")
+        raise LayoutError(source, "no slot is left after the last call", remedy="dump the whole start of the VMM")
     return found
 
 
 def _calls(source: str, data: bytes) -> Iterator[tuple[int, str, int, list[int]]]:
-    """(line, vm, command, words) of each dumped call; the words stand on the call's line and on those after it."""
+    """(line, vm, command, words) of each dumped call; the words are on the call's line and on those after it."""
     pending: tuple[int, str, int, list[int]] | None = None
     for line, text in lines(source, data):
         if match := _CALL.fullmatch(text):
@@ -108,12 +107,14 @@ def _attributes(process: _Process, vm: str, words: list[int]) -> None:
 
 
 def _layout(source: str, process: _Process, vm: str) -> Layout:
-    text = "results of the calls are not in the dump: those that collide with earlier slots taken as refused"
+    text = "the results of the calls are not in the dump: those that collide with earlier slots are taken as refused"
     notes = [Assumption("slots", f"{text} ({process.refused} of them)" if process.refused else text)]
     if process.by_fd:
         notes.append(Assumption("file", "guest_memfd descriptors taken as handed out in the order of creation"))
     if process.private.get(vm):
-        notes.append(Assumption("attributes", "memory attributes taken as set", "--attributes shared|private"))
+        notes.append(
+            Assumption("attributes", "memory attributes are taken as they were set", "--attributes shared|private")
+        )
     return Layout(
         source,
         "gdb-dump",

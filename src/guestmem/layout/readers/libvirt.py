@@ -1,4 +1,4 @@
-"""libvirt domain XML: what QEMU will be told, and the slots that follow from it.
+"""libvirt domain XML: what QEMU will get as options, and the slots that follow from it.
 
 Sizes are rounded and backends chosen as libvirt 11 and 12 do (domxml-to-native); addresses come from the machine type
 through ``qemu_machine``. Parsed with defusedxml: a document with a DTD or entities is refused. Left out: what does
@@ -11,9 +11,16 @@ from dataclasses import dataclass, replace
 from xml.etree.ElementTree import Element, ParseError
 
 from guestmem.layout.error import LayoutError, printable
-from guestmem.layout.readers.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva_assumption, private_assumption
-from guestmem.layout.readers.qemu_machine import Device, Machine, Ram, machine_slots, parse_machine, place_devices
-from guestmem.layout.readers.text import number
+from guestmem.layout.placement import (
+    ALIGNED_BASE,
+    DEFAULT_HUGE,
+    DEFAULT_HUGE_ASSUMPTION,
+    PAGE_BELOW_BASE,
+    hva_assumption,
+    private_assumption,
+)
+from guestmem.layout.qemu_machine import Device, QemuMachine, Ram, machine_slots, parse_machine, place_devices
+from guestmem.layout.text import number
 from guestmem.layout.value import Assumption, Backing, File, Layout, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 from guestmem.units import GIB, KIB, MIB, TIB, U64, align_up, is_power_of_two
@@ -25,7 +32,6 @@ _UNITS = {
     "GB": 10**9, "G": GIB, "GiB": GIB, "TB": 10**12, "T": TIB, "TiB": TIB,
 }  # fmt: skip
 _MAX_NODES = 1024
-_DEFAULT_HUGE = 2 * MIB
 _GUEST_MEMFD_TYPES = ("sev-snp", "tdx")
 
 
@@ -43,7 +49,7 @@ class _Domain:
 
     source: str
     root: Element
-    machine: Machine
+    machine: QemuMachine
     pages: list[_HugePage]
     source_type: str
     guest_memfd: bool
@@ -65,7 +71,7 @@ class _Domain:
             return None
         if chosen[0].size == 0:
             self.default_huge = True
-            return _DEFAULT_HUGE
+            return DEFAULT_HUGE
         return chosen[0].size
 
 
@@ -81,7 +87,7 @@ def read(source: str, data: bytes) -> list[Layout]:
     private, private_notes = private_assumption(slots)
     files = tuple(File(name) for name in sorted({slot.file for slot in slots if slot.file}))
     if domain.default_huge:
-        notes.append(Assumption("backing", "the host's default huge page size taken as 2M", "--backing hugetlb:SIZE"))
+        notes.append(DEFAULT_HUGE_ASSUMPTION)
     text = f"addresses are computed for the machine {domain.machine.family} as before its firmware runs"
     return [
         Layout(
@@ -271,8 +277,8 @@ def _place(slots: list[Slot]) -> tuple[list[Slot], list[Assumption]]:
         for slot in slots
     ]
     rest = list(dict.fromkeys(slot.region for slot in slots if slot.region not in low))
-    ask = "qmp: or the monitor of the running domain tells"
-    notes = [hva_assumption(rest, "as aligned to 2M or the hugetlb page, as QEMU maps RAM", ask)] if rest else []
+    ask = "qmp: or the monitor of the running domain has it"
+    notes = [hva_assumption(rest, "aligned to 2M or to the hugetlb page, as QEMU maps RAM", ask)] if rest else []
     if low:
         how = "one page below a 2M boundary, where QEMU's memfd and file backends usually land"
         notes.append(hva_assumption(list(dict.fromkeys(low)), how, ask))

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from guestmem.layout.error import LayoutError, printable
-from guestmem.layout.readers.placement import hva_assumption, private_assumption
-from guestmem.layout.readers.text import convert, decode_json, lines
+from guestmem.layout.placement import hva_assumption, private_assumption
+from guestmem.layout.text import convert, decode_json, lines
 from guestmem.layout.value import Assumption, Backing, BackingKind, File, Layout, Range, Slot
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_INIT_SHARED,
@@ -135,7 +135,7 @@ def from_spec(source: str, spec: LayoutSpec) -> Layout:
         private = tuple(_range(source, f"private[{index}]", run) for index, run in enumerate(spec.private))
     without = list(dict.fromkeys(slot.region for slot in slots if slot.hva is None and slot.file is None))
     if without:
-        notes = (*notes, hva_assumption([name or "unnamed slots" for name in without], "as congruent with the GPA"))
+        notes = (*notes, hva_assumption([name or "unnamed slots" for name in without], "congruent with the GPA"))
     return Layout(source, "guestmem", slots, files, private, assumptions=notes, machine=spec.name)
 
 

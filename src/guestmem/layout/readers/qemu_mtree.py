@@ -1,7 +1,7 @@
 """QEMU monitor text: ``info mtree -f``, with ``info ramblock``, ``gpa2hva`` and ``info memdev`` when present.
 
 Rows of the flat view whose address spaces include "memory" that are RAM-backed and carry the accelerator's name are
-memslots of exactly that range. The views stand in a hash order that changes between runs, names repeat, lines end in
+memslots of exactly that range. The views come in a hash order that changes between runs, names repeat, lines end in
 CR LF, and the interactive monitor echoes with escape codes; all of that is expected. HVAs come from ``info ramblock``
 (10.0 and later) or from ``gpa2hva``; where neither tells, the placement QEMU is known to choose is assumed.
 Left out: slot numbers, attributes, history, and the tree form, whose overlaps are unresolved.
@@ -13,10 +13,13 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.placement import ALIGNED_BASE, PAGE_BELOW_BASE, hva_assumption
-from guestmem.layout.readers.text import lines
+from guestmem.layout.placement import ALIGNED_BASE, PAGE_BELOW_BASE, THP_ASSUMPTION, hva_assumption
+from guestmem.layout.text import lines
 from guestmem.layout.value import Assumption, Backing, Layout, Slot
+from guestmem.layout.vmm import DISPLAY
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from guestmem.units import GIB, KIB, MIB, U64, align_down, align_up
 
@@ -33,7 +36,6 @@ _GPA2HVA = re.compile(r"Host virtual address for 0x([0-9a-f]+) \((.*)\) is 0x([0
 _VERSION = re.compile(r"(\d+\.\d+\.\d+)(?:\D.*)?")
 _RAM_TYPES = ("ram", "rom", "romd", "ramd")
 _UNITS = {"K": KIB, "M": MIB, "G": GIB}
-_DISPLAY = "vga.vram"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class _Row:
 
 @dataclass(slots=True)
 class _Monitor:
-    """What the answers in one capture told; a later answer to the same question replaces an earlier one."""
+    """What the answers in one capture say; a later answer to the same question replaces an earlier one."""
 
     version: str = ""
     memory: list[_Row] | None = None
@@ -92,7 +94,7 @@ class _Known:
 
 def read(source: str, data: bytes) -> list[Layout]:
     """The memslots of the "memory" address space."""
-    monitor = _parse(source, data)
+    monitor = _parse(source, _monitor_text(data))
     if monitor.memory is None:
         raise LayoutError(source, 'needed a FlatView with AS "memory"', remedy="capture the whole of 'info mtree -f'")
     known = _Known(monitor.memory, monitor)
@@ -102,6 +104,24 @@ def read(source: str, data: bytes) -> list[Layout]:
     if not slots:
         raise LayoutError(source, 'the "memory" view holds no RAM', remedy="capture it from a VM that has some")
     return [_layout(source, monitor, slots, bool(under_kvm))]
+
+
+def _monitor_text(data: bytes) -> bytes:
+    """Monitor text out of QMP answers ({"return": "FlatView..."}), or the text as it is."""
+    if data.lstrip()[:1] != b"{":
+        return data
+    texts = []
+    for line in data.splitlines():
+        try:
+            value = msgspec.json.decode(line)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            continue
+        answer = value.get("return") if isinstance(value, dict) else None
+        if isinstance(answer, dict):
+            answer = answer.get("human-readable-text")
+        if isinstance(answer, str):
+            texts.append(answer)
+    return "\n".join(texts).encode("utf-8", "replace")
 
 
 def _parse(source: str, data: bytes) -> _Monitor:
@@ -175,7 +195,7 @@ def _flags(row: _Row, known: _Known) -> int:
     # "rom" describes the range: PAM windows on plain RAM say rom too, but their slots have flags 0.
     if row.type == "romd" or (row.type == "rom" and row.region not in known.ram):
         return KVM_MEM_READONLY
-    return KVM_MEM_LOG_DIRTY_PAGES if row.region == _DISPLAY else 0
+    return KVM_MEM_LOG_DIRTY_PAGES if row.region == DISPLAY else 0
 
 
 def _backing(page_size: int, shared: bool | None) -> Backing:
@@ -187,13 +207,12 @@ def _backing(page_size: int, shared: bool | None) -> Backing:
 def _layout(source: str, monitor: _Monitor, slots: list[Slot], under_kvm: bool) -> Layout:
     placed, assumptions = _place(slots, monitor)
     if not under_kvm:
-        text = "no row bears the accelerator's name (captured without KVM): every RAM row taken as a memslot"
+        text = "no row has the accelerator's name (captured without KVM): every RAM row is taken as a memslot"
         assumptions.append(Assumption("slots", text, "capture with accel=kvm"))
-    if any(slot.region == _DISPLAY for slot in slots):
-        text = f"dirty logging is not in the source: {_DISPLAY} taken as dirty-logged, as QEMU does for displays"
+    if any(slot.region == DISPLAY for slot in slots):
+        text = f"dirty logging is not in the source: {DISPLAY} is taken as dirty-logged, as QEMU does for displays"
         assumptions.append(Assumption("dirty_log", text))
-    text = "the source shows no transparent huge pages: memory with 4K pages counts as possibly 2M"
-    assumptions.append(Assumption("thp", text, "--thp never"))
+    assumptions.append(THP_ASSUMPTION)
     machine = f"QEMU {monitor.version}" if monitor.version else "QEMU"
     return Layout(source, "qemu-mtree", tuple(placed), assumptions=tuple(assumptions), vmm="qemu", machine=machine)
 
@@ -210,10 +229,10 @@ def _place(slots: list[Slot], monitor: _Monitor) -> tuple[list[Slot], list[Assum
             base = PAGE_BELOW_BASE if file_like else ALIGNED_BASE
             slot = replace(slot, assumed_hva=base + (slot.offset or 0))
         placed.append(slot)
-    ask = "ask 'gpa2hva ADDRESS' or, from 10.0 on, 'info ramblock'"
+    ask = "'gpa2hva ADDRESS' or, from 10.0 on, 'info ramblock' has it"
     found = []
     if aligned:
-        found.append(hva_assumption(list(aligned), "as aligned to 2M or the hugetlb page, as QEMU maps RAM", ask))
+        found.append(hva_assumption(list(aligned), "aligned to 2M or to the hugetlb page, as QEMU maps RAM", ask))
     if below:
         how = "one page below a 2M boundary, where QEMU's shared memfd and file backends usually land"
         found.append(hva_assumption(list(below), how, ask))

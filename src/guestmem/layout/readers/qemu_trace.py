@@ -11,9 +11,9 @@ import re
 from dataclasses import replace
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.placement import private_assumption
-from guestmem.layout.readers.slot_table import SlotTable
-from guestmem.layout.readers.text import lines, number
+from guestmem.layout.placement import private_assumption
+from guestmem.layout.replay import SlotTable
+from guestmem.layout.text import lines, number
 from guestmem.layout.value import Assumption, File, Layout, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 from guestmem.units import MIB
@@ -25,13 +25,13 @@ _PID = re.compile(r"(?<!\d)(\d++)@[\d.]++:$")
 _PAIR = re.compile(r"\b(\w++)[=#](-?\w+)")
 _BACKING = Assumption(
     "backing",
-    "page sizes of the host memory are not in the trace: taken as 4K, with transparent huge pages possible",
+    "page sizes of the host memory are not in the trace: they are taken as 4K, and transparent huge pages as possible",
     "--backing [REGION=]KIND[:SIZE]",
 )
 
 
 def read(source: str, data: bytes) -> list[Layout]:
-    """The slots that stand at the end of the trace, one layout per QEMU process in it."""
+    """The slots that are left at the end of the trace, one layout per QEMU process in it."""
     table = SlotTable()
     for line, text in lines(source, data):
         before, event, after = text.partition(EVENT)
@@ -43,7 +43,7 @@ def read(source: str, data: bytes) -> list[Layout]:
             table.set(pid[1] if pid else "", slot)
     layouts = [_layout(source, table.slots(vm)) for vm in table.vms()]
     if not any(layout.slots for layout in layouts):
-        raise LayoutError(source, "no slot stands at the end of the trace", remedy="trace a whole start of QEMU")
+        raise LayoutError(source, "no slot is left at the end of the trace", remedy="trace a whole start of QEMU")
     return layouts
 
 
@@ -51,7 +51,7 @@ def _slot(source: str, line: int, fields: dict[str, str]) -> tuple[Slot, int]:
     def get(name: str, default: str | None = None) -> int:
         text = fields.get(name, default)
         if text is None:
-            raise LayoutError(source, "needed by the trace event, but the line lacks it", line=line, field=name)
+            raise LayoutError(source, "the line lacks it, and every line of this event has it", line=line, field=name)
         if text.startswith("-"):
             return -number(source, text[1:], 10, line=line, field=name)
         return number(source, text, 16 if text.startswith("0x") else 10, line=line, field=name)

@@ -1,4 +1,4 @@
-"""guestmem recordings (JSON Lines): the slots that stand when a sequence ends.
+"""guestmem recordings (JSON Lines): the slots that are left when a sequence ends.
 
 Operations that failed change nothing; one without an outcome counts as done unless it collides with a standing slot.
 Host buffers are 2 MiB aligned by the recording's convention, so their HVAs are known modulo 2M only. Left out: what
@@ -11,9 +11,8 @@ import io
 from dataclasses import dataclass, field, replace
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.attributes import with_attribute
-from guestmem.layout.readers.placement import ALIGNED_BASE, hva_assumption
-from guestmem.layout.readers.slot_table import SlotTable
+from guestmem.layout.placement import ALIGNED_BASE, hva_assumption
+from guestmem.layout.replay import SlotTable, with_attribute
 from guestmem.layout.value import Backing, File, Layout, Range, Slot
 from guestmem.recordings.calls import Close, Dup, Mmap, Munmap
 from guestmem.recordings.ioctls import CreateGuestMemfd, SetMemoryAttributes, SetUserMemoryRegion, SetUserMemoryRegion2
@@ -33,7 +32,7 @@ __all__ = ("read",)
 
 @dataclass(slots=True)
 class _State:
-    """What stands while the operations of one sequence are read."""
+    """What is there while the operations of one sequence are read."""
 
     table: SlotTable = field(default_factory=SlotTable)
     files: dict[Handle, File] = field(default_factory=dict)  # by handle; a dup is another handle of the same file
@@ -126,7 +125,7 @@ def _layout(source: str, state: _State, vm: str) -> Layout:
         for slot in state.table.slots(vm)
     ]
     buffers = list(dict.fromkeys(slot.region for slot in slots if slot.hva is None and slot.file is None))
-    notes = [hva_assumption(buffers, "as 2M-aligned plus the offset, the recording's convention")] if buffers else []
+    notes = [hva_assumption(buffers, "aligned to 2M plus the offset, as recordings are played")] if buffers else []
     files = {file.name: file for file in (*state.files.values(), *state.maps.values())}
     return Layout(
         source,

@@ -12,10 +12,11 @@ import re
 from dataclasses import dataclass, field, replace
 
 from guestmem.layout.error import LayoutError
-from guestmem.layout.readers.mapping_table import Mapping, MappingTable
-from guestmem.layout.readers.slot_table import SlotTable
-from guestmem.layout.readers.text import lines, number
-from guestmem.layout.value import Assumption, Backing, Layout, Remark, Slot
+from guestmem.layout.placement import DEFAULT_HUGE, DEFAULT_HUGE_ASSUMPTION, THP_ASSUMPTION
+from guestmem.layout.replay import MappingTable, ProcessMapping, SlotTable
+from guestmem.layout.text import lines, number
+from guestmem.layout.value import Backing, Layout, ReaderRemark, Slot
+from guestmem.uapi import IOCTL_NUMBERS
 from guestmem.units import KIB, format_size
 
 __all__ = ("read",)
@@ -29,19 +30,13 @@ _IOC = re.compile(r"_IOC\(([A-Z_|]+), (0x[0-9a-f]+), (0x[0-9a-f]+), (0x[0-9a-f]+
 _STRUCT = re.compile(r"\b(\w++)=([^,{}]+)")
 _FD = re.compile(r"(0x[0-9a-f]+|-?\d+)(?:<(.*)>(?:\(deleted\))?)?")
 
-_SET = 0x4020AE46
-_OPAQUE = {
-    0x40A0AE49: "KVM_SET_USER_MEMORY_REGION2",
-    0x4020AED2: "KVM_SET_MEMORY_ATTRIBUTES",
-    0xC040AED4: "KVM_CREATE_GUEST_MEMFD",
-}
-_NUMBERS = {"KVM_SET_USER_MEMORY_REGION": _SET, **{name: number for number, name in _OPAQUE.items()}}
+_SET = IOCTL_NUMBERS["KVM_SET_USER_MEMORY_REGION"]
+_OPAQUE = {number: name for name, number in IOCTL_NUMBERS.items() if number != _SET}  # not decoded by strace
 _FLAGS = {
     "KVM_MEM_LOG_DIRTY_PAGES": 1, "KVM_MEM_READONLY": 2, "KVM_MEM_GUEST_MEMFD": 4, "MFD_HUGETLB": 4,
     "MAP_SHARED": 0x1, "MAP_PRIVATE": 0x2, "MAP_FIXED": 0x10, "MAP_ANONYMOUS": 0x20, "MAP_HUGETLB": 0x40000,
 }  # fmt: skip
 _HUGE_SHIFT = 26
-_DEFAULT_HUGE = 2 << 20
 _CALLS = ("ioctl", "mmap", "munmap", "memfd_create", "madvise")
 _INSTEAD = (
     "use QEMU's -trace kvm_set_user_memory, or a debugger that stops on ioctl and dumps the structure (gdb-dump format)"
@@ -50,7 +45,7 @@ _INSTEAD = (
 
 @dataclass(slots=True)
 class _Trace:
-    """What is known while the log is read; the first pid's address space stands for all threads."""
+    """What is known while the log is read; the first pid's address space is that of all threads."""
 
     source: str
     table: SlotTable = field(default_factory=SlotTable)
@@ -63,7 +58,7 @@ class _Trace:
 
 
 def read(source: str, data: bytes) -> list[Layout]:
-    """The decoded slots that stand at the end, one layout per VM descriptor, with remarks on what is missing."""
+    """The decoded slots that are left at the end, one layout per VM descriptor, with remarks on what is missing."""
     trace = _Trace(source)
     halves: dict[str, tuple[str, str]] = {}
     for line, text in lines(source, data):
@@ -112,7 +107,7 @@ def _without_comments(text: str) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Arguments at the commas that stand outside of braces, brackets and quotes."""
+    """Arguments at the commas outside of braces, brackets and quotes."""
     parts, depth, quoted, start = [], 0, False, 0
     for index, char in enumerate(text):
         if char == '"':
@@ -138,7 +133,7 @@ def _ioctl(trace: _Trace, line: int, args: list[str], result: str) -> None:
         trace.opaque.append((line, "KVM_SET_USER_MEMORY_REGION"))
     elif command in _OPAQUE:
         trace.opaque.append((line, _OPAQUE[command]))
-        if command == _NUMBERS["KVM_CREATE_GUEST_MEMFD"]:
+        if command == IOCTL_NUMBERS["KVM_CREATE_GUEST_MEMFD"]:
             trace.guest_memfds[_descriptor(result)[0]] = 0
 
 
@@ -153,7 +148,7 @@ def _command(text: str) -> int | None:
             return int(text[:20], 16)
         except ValueError:
             return None
-    return next((_NUMBERS[name] for name in text.split(" or ") if name in _NUMBERS), None)
+    return next((IOCTL_NUMBERS[name] for name in text.split(" or ") if name in IOCTL_NUMBERS), None)
 
 
 def _set(trace: _Trace, line: int, vm: int, fields: dict[str, str]) -> None:
@@ -196,13 +191,13 @@ def _mmap(trace: _Trace, line: int, args: list[str], result: str) -> None:
     if fd in trace.guest_memfds or (path or "").startswith(("anon_inode:[kvm-gmem]", "/[kvm-gmem]")):
         trace.guest_memfds[fd] = max(trace.guest_memfds.get(fd, 0), offset + length)
     name = trace.names.get(fd) or path or (f"fd {fd}" if fd >= 0 else f"anonymous {start:#x}")
-    trace.maps.map(Mapping(start, start + length, name, offset, backing, fd))
+    trace.maps.map(ProcessMapping(start, start + length, name, offset, backing, fd))
 
 
 def _hugetlb(trace: _Trace, flags: int) -> Backing:
     shift = flags >> _HUGE_SHIFT & 63
     trace.huge = trace.huge or shift == 0
-    return Backing("hugetlb", 1 << shift if shift else _DEFAULT_HUGE)
+    return Backing("hugetlb", 1 << shift if shift else DEFAULT_HUGE)
 
 
 def _flags(trace: _Trace, line: int, text: str) -> int:
@@ -235,12 +230,12 @@ def _number(trace: _Trace, line: int, text: str, field: str) -> int:
 
 def _layouts(trace: _Trace) -> list[Layout]:
     remarks = _missing(trace)
-    notes = [Assumption("backing", "host memory with 4K pages may be huge by THP: counts as possible", "--thp never")]
+    notes = [THP_ASSUMPTION]
     if trace.huge and any(slot.backing.kind == "hugetlb" for vm in trace.table.vms() for slot in trace.table.slots(vm)):
-        notes.append(Assumption("backing", "the host's default huge page size taken as 2M", "--backing hugetlb:SIZE"))
+        notes.append(DEFAULT_HUGE_ASSUMPTION)
     vms = [vm for vm in trace.table.vms() if trace.table.slots(vm)]
     if not vms and not remarks:
-        needed = "no memslot stands at the end of the log"
+        needed = "no memslot is left at the end of the log"
         raise LayoutError(trace.source, needed, remedy="start the VMM under strace -f -e trace=ioctl,memfd_create,mmap")
     return [
         Layout(
@@ -258,7 +253,7 @@ def _named(slot: Slot) -> Slot:
     return slot if slot.region else replace(slot, region=f"hva {slot.hva or 0:#x}", offset=0)
 
 
-def _missing(trace: _Trace) -> tuple[Remark, ...]:
+def _missing(trace: _Trace) -> tuple[ReaderRemark, ...]:
     """What strace could not show, in one remark."""
     if not trace.opaque:
         return ()
@@ -270,7 +265,7 @@ def _missing(trace: _Trace) -> tuple[Remark, ...]:
         f"guest_memfd fd {fd}" + (f" is at least {format_size(size)} long" if size else "")
         for fd, size in trace.guest_memfds.items()
     )
-    message = f"strace cannot show these calls, the slots they set are missing: {calls}" + (
+    message = f"strace cannot show these calls, so the slots that they set are missing: {calls}" + (
         f"; {files}" if files else ""
     )
-    return (Remark("slots-missing", "warning", message, _INSTEAD),)
+    return (ReaderRemark("slots-missing", "warning", message, _INSTEAD),)

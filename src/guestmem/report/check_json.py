@@ -7,19 +7,24 @@ with pages of that size *or larger*, so for every level ``levels`` plus the byte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from guestmem.layout.coverage import Coverage, Host, Lost, SlotCoverage, best_possible
+from guestmem.layout.check import Checked
+from guestmem.layout.coverage import Coverage, HostLimits, Lost, SlotCoverage, best_possible
 from guestmem.layout.findings import Finding
 from guestmem.layout.findings.value import Bytes
-from guestmem.report.checked import Checked
 from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 
-__all__ = ("CheckReport", "FleetEntry", "FleetLost", "WorstVm", "check_schema", "report_of", "to_json")
+if TYPE_CHECKING:
+    from guestmem.layout.fleet import FleetSums
+
+__all__ = ("CheckReport", "FleetEntry", "FleetLost", "WorstVm", "check_schema", "fleet_entry", "to_json")
+
+_WORST = 10  # VMs of a fleet that are named
 
 
 class LostEntry(msgspec.Struct):
@@ -48,7 +53,7 @@ class SlotEntry(msgspec.Struct):
     lost: list[LostEntry]
 
 
-class Totals(msgspec.Struct):
+class LayoutTotals(msgspec.Struct):
     """Sums over the slots; best is what the same guest-physical layout could reach with ideal memory and kernel."""
 
     size: int
@@ -87,7 +92,7 @@ class SourceEntry(msgspec.Struct):
     machine: str
     assumptions: list[AssumptionEntry]
     slots: list[SlotEntry]
-    totals: Totals
+    totals: LayoutTotals
     findings: list[FindingEntry]
 
 
@@ -140,14 +145,28 @@ class CheckReport(msgspec.Struct):
     format: str = "guestmem-check/1"
 
 
-def report_of(checked: list[Checked], host: Host, profile: str, fleets: Sequence[FleetEntry] = ()) -> CheckReport:
-    """The report as typed values."""
-    return CheckReport([_source(one) for one in checked], list(fleets), _host(host, profile))
-
-
-def to_json(checked: list[Checked], host: Host, profile: str, fleets: Sequence[FleetEntry] = ()) -> str:
+def to_json(checked: list[Checked], host: HostLimits, profile: str, fleets: Iterable[FleetEntry] = ()) -> str:
     """The report as one JSON document."""
-    return json_text(report_of(checked, host, profile, fleets))
+    return json_text(CheckReport([_source(one) for one in checked], list(fleets), _host(host, profile)))
+
+
+def fleet_entry(sums: FleetSums) -> FleetEntry:
+    """The verdict on a fleet as typed values."""
+    sizes = [format_size(size) for size in sums.host.sizes]
+    return FleetEntry(
+        sums.fleet.source,
+        sums.fleet.format,
+        len(sums.fleet.names),
+        sums.fleet.slots,
+        sums.size,
+        dict(zip(sizes, sums.mapped, strict=True)),
+        [
+            FleetLost(name, reason.value, lost, vms)
+            for level, name in enumerate(sizes)
+            for reason, (lost, vms) in sums.lost(level).items()
+        ],
+        [WorstVm(*one) for one in sums.worst(_WORST)],
+    )
 
 
 def check_schema() -> dict[str, Any]:
@@ -159,7 +178,7 @@ def check_schema() -> dict[str, Any]:
     }
 
 
-def _host(host: Host, profile: str) -> HostEntry:
+def _host(host: HostLimits, profile: str) -> HostEntry:
     return HostEntry(
         profile,
         host.geometry.name,
@@ -202,9 +221,9 @@ def _slot(item: SlotCoverage) -> SlotEntry:
     )
 
 
-def _totals(coverage: Coverage) -> Totals:
+def _totals(coverage: Coverage) -> LayoutTotals:
     sizes = coverage.host.sizes
-    return Totals(
+    return LayoutTotals(
         coverage.size,
         _by_level(sizes, coverage.mapped),
         _by_level(sizes, coverage.leaves),

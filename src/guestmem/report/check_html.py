@@ -11,10 +11,9 @@ from typing import Any
 import jinja2
 
 from guestmem.layout.bound import RuleVerdict, judge
+from guestmem.layout.check import Checked
 from guestmem.layout.coverage import Coverage, SlotCoverage
 from guestmem.layout.reasons import Reason
-from guestmem.layout.regions import name_of
-from guestmem.report.checked import Checked
 from guestmem.report.picture import Run, best_runs
 from guestmem.report.words import gain_text, leaves_text, size_text
 from guestmem.units import format_size
@@ -73,13 +72,13 @@ def _source(one: Checked) -> dict[str, Any]:
 def _run(coverage: Coverage, run: Run, top: int) -> dict[str, str]:
     item = coverage.slots[run.slot]
     why = [
-        f"not by {format_size(size)}: {reason.text}"
+        f"not with {format_size(size)} pages: {reason.text}"
         for size, segments in zip(item.sizes, item.segments, strict=True)
         for reason in [_reason_at(segments, run.start)]
         if reason is not None
     ]
-    by = f"by {format_size(item.sizes[run.level])}" if run.level >= 0 else "cannot be mapped"
-    where = f"{name_of(item.slot)} {run.start:#x}-{run.end:#x} ({size_text(run.end - run.start)})"
+    by = f"with {format_size(item.sizes[run.level])} pages" if run.level >= 0 else "cannot be mapped"
+    where = f"{item.slot.name} {run.start:#x}-{run.end:#x} ({size_text(run.end - run.start)})"
     return {
         "kind": _kind(run.level),
         "x": f"{run.start * _WIDTH / top:.6g}",
@@ -131,7 +130,7 @@ def _parts(item: SlotCoverage) -> list[dict[str, str]]:
 
 
 def _part(item: SlotCoverage, level: int, size: int, why: str) -> dict[str, str]:
-    by = f"by {format_size(item.sizes[level])}" if level >= 0 else "not mapped"
+    by = f"with {format_size(item.sizes[level])} pages" if level >= 0 else "not mapped"
     share = size / item.slot.size if item.slot.size else 0
     return {"kind": _kind(level), "share": f"{share:.6g}", "title": f"{size_text(size)} {by}{why}"}
 
@@ -142,7 +141,7 @@ def _rules(coverage: Coverage) -> dict[str, Any]:
     if not verdicts.layout.slots:
         return {"rules": []}
     best = ", ".join(
-        f"{size_text(size)} by {format_size(page)}"
+        f"{size_text(size)} with {format_size(page)} pages"
         for page, size in zip(geometry.page_sizes[1:], verdicts.best[1:], strict=True)
     )
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guestmem.report.write import write_text
+from guestmem.report.file import write_text
 
 
 def test_a_report_replaces_the_old_one_and_keeps_its_mode(tmp_path: Path) -> None:

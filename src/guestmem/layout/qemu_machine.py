@@ -16,14 +16,14 @@ from guestmem.layout.value import Backing, Slot
 from guestmem.uapi import KVM_MEM_READONLY
 from guestmem.units import GIB, KIB, align_up
 
-__all__ = ("Device", "Machine", "Ram", "below_4g", "machine_slots", "parse_machine", "place_devices")
+__all__ = ("Device", "QemuMachine", "Ram", "below_4g", "machine_slots", "parse_machine", "place_devices")
 
 _FOUR_G = 4 * GIB
 _MACHINE = re.compile(r"(pc-q35|pc-i440fx|pc|q35|microvm)(?:-(\d{1,3})\.(\d{1,3}))?(?:\D.*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class QemuMachine:
     """A QEMU machine type: family "pc", "q35" or "microvm"; version (0, 0) where the name is an alias."""
 
     family: str
@@ -53,20 +53,20 @@ class Device:
     gpa: int | None = None
 
 
-def parse_machine(name: str) -> Machine | None:
+def parse_machine(name: str) -> QemuMachine | None:
     """The family and version in a machine type's name; None for one that is not modelled here.
 
     >>> parse_machine("pc-q35-10.0")
-    Machine(family='q35', version=(10, 0))
+    QemuMachine(family='q35', version=(10, 0))
     """
     match = _MACHINE.fullmatch(name)
     if match is None:
         return None
     family = {"pc-q35": "q35", "pc-i440fx": "pc"}.get(match[1], match[1])
-    return Machine(family, (int(match[2]), int(match[3])) if match[2] else (0, 0))
+    return QemuMachine(family, (int(match[2]), int(match[3])) if match[2] else (0, 0))
 
 
-def below_4g(machine: Machine, size: int) -> int:
+def below_4g(machine: QemuMachine, size: int) -> int:
     """Bytes of ``size`` bytes of RAM that lie below 4G."""
     if machine.family == "q35":
         return size if size < 0xB000_0000 else 0x8000_0000
@@ -77,7 +77,7 @@ def below_4g(machine: Machine, size: int) -> int:
     return 0xE000_0000 if machine.older_than(2, 0) else 0xC000_0000
 
 
-def machine_slots(machine: Machine, nodes: Sequence[Ram], *, vga: bool) -> list[Slot]:
+def machine_slots(machine: QemuMachine, nodes: Sequence[Ram], *, vga: bool) -> list[Slot]:
     """The memslots before firmware runs: RAM cut at the split and in the first megabyte, and the ROM pieces."""
     low = below_4g(machine, sum(node.size for node in nodes))
     slots = [slot for piece in _ram_pieces(nodes, low) for slot in _cut_low(piece, machine, vga)]
@@ -122,7 +122,7 @@ def _ram_pieces(nodes: Sequence[Ram], low: int) -> list[Slot]:
     return pieces
 
 
-def _cut_low(piece: Slot, machine: Machine, vga: bool) -> list[Slot]:
+def _cut_low(piece: Slot, machine: QemuMachine, vga: bool) -> list[Slot]:
     """Take the holes of the first megabyte out of a piece of RAM."""
     without_vga = 0xF0000 if machine.family == "microvm" else 0xC0000
     hole = (0xA0000 if vga and machine.family != "microvm" else without_vga, 0x100000)

@@ -1,4 +1,4 @@
-"""The SARIF 2.1.0 form of ``guestmem check``, which code review tools show beside the file.
+"""The SARIF 2.1.0 form of ``guestmem check``, which code review tools show at the file.
 
 One result per finding with its remedy; the location is the source file, the logical locations are the slots.
 """
@@ -9,9 +9,8 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+from guestmem.layout.check import Checked
 from guestmem.layout.findings import IDS, Finding
-from guestmem.layout.regions import name_of
-from guestmem.report.checked import Checked
 from guestmem.report.json_text import json_text
 from guestmem.units import format_size
 from guestmem.version import __version__
@@ -44,7 +43,7 @@ def _result(one: Checked, finding: Finding) -> dict[str, Any]:
     location: dict[str, Any] = {"physicalLocation": place}
     if slots:
         location["logicalLocations"] = [
-            {"name": name_of(slot), "fullyQualifiedName": f"{slot.gpa:#x}-{slot.end:#x}", "kind": "memslot"}
+            {"name": slot.name, "fullyQualifiedName": f"{slot.gpa:#x}-{slot.end:#x}", "kind": "memslot"}
             for slot in slots
         ]
     return {

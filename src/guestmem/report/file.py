@@ -1,6 +1,6 @@
-"""Reports on disk: written beside their place, then renamed, so that nobody ever reads half of one.
+"""Reports on disk: written next to their place, then renamed, so that nobody ever reads half of one.
 
-What is no regular file (/dev/stdout, a pipe) cannot be replaced and is written as it is.
+What is not a regular file (/dev/stdout, a pipe) cannot be replaced and is written as it is.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _replace(target: Path, data: bytes) -> None:
-    beside = target.with_name(f".guestmem-{secrets.token_hex(8)}")
+    new = target.with_name(f".guestmem-{secrets.token_hex(8)}")
     try:
-        with beside.open("xb") as file:
+        with new.open("xb") as file:
             file.write(data)
             if target.exists():
                 os.fchmod(file.fileno(), target.stat().st_mode & 0o7777)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(target)
+        new.replace(target)
     except BaseException:
         with suppress(OSError):
-            beside.unlink()
+            new.unlink()
         raise

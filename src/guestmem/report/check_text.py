@@ -9,15 +9,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from guestmem.layout.check import Checked
 from guestmem.layout.coverage import Coverage, SlotCoverage, best_possible
 from guestmem.layout.findings import Finding
-from guestmem.report.checked import Checked
+from guestmem.report.console import columns, print_stripped
 from guestmem.report.picture import cells, windows
 from guestmem.report.words import gain_text, leaves_text, lost_text, percent, size_text
-from guestmem.text import safe
+from guestmem.text import counted, safe
 from guestmem.units import format_size
 
-__all__ = ("console", "print_checked", "print_stripped")
+__all__ = ("print_checked",)
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 # One character and colour per level, the base page first: shade grows with the page size.
@@ -26,30 +27,18 @@ _PLAIN_SHADES = ".+##"
 _UNMAPPED = "!"
 
 
-def console(*, plain_width: int = 120) -> Console:
-    """Standard output; a pipe gets lines of ``plain_width`` and no colour."""
-    out = Console(highlight=False, soft_wrap=False)
-    return out if out.is_terminal else Console(highlight=False, width=plain_width)
-
-
 def print_checked(out: Console, checked: list[Checked], *, rows: int, title: str) -> None:
     """Print the answer for every layout; at most ``rows`` slots and as many findings of each (0: all)."""
     for one in checked:
         print_stripped(out, _report(one, rows, title, out))
 
 
-def print_stripped(out: Console, what: RenderableType) -> None:
-    """Print without the blanks that tables and padding leave at the ends of lines."""
-    with out.capture() as capture:
-        out.print(what)
-    for line in capture.get().splitlines():
-        out.file.write(line.rstrip(" ") + "\n")
-
-
 def _report(one: Checked, rows: int, title: str, out: Console) -> RenderableType:
     layout = one.layout
     what = layout.machine or layout.format
-    head = Text.assemble((safe(layout.source), "bold"), f"  {safe(what)}, {len(layout.slots)} slots, ", title)
+    head = Text.assemble(
+        (safe(layout.source), "bold"), f"  {safe(what)}, {counted(len(layout.slots), 'slot')}, ", title
+    )
     parts: list[RenderableType] = [head]
     if layout.slots:
         parts += [Padding(_table(one.coverage, rows), (1, 0, 0, 2)), Padding(_summary(one.coverage), (1, 0, 0, 2))]
@@ -61,13 +50,10 @@ def _report(one: Checked, rows: int, title: str, out: Console) -> RenderableType
 
 
 def _table(coverage: Coverage, rows: int) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("GPA", "size", "region", "HVA"):
-        table.add_column(name, justify="right" if name in ("GPA", "size") else "left", no_wrap=True)
-    sizes = coverage.host.sizes[1:]
-    for size in sizes:
-        table.add_column(f"by {format_size(size)}", justify="right", no_wrap=True)
-    table.add_column(f"not by {format_size(sizes[0])} because" if sizes else "", overflow="fold")
+    sizes = [format_size(size) for size in coverage.host.sizes[1:]]
+    levels = [f"with {size}" for size in sizes]
+    table = columns("GPA", "size", "region", "HVA", *levels, right=("GPA", "size", *levels))
+    table.add_column(f"why not {sizes[0]}" if sizes else "", overflow="fold")
     shown = coverage.slots[:rows] if rows else coverage.slots
     for item in shown:
         table.add_row(*(Text(safe(cell)) for cell in _row(coverage, item)))
@@ -90,13 +76,17 @@ def _summary(coverage: Coverage) -> Text:
     """Totals by level, with what is lost and what the same layout could reach."""
     sizes, size = coverage.host.sizes, coverage.size
     best = best_possible(coverage)
-    leaves = f"at least {leaves_text(sizes, coverage.leaves)} leaves" if any(coverage.leaves) else "nothing mapped"
+    leaves = (
+        f"in at least {leaves_text(sizes, coverage.leaves)} leaves" if any(coverage.leaves) else "nothing can be mapped"
+    )
     lines = [f"total {size_text(size)}, {leaves}"]
     for level in range(1, len(sizes)):
         mapped = coverage.mapped[level]
-        line = f"by {format_size(sizes[level])}: {size_text(mapped)} of {size_text(size)} ({percent(mapped, size)})"
+        line = (
+            f"with {format_size(sizes[level])} pages: {size_text(mapped)} of {size_text(size)}, {percent(mapped, size)}"
+        )
         if best[level] > mapped:
-            line += f", at best {size_text(best[level])}"
+            line += f" (at best {size_text(best[level])})"
         lost = lost_text(coverage.lost, sizes[level])
         lines.append(f"{line}; lost: {lost}" if lost else line)
     return Text("\n".join(lines))
@@ -114,7 +104,7 @@ def _picture(coverage: Coverage, out: Console) -> Text:
     legend = [*enumerate(coverage.host.sizes), (None, 0)]
     for level, size in legend:
         text.append(*_cell(level, plain))
-        text.append(f" by {format_size(size)}  " if size else " no slot")
+        text.append(f" {format_size(size)} pages  " if size else " no slot")
     return text
 
 
@@ -128,7 +118,7 @@ def _cell(level: int | None, plain: bool) -> tuple[str, str]:
 
 
 def _assumptions(one: Checked) -> Text:
-    lines = ["assumed, because the source does not tell:"]
+    lines = ["assumed, because the source does not say:"]
     lines += [f"  {safe(note.text)}" + f" [{note.option}]" * bool(note.option) for note in one.layout.assumptions]
     return Text("\n".join(lines), style="dim")
 
@@ -136,8 +126,7 @@ def _assumptions(one: Checked) -> Text:
 def _findings(one: Checked, rows: int) -> RenderableType:
     if not one.findings:
         return Text("no findings", style="green")
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
+    table = columns("", header=False)
     table.add_column(overflow="fold")
     shown = one.findings[:rows] if rows else one.findings  # the most severe come first
     for finding in shown:
@@ -151,7 +140,7 @@ def _findings(one: Checked, rows: int) -> RenderableType:
 
 def _finding(finding: Finding) -> Text:
     text = Text.assemble(
-        (finding.id, "bold"), f": {safe(finding.message)}\n", ("change: ", "green"), safe(finding.remedy)
+        (finding.id, "bold"), f": {safe(finding.message)}\n", ("remedy: ", "green"), safe(finding.remedy)
     )
     if finding.gain:
         text.append(f" (gains {gain_text(finding.gain)})")

@@ -1,6 +1,6 @@
 """Lines and numbers of foreign text, bounded: the only way a reader takes a file apart.
 
-A line longer than MAX_LINE is no line of any format here, so it is refused instead of matched against a pattern.
+A line longer than MAX_LINE cannot be a line of any format here, so it is refused instead of matched against a pattern.
 Numbers are 0 to 2**64 - 1; a range that would pass 2**64 is refused where it is read.
 """
 
@@ -23,7 +23,7 @@ _PATH = re.compile(r" - at `(?:key in )?([^`]*)`")
 
 
 def lines(source: str, data: bytes) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers from 1, without CR or LF; bytes that are no UTF-8 become replacement characters."""
+    """Lines with their numbers from 1, without CR or LF; bytes that are not UTF-8 become replacement characters."""
     start, line = 0, 0
     while start < len(data):
         line += 1

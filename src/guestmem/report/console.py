@@ -1,0 +1,30 @@
+"""The terminal that text is written to."""
+
+from __future__ import annotations
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+__all__ = ("columns", "console", "print_stripped")
+
+
+def console(*, plain_width: int = 120) -> Console:
+    """Standard output; a pipe gets lines of ``plain_width`` and no colour."""
+    out = Console(highlight=False, soft_wrap=False)
+    return out if out.is_terminal else Console(highlight=False, width=plain_width)
+
+
+def print_stripped(out: Console, what: RenderableType) -> None:
+    """Print without the blanks that tables and padding leave at the ends of lines."""
+    with out.capture() as capture:
+        out.print(what)
+    for line in capture.get().splitlines():
+        out.file.write(line.rstrip(" ") + "\n")
+
+
+def columns(*names: str, right: tuple[str, ...] = (), header: bool = True) -> Table:
+    """A table without lines, with these columns; those in ``right`` are numbers."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=header)
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    return table
