@@ -9,7 +9,7 @@ import pytest
 from guestmem.exec import statistics
 from guestmem.exec.vcpu import cpuid
 from guestmem.exec.vcpu.deliver import Frame, deliver
-from guestmem.exec.vcpu.state import CPUID_ENTRY, State
+from guestmem.exec.vcpu.state import CPUID_ENTRY, CpuState
 from guestmem.exec.vcpu.stops import Access, GuestException, Internal, NoMemory, Shutdown
 from guestmem.exec.vcpu.walk import Control, walk
 
@@ -158,14 +158,14 @@ def test_an_idt_that_is_mmio_is_an_internal_error_which_names_the_address() -> N
 
 
 def test_a_vcpu_starts_at_the_reset_vector_outside_long_mode() -> None:
-    state = State(0)
+    state = CpuState(0)
 
     assert state.base(0) + state.general[16] == 0xFFFFFFF0
     assert not state.is_long_mode
 
 
 def test_every_supported_leaf_can_be_set_and_is_what_cpuid_answers() -> None:
-    state = State(0)
+    state = CpuState(0)
     state.set_cpuid(cpuid.supported(40))
 
     assert len(state.cpuid) % CPUID_ENTRY.size == 0

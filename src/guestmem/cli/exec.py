@@ -11,7 +11,7 @@ import typer
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
-    from guestmem.exec import Listener, Unserved
+    from guestmem.exec import OperationListener, Unserved
     from guestmem.exec.recording import Recording
     from guestmem.exec.refusals import Refusal
     from guestmem.model.profiles import Profile
@@ -71,8 +71,8 @@ def exec_(
     chosen = profile_named(profile)
     recording = _recording(record, shlex.join(command), chosen) if record else None
 
-    def listeners(group: int) -> list[Listener]:
-        heard: list[Listener] = [] if recording is None else [recording.spool(group)]
+    def listeners(group: int) -> list[OperationListener]:
+        heard: list[OperationListener] = [] if recording is None else [recording.spool(group)]
         return [*heard, _refusals(group, chosen, tell)] if explain else heard
 
     options = Options(
@@ -101,7 +101,7 @@ def _recording(path: Path, title: str, profile: Profile) -> Recording:
     return Recording(path, title, profile, DEFAULT)
 
 
-def _refusals(process: int, profile: Profile, tell: Callable[[Refusal], None]) -> Listener:
+def _refusals(process: int, profile: Profile, tell: Callable[[Refusal], None]) -> OperationListener:
     from guestmem.exec.refusals import Refusals
 
     return Refusals(process, profile, tell)

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from guestmem.exec.hearing import Listener, Region
-from guestmem.exec.listener import Listener as Notifications
+from guestmem.exec.hearing import HostRegion, OperationListener
+from guestmem.exec.listener import Listener
 from guestmem.exec.program import start
 from guestmem.exec.spaces import Calls
 from guestmem.exec.supervisor import Supervisor, Totals, Unserved
@@ -22,7 +22,7 @@ from guestmem.model.process import Process
 from guestmem.model.profiles import V7_2, Profile
 from guestmem.rules import DEFAULT, Rule
 
-__all__ = ("Listener", "Options", "Report", "Totals", "Unserved", "run")
+__all__ = ("OperationListener", "Options", "Report", "Totals", "Unserved", "run")
 
 _SWITCH_S = 0.0005  # between threads of the supervisor: a vCPU's must not keep the program's calls waiting
 
@@ -39,7 +39,7 @@ class Options:
     rule: Rule = DEFAULT
     page_size: int = 0
     strict: bool = False
-    listeners: Callable[[int], Sequence[Listener]] = lambda group: ()
+    listeners: Callable[[int], Sequence[OperationListener]] = lambda group: ()
     on_unserved: Callable[[Unserved], None] = lambda unserved: None
 
 
@@ -67,7 +67,7 @@ def run(command: Sequence[str], options: Options | None = None) -> Report:
 
         from guestmem.exec.recorder import Recorder
 
-        def region(address: int, size: int) -> Region | None:
+        def region(address: int, size: int) -> HostRegion | None:
             return supervisor.region(group, address, size)
 
         return process, Recorder(f"process-{group}", process, region, listeners)
@@ -78,7 +78,7 @@ def run(command: Sequence[str], options: Options | None = None) -> Report:
             program.kill()
 
     supervisor = Supervisor(
-        Notifications(program.listener), new_process, page_size=options.page_size, on_unserved=on_unserved
+        Listener(program.listener), new_process, page_size=options.page_size, on_unserved=on_unserved
     )
     threading.Thread(target=supervisor.turns.tick, name="ticker", daemon=True).start()
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guestmem.exec import syscalls as nr
-from guestmem.uapi import MAP_ANONYMOUS, MAP_FIXED
+from guestmem.uapi import KVMIO, MAP_ANONYMOUS, MAP_FIXED
 
 __all__ = ("ALLOW", "INJECTED", "NOTIFY", "Data", "program", "run")
 
@@ -19,7 +19,6 @@ ALLOW: Final = 0x7FFF0000
 NOTIFY: Final = 0x7FC00000
 INJECTED: Final = 0x9E57  # upper half of mmap's flags, which the kernel ignores: a call that the supervisor had made
 _AUDIT_ARCH_X86_64: Final = 0xC000003E
-_KVMIO: Final = 0xAE00
 _AT_EMPTY_PATH: Final = 0x1000
 _STDERR: Final = 2
 
@@ -96,7 +95,7 @@ def _instructions() -> list[Instruction]:
     ]
     code += _if_number(
         nr.IOCTL,
-        [(_LOAD, 0, 0, _argument(1)), (_AND, 0, 0, 0xFF00), (_EQUAL, 0, 1, _KVMIO), asked, allowed],
+        [(_LOAD, 0, 0, _argument(1)), (_AND, 0, 0, 0xFF00), (_EQUAL, 0, 1, KVMIO << 8), asked, allowed],
     )
     code += _if_number(
         nr.MMAP,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from guestmem.exec.guestmemory import GuestMemory
 from guestmem.exec.standins import StandIn
 from guestmem.exec.vcpu.run import VirtualCpu
-from guestmem.exec.windows import File, punch
+from guestmem.exec.windows import MappedFile, punch
 from guestmem.model.vm import GuestMemfd, Vm
 from guestmem.runmap import RunMap
 
@@ -121,8 +121,8 @@ class FileObject(Emulated):
     """A guest_memfd. ``contents`` holds its bytes; the stand-in is the same file only if the program may map them."""
 
     file: GuestMemfd
-    contents: File
-    files: dict[GuestMemfd, File]
+    contents: MappedFile
+    files: dict[GuestMemfd, MappedFile]
 
     @property
     def kind(self) -> str:

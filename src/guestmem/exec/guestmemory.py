@@ -14,7 +14,7 @@ from typing import Final
 
 from guestmem.errors import HostSignal
 from guestmem.exec.vcpu.stops import Access, NoMemory
-from guestmem.exec.windows import File, ProgramFile
+from guestmem.exec.windows import MappedFile, ProgramFile
 from guestmem.model.files import Source
 from guestmem.model.vcpu import Vcpu
 from guestmem.model.vm import GuestMemfd, Vm
@@ -51,7 +51,7 @@ class Counts:
 class GuestMemory:
     """The frames of one VM. ``files`` knows where the bytes of a guest_memfd are."""
 
-    def __init__(self, vm: Vm, files: Mapping[GuestMemfd, File]) -> None:
+    def __init__(self, vm: Vm, files: Mapping[GuestMemfd, MappedFile]) -> None:
         self.vm = vm
         self.counts = Counts()
         self._files = files
@@ -117,7 +117,7 @@ class GuestMemory:
             self._pages[gfn] = page
         return page
 
-    def _file_of(self, source: Source) -> File:
+    def _file_of(self, source: Source) -> MappedFile:
         if isinstance(source, GuestMemfd):
             return self._files[source]
         assert isinstance(source, ProgramFile), f"bug in guestmem: {source!r} holds no bytes"

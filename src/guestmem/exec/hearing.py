@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from guestmem.recordings.operation import Operation
 
-__all__ = ("Listener", "Region", "Regions")
+__all__ = ("OperationListener", "HostRegion", "Regions")
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class HostRegion:
     """Memory of the program, [start, end); fd: the guest_memfd that it maps from offset on, -1 for any other memory."""
 
     start: int
@@ -22,10 +22,10 @@ class Region:
     offset: int = 0
 
 
-Regions = Callable[[int, int], Region | None]  # what is at an address; as long as it can be, for so many bytes
+Regions = Callable[[int, int], HostRegion | None]  # what is at an address; as long as it can be, for so many bytes
 
 
-class Listener(Protocol):
+class OperationListener(Protocol):
     """Sees every operation once it was run."""
 
     def __call__(self, operation: Operation, check: str, reason: str) -> None:

@@ -17,24 +17,23 @@ from typing import Final, NamedTuple
 from guestmem.exec import bpf, peer
 from guestmem.exec import syscalls as nr
 from guestmem.exec.injection import Stopped
-from guestmem.exec.listener import Call, Listener
+from guestmem.exec.listener import Listener, ProgramCall
 from guestmem.exec.standins import number_in
 from guestmem.exec.windows import ProgramFile, punch
+from guestmem.harness import PAGE_SIZE
 from guestmem.model.hostmem import AddressSpace, Vma
 from guestmem.model.vm import GuestMemfd
-from guestmem.uapi import MAP_FIXED, MAP_SHARED
+from guestmem.uapi import MAP_FIXED, MAP_NORESERVE, MAP_SHARED
 from guestmem.units import align_up
 
-__all__ = ("HostMemory", "Range")
+__all__ = ("HostMemory", "PrivateRange")
 
 _USER_SPACE: Final = 1 << 47
 _COPY: Final = 1 << 20
-_MAP_NORESERVE: Final = 0x4000
-_PAGE: Final = 4096
 _KEPT_FILES: Final = 64
 
 
-class Range(NamedTuple):
+class PrivateRange(NamedTuple):
     """Private memory to be replaced: addresses, protection, and whether absent pages are a file's rather than zero."""
 
     start: int
@@ -61,9 +60,9 @@ class HostMemory:
         """Whether the model knows what is at all of these addresses."""
         return next(self._host.vmas.gaps(start, end), None) is None
 
-    def learn(self, tid: int, ranges: list[tuple[int, int]]) -> list[Range]:
+    def learn(self, tid: int, ranges: list[tuple[int, int]]) -> list[PrivateRange]:
         """Take over what is shared already; what of the ranges is private memory, to be replaced."""
-        private: list[Range] = []
+        private: list[PrivateRange] = []
         for mapping in peer.mappings(tid):
             for start, end in ranges:
                 first, last = max(start, mapping.start), min(end, mapping.end)
@@ -72,7 +71,7 @@ class HostMemory:
                         self._learn(tid, mapping, gap_start, gap_end, private)
         return private
 
-    def replace(self, call: Call, listener: Listener, ranges: list[Range]) -> None:
+    def replace(self, call: ProgramCall, listener: Listener, ranges: list[PrivateRange]) -> None:
         """Make private ranges shared by calls of the waiting thread, which then repeats its own call; Gone."""
         file = self._replaced
         if file is None:
@@ -86,7 +85,7 @@ class HostMemory:
                 for first, last in [(start, end)] if of_file else peer.present(call.tid, start, end):
                     for at in range(first, last, _COPY):
                         os.pwrite(file.fd, peer.fetch(call.tid, at, min(_COPY, last - at)), at)
-                flags = MAP_SHARED | MAP_FIXED | _MAP_NORESERVE | bpf.INJECTED << 32
+                flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE | bpf.INJECTED << 32
                 if program.call(nr.MMAP, start, end - start, prot, flags, theirs, start) == start:
                     self._host.place(start, end, Vma(file, 0, prot, shared=True))
             program.call(nr.CLOSE, theirs)
@@ -109,31 +108,31 @@ class HostMemory:
 
     def unmap(self, start: int, length: int) -> None:
         """munmap, or a mapping put over the range."""
-        end = start + align_up(length, _PAGE)
+        end = start + align_up(length, PAGE_SIZE)
         for first, last, vma in list(self._host.vmas.runs(start, end)):
             self._host.unmap(first, last)
             self._drop(vma, first, last)
 
     def forget(self, start: int, length: int) -> None:
         """The range moves elsewhere: guests lose it, its pages stay."""
-        for first, last, _ in list(self._host.vmas.runs(start, start + align_up(length, _PAGE))):
+        for first, last, _ in list(self._host.vmas.runs(start, start + align_up(length, PAGE_SIZE))):
             self._host.unmap(first, last)
 
     def is_replaced(self, start: int, length: int) -> bool:
         """Whether some of the range was private memory that was made shared."""
-        end = start + align_up(length, _PAGE)
+        end = start + align_up(length, PAGE_SIZE)
         sources = (vma.source for _, _, vma in self._host.vmas.runs(start, end))
         return any(isinstance(source, ProgramFile) and source.private for source in sources)
 
     def protect(self, start: int, length: int, prot: int) -> None:
         """mprotect."""
-        for first, last, vma in list(self._host.vmas.runs(start, start + align_up(length, _PAGE))):
+        for first, last, vma in list(self._host.vmas.runs(start, start + align_up(length, PAGE_SIZE))):
             self._host.invalidate(first, last)
             self._host.place(first, last, replace(vma, prot=prot))
 
     def drop_pages(self, start: int, length: int) -> None:
         """MADV_DONTNEED: what was private memory is zero afterwards."""
-        for first, last, vma in list(self._host.vmas.runs(start, start + align_up(length, _PAGE))):
+        for first, last, vma in list(self._host.vmas.runs(start, start + align_up(length, PAGE_SIZE))):
             self._host.dont_need(first, last, shared=vma.shared)
             self._drop(vma, first, last)
 
@@ -150,7 +149,7 @@ class HostMemory:
 
     def learn_guest_mappings(self, tid: int, start: int, length: int) -> bool:
         """Take over mappings of guest_memfds in the range, for advice on them; whether there are any."""
-        end = start + align_up(length, _PAGE)
+        end = start + align_up(length, PAGE_SIZE)
         if self._guest_files:
             for mapping in peer.mappings(tid):
                 first, last = max(start, mapping.start), min(end, mapping.end)
@@ -161,16 +160,16 @@ class HostMemory:
 
     # -- private -----------------------------------------------------------------------------------------------------
 
-    def _learn(self, tid: int, mapping: peer.Mapping, start: int, end: int, private: list[Range]) -> None:
+    def _learn(self, tid: int, mapping: peer.ProgramMapping, start: int, end: int, private: list[PrivateRange]) -> None:
         if not mapping.shared:
-            private.append(Range(start, end, mapping.prot, mapping.inode != 0))
+            private.append(PrivateRange(start, end, mapping.prot, mapping.inode != 0))
             return
         source = self._source(tid, mapping)
         if source is not None:
             delta = mapping.start - mapping.offset
             self._host.place(start, end, Vma(source, delta, mapping.prot, shared=True))
 
-    def _source(self, tid: int, mapping: peer.Mapping) -> ProgramFile | GuestMemfd | None:
+    def _source(self, tid: int, mapping: peer.ProgramMapping) -> ProgramFile | GuestMemfd | None:
         number = number_in(mapping.path)
         if number is not None:
             return self._guest_files.get(number)

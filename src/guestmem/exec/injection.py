@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from guestmem.exec import system
-from guestmem.exec.listener import Call
+from guestmem.exec.listener import ProgramCall
 from guestmem.exec.system import Registers
 
 __all__ = ("Stopped",)
@@ -37,7 +37,7 @@ class Stopped:
     Made and used in one thread: the kernel knows the tracer by its thread.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: ProgramCall) -> None:
         self._tid = call.tid
         self._number = call.number
         self._instruction = call.after - _INSTRUCTION

@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ("Call", "Gone", "Listener")
+__all__ = ("ProgramCall", "Gone", "Listener")
 
 
 def _number(minor: int, size: int, direction: int) -> int:
@@ -37,7 +37,7 @@ class Gone(Exception):
 
 
 @dataclass(slots=True)
-class Call:
+class ProgramCall:
     """One system call that waits for its answer."""
 
     id: int
@@ -56,7 +56,7 @@ class Listener:
         with contextlib.suppress(OSError):  # an older kernel: only slower
             fcntl.ioctl(fd, _SET_FLAGS, _SYNC_WAKE_UP)
 
-    def receive(self) -> Call | None:
+    def receive(self) -> ProgramCall | None:
         """The next call; None if it was gone before it could be read."""
         request = self._request
         request[:] = _EMPTY
@@ -67,7 +67,7 @@ class Listener:
                 return None
             raise
         id, tid, _, number, _, after, *arguments = _NOTIFICATION.unpack(request)
-        return Call(id, tid, number, after, tuple(arguments))
+        return ProgramCall(id, tid, number, after, tuple(arguments))
 
     def is_waiting(self, id: int) -> bool:
         """Whether the call still waits."""

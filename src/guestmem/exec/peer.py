@@ -17,18 +17,18 @@ from typing import Final
 
 from guestmem.errors import KvmError
 from guestmem.exec import system
+from guestmem.harness import PAGE_SIZE
 from guestmem.uapi import PROT_EXEC, PROT_READ, PROT_WRITE
 
-__all__ = ("Mapping", "fetch", "fetch_path", "group_of", "link", "mappings", "present", "store")
+__all__ = ("ProgramMapping", "fetch", "fetch_path", "group_of", "link", "mappings", "present", "store")
 
-_PAGE: Final = 4096
 _PAGEMAP_SCAN: Final = 0xC0606610  # linux/fs.h, since 6.7
 _PRESENT_OR_SWAPPED: Final = 8 | 16  # PAGE_IS_PRESENT, PAGE_IS_SWAPPED
 _SCAN_RUNS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class ProgramMapping:
     """One line of /proc/PID/maps: [start, end) shows its file from offset on; inode 0 for anonymous memory."""
 
     start: int
@@ -59,8 +59,8 @@ def store(tid: int, address: int, data: bytes) -> None:
 def fetch_path(tid: int, address: int) -> bytes:
     """A path of at most PATH_MAX bytes; b"" where it cannot be read, which the kernel will say itself."""
     found = b""
-    while len(found) < _PAGE:
-        size = min(256, _PAGE - address % _PAGE)
+    while len(found) < PAGE_SIZE:
+        size = min(256, PAGE_SIZE - address % PAGE_SIZE)
         try:
             found += system.read_memory(tid, address, size)
         except OSError:
@@ -89,7 +89,7 @@ def group_of(tid: int) -> int:
     return int(status.partition("\nTgid:")[2].split(None, 1)[0])
 
 
-def mappings(tid: int) -> Iterator[Mapping]:
+def mappings(tid: int) -> Iterator[ProgramMapping]:
     """The program's mappings, ascending; ProcessLookupError."""
     try:
         text = Path(f"/proc/{tid}/maps").read_text()
@@ -101,7 +101,9 @@ def mappings(tid: int) -> Iterator[Mapping]:
         access = words[1]
         prot = PROT_READ * (access[0] == "r") | PROT_WRITE * (access[1] == "w") | PROT_EXEC * (access[2] == "x")
         path = words[5] if len(words) > 5 else ""
-        yield Mapping(int(start, 16), int(end, 16), prot, access[3] == "s", int(words[2], 16), int(words[4]), path)
+        yield ProgramMapping(
+            int(start, 16), int(end, 16), prot, access[3] == "s", int(words[2], 16), int(words[4]), path
+        )
 
 
 def present(tid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -137,12 +139,12 @@ def _scan(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 def _read_pagemap(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Entry by entry: bit 63 is present, bit 62 swapped."""
     chunk = 1 << 16
-    for first in range(start // _PAGE, end // _PAGE, chunk):
-        count = min(chunk, end // _PAGE - first)
+    for first in range(start // PAGE_SIZE, end // PAGE_SIZE, chunk):
+        count = min(chunk, end // PAGE_SIZE - first)
         entries = os.pread(fd, 8 * count, 8 * first)
         for index, (entry,) in enumerate(struct.iter_unpack("<Q", entries)):
             if entry >> 62:
-                yield (first + index) * _PAGE, (first + index + 1) * _PAGE
+                yield (first + index) * PAGE_SIZE, (first + index + 1) * PAGE_SIZE
 
 
 def _fault(error: OSError, address: int) -> Exception:

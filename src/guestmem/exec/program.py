@@ -15,7 +15,7 @@ from guestmem.exec import bpf, system
 
 __all__ = ("Program", "exit_status", "start")
 
-_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # what a shell answers
+_NO_PROGRAM, _NO_PERMISSION = 127, 126  # what a shell answers
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _OF_THE_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT)  # the program gets them too, and decides
 
@@ -87,12 +87,12 @@ def _become(command: Sequence[str], filter: bytes, link: socket.socket, parent: 
     try:
         system.die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
-            os._exit(_NOT_FOUND)
+            os._exit(_NO_PROGRAM)
         try:
             listener = system.install_filter(filter)
         except OSError as refused:
             link.send((refused.strerror or "refused").encode())
-            os._exit(_NOT_FOUND)
+            os._exit(_NO_PROGRAM)
         socket.send_fds(link, [b"listener"], [listener])
         os.close(listener)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it
@@ -100,6 +100,6 @@ def _become(command: Sequence[str], filter: bytes, link: socket.socket, parent: 
             os.execvp(command[0], list(command))
         except OSError as error:
             os.write(2, f"guestmem: {command[0]}: {error.strerror}\n".encode())
-            os._exit(_NOT_FOUND if error.errno == errno.ENOENT else _NOT_EXECUTABLE)
+            os._exit(_NO_PROGRAM if error.errno == errno.ENOENT else _NO_PERMISSION)
     finally:
-        os._exit(_NOT_FOUND)
+        os._exit(_NO_PROGRAM)

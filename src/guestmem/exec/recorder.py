@@ -11,26 +11,28 @@ from typing import Any, Final
 
 from guestmem.backend import FileStat, PreFaultResult
 from guestmem.errors import KvmError, errno_number
-from guestmem.exec.hearing import Listener, Regions
+from guestmem.exec.hearing import OperationListener, Regions
+from guestmem.exec.spaces import Calls
+from guestmem.harness import PAGE_SIZE
 from guestmem.model.process import Process
 from guestmem.recordings import calls, ioctls
 from guestmem.recordings.operation import HostAddress, Operation
 from guestmem.recordings.outcome import Answered
 from guestmem.recordings.runner import Runner
 from guestmem.runmap import RunMap
-from guestmem.uapi import MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
+from guestmem.uapi import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 
 __all__ = ("Recorder",)
 
-_MAP_NORESERVE: Final = 0x4000
 _LONGEST_READ: Final = 1 << 30  # that a recording may ask for
-_PAGE: Final = 4096
 
 
-class Recorder:
+class Recorder(Calls):
     """One process of the program."""
 
-    def __init__(self, sequence: str, process: Process, regions: Regions, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self, sequence: str, process: Process, regions: Regions, listeners: Sequence[OperationListener]
+    ) -> None:
         self._sequence, self._process, self._regions, self._listeners = sequence, process, regions, listeners
         self._runner = Runner(process)
         self._handles: dict[int, str] = {}
@@ -231,7 +233,7 @@ class Recorder:
 
     def _address(self, address: int, size: int) -> HostAddress:
         """A userspace_addr as a place in a mapping of the recording; as a number where the program has no memory."""
-        if address % _PAGE == 0:
+        if address % PAGE_SIZE == 0:
             known = self._known.get(address)
             if known is None and size:
                 known = self._map(address, size)
@@ -251,7 +253,7 @@ class Recorder:
         if region.fd >= 0:
             flags, handle = MAP_SHARED, self._handle(region.fd)
         else:
-            flags, handle = MAP_PRIVATE | MAP_ANONYMOUS | _MAP_NORESERVE, -1
+            flags, handle = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1
         name = self._new("map")
         offset = region.offset + start - region.start
         operation = calls.Mmap(

@@ -31,14 +31,14 @@ from guestmem.exec.emulated import (
     VmObject,
 )
 from guestmem.exec.guestmemory import Counts, GuestMemory
-from guestmem.exec.hearing import Region
+from guestmem.exec.hearing import HostRegion
 from guestmem.exec.ioctl_names import name_of
-from guestmem.exec.listener import Call, Gone, Listener
+from guestmem.exec.listener import Gone, Listener, ProgramCall
 from guestmem.exec.spaces import Calls, Space
 from guestmem.exec.standins import StandIns, number_in
 from guestmem.exec.turns import Turns
 from guestmem.exec.vcpu.run import RUN_SIZE, VirtualCpu
-from guestmem.exec.windows import File
+from guestmem.exec.windows import MappedFile
 from guestmem.exec.workers import Worker
 from guestmem.model.process import Process
 from guestmem.model.stage2 import LeafCounters
@@ -89,14 +89,14 @@ class Supervisor:
         self.listener = listener
         self.turns = Turns()
         self.totals = Totals()
-        self.files: dict[GuestMemfd, File] = {}
+        self.files: dict[GuestMemfd, MappedFile] = {}
         self._new_process = new_process
         self._page_size = page_size  # every guest_memfd whose size allows it gets pages of so many bytes
         self._on_unserved = on_unserved
         self._standins = StandIns()
         self._objects: dict[int, Emulated] = {}
         self._spaces: dict[int, Space] = {}
-        self._undelivered: dict[int, tuple[Call, Result]] = {}  # thread -> what it had asked, and the answer
+        self._undelivered: dict[int, tuple[ProgramCall, Result]] = {}  # thread -> what it had asked, and the answer
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class Supervisor:
                 else:
                     return
 
-    def _answer(self, call: Call) -> None:
+    def _answer(self, call: ProgramCall) -> None:
         start = time.perf_counter()
         with self.turns:
             result = self._take_undelivered(call)
@@ -139,7 +139,7 @@ class Supervisor:
         self.totals.calls[name] += 1
         self.totals.seconds[name] = self.totals.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def _guarded(self, answer: Callable[[Call], Result], call: Call) -> Result:
+    def _guarded(self, answer: Callable[[ProgramCall], Result], call: ProgramCall) -> Result:
         """Refusals become errnos."""
         try:
             return answer(call)
@@ -148,7 +148,7 @@ class Supervisor:
         except (ProcessLookupError, Gone):
             return AGAIN  # nobody waits any more
 
-    def _finish(self, call: Call, result: Result) -> None:
+    def _finish(self, call: ProgramCall, result: Result) -> None:
         try:
             if result is CONTINUE:
                 self.listener.go_on(call.id)
@@ -160,7 +160,7 @@ class Supervisor:
             if result is not CONTINUE:
                 self._undelivered[call.tid] = call, result
 
-    def _take_undelivered(self, call: Call) -> Result | None:
+    def _take_undelivered(self, call: ProgramCall) -> Result | None:
         """A signal may have interrupted a call after it was carried out; repeated, it gets the same answer."""
         if not self._undelivered:
             return None
@@ -174,7 +174,7 @@ class Supervisor:
             self._drop(result.object)
         return None
 
-    def _dispatch(self, call: Call) -> Result:
+    def _dispatch(self, call: ProgramCall) -> Result:
         number = call.number
         if number == nr.IOCTL:
             return self._ioctl(call)
@@ -198,7 +198,7 @@ class Supervisor:
 
     # -- ioctls ------------------------------------------------------------------------------------------------------
 
-    def _ioctl(self, call: Call) -> Result:
+    def _ioctl(self, call: ProgramCall) -> Result:
         object = self.find(call.tid, signed32(call.arguments[0]))
         if object is None:
             return CONTINUE
@@ -209,7 +209,7 @@ class Supervisor:
             return self._queue(object, call)
         return self._serve_ioctl(object, number, call)
 
-    def _serve_ioctl(self, object: Emulated, number: int, call: Call) -> Result:
+    def _serve_ioctl(self, object: Emulated, number: int, call: ProgramCall) -> Result:
         if isinstance(object, VmObject):
             of_vm = vm.TABLE.get(number)
             if of_vm is not None:
@@ -233,14 +233,14 @@ class Supervisor:
             self._on_unserved(unserved)
         return -unknown
 
-    def _queue(self, object: VcpuObject, call: Call) -> Result:
+    def _queue(self, object: VcpuObject, call: ProgramCall) -> Result:
         object.queued += 1
         if object.worker is None:
             object.worker = Worker(f"vcpu-{object.standin.number}", lambda queued: self._in_thread(object, queued))
         object.worker.put(call)
         return PARKED
 
-    def _in_thread(self, object: VcpuObject, call: Call) -> None:
+    def _in_thread(self, object: VcpuObject, call: ProgramCall) -> None:
         """A vCPU's own thread answers a call on it."""
         with self.turns:
             result = self._guarded(lambda queued: self._serve_ioctl(object, request(queued), queued), call)
@@ -254,7 +254,7 @@ class Supervisor:
                     if result != -errno.EINTR:
                         object.undelivered = result
 
-    def share(self, owner: VmObject, call: Call) -> bool:
+    def share(self, owner: VmObject, call: ProgramCall) -> bool:
         """Make the program's memory behind the VM's slots shared; whether the call has to be repeated for it."""
         if not owner.waiting:
             return False
@@ -277,7 +277,7 @@ class Supervisor:
         """Whether the program has such a descriptor."""
         return bool(peer.link(tid, fd))
 
-    def _give(self, call: Call, give: Give) -> None:
+    def _give(self, call: ProgramCall, give: Give) -> None:
         """Put a descriptor of an object into the program; the object goes if that fails."""
         object = give.object
         standin = object.standin
@@ -328,15 +328,15 @@ class Supervisor:
             return space
         return next((space for space in self._spaces.values() if space.has(tid)), None)
 
-    def region(self, group: int, address: int, size: int) -> Region | None:
+    def region(self, group: int, address: int, size: int) -> HostRegion | None:
         """The program's memory at an address, as far as it continues there for size bytes; group: whose."""
         space = self._spaces[group]
-        found: Region | None = None
+        found: HostRegion | None = None
         for mapping in peer.mappings(group):
             if found is None and mapping.start <= address < mapping.end:
                 object = self._objects.get(number_in(mapping.path) or 0)
                 fd = object.fd if isinstance(object, FileObject) and object.space is space else -1
-                found = Region(mapping.start, mapping.end, fd, mapping.offset)
+                found = HostRegion(mapping.start, mapping.end, fd, mapping.offset)
                 if fd >= 0:
                     return found
             elif found is not None:
@@ -377,9 +377,9 @@ class Supervisor:
         shown = size if flags & GUEST_MEMFD_FLAG_INIT_SHARED else 0  # of a private file every access is SIGBUS
         standin = self._standins.make("guest_memfd", shown)
         if shown:
-            contents = File(os.dup(standin.fd))
+            contents = MappedFile(os.dup(standin.fd))
         else:
-            contents = File(os.memfd_create("guestmem-exec-contents", os.MFD_CLOEXEC))
+            contents = MappedFile(os.memfd_create("guestmem-exec-contents", os.MFD_CLOEXEC))
             os.ftruncate(contents.fd, size)
         self.files[file] = contents
         return self._added(FileObject(standin, space, fd, file, contents, self.files))

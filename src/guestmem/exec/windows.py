@@ -14,15 +14,14 @@ from typing import Final
 
 from guestmem.errors import HostSignal
 from guestmem.exec import system
+from guestmem.harness import PAGE_SIZE
 from guestmem.model.contents import Contents
-from guestmem.uapi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from guestmem.uapi import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, MAP_NORESERVE
 from guestmem.units import align_down, align_up
 
-__all__ = ("File", "ProgramFile", "Window", "punch")
+__all__ = ("MappedFile", "ProgramFile", "Window", "punch")
 
 _WINDOW: Final = 1 << 30
-_PAGE: Final = 4096
-_MAP_NORESERVE: Final = 0x4000
 
 
 class _Addresses:
@@ -50,7 +49,7 @@ class Window:
     pointer: int
 
 
-class File:
+class MappedFile:
     """A file of which windows are mapped."""
 
     def __init__(self, fd: int) -> None:
@@ -70,14 +69,14 @@ class File:
         os.close(self.fd)
 
     def _map(self, start: int, offset: int) -> Window:
-        length = min(_WINDOW, align_down(os.fstat(self.fd).st_size, _PAGE) - start)
+        length = min(_WINDOW, align_down(os.fstat(self.fd).st_size, PAGE_SIZE) - start)
         if offset - start >= length:
             raise HostSignal("SIGBUS", f"offset {offset:#x} is past the end of the file")
-        mapped = mmap.mmap(self.fd, length, mmap.MAP_SHARED | _MAP_NORESERVE, offset=start)
+        mapped = mmap.mmap(self.fd, length, mmap.MAP_SHARED | MAP_NORESERVE, offset=start)
         return Window(start, memoryview(mapped), _ADDRESSES.take(length), system.address_of(mapped))
 
 
-class ProgramFile(File):
+class ProgramFile(MappedFile):
     """Memory of the program that slots show: a source of host mappings for the model.
 
     Its bytes are in the file, so the model's own contents of it stay empty.
@@ -90,7 +89,7 @@ class ProgramFile(File):
 
     def host_fault(self, start: int, end: int) -> None:
         """Past the end of the file is SIGBUS."""
-        if end > align_up(os.fstat(self.fd).st_size, _PAGE):
+        if end > align_up(os.fstat(self.fd).st_size, PAGE_SIZE):
             raise HostSignal("SIGBUS", f"offset {end - 1:#x} is past the end of the file")
 
     def discard(self, start: int, end: int) -> bool:

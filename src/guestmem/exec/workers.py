@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from guestmem.exec.listener import Call
+from guestmem.exec.listener import ProgramCall
 
 __all__ = ("Worker",)
 
@@ -14,12 +14,12 @@ __all__ = ("Worker",)
 class Worker:
     """One thread; ``answer`` takes its turn itself."""
 
-    def __init__(self, name: str, answer: Callable[[Call], None]) -> None:
-        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+    def __init__(self, name: str, answer: Callable[[ProgramCall], None]) -> None:
+        self._queue: queue.SimpleQueue[ProgramCall | None] = queue.SimpleQueue()
         self._answer = answer
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def put(self, call: Call) -> None:
+    def put(self, call: ProgramCall) -> None:
         """Answer this call, after those before it."""
         self._queue.put(call)
 

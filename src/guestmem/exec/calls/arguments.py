@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
 
 from guestmem.exec import peer
-from guestmem.exec.listener import Call
+from guestmem.exec.listener import ProgramCall
+from guestmem.uapi import KVMIO
 
 __all__ = ("REQUEST", "argument", "fetch", "request", "signed32", "signed64", "store")
-
-_KVMIO: Final = 0xAE
 
 
 def REQUEST(minor: int, direction: int = 0, size: int = 0) -> int:  # noqa: N802 (the kernel's _IOC)
     """_IOC(direction, KVMIO, minor, size): direction 1 the kernel reads, 2 it writes, 3 both."""
-    return direction << 30 | size << 16 | _KVMIO << 8 | minor
+    return direction << 30 | size << 16 | KVMIO << 8 | minor
 
 
-def request(call: Call) -> int:
+def request(call: ProgramCall) -> int:
     """The ioctl's request, a u32."""
     return call.arguments[1] & 0xFFFFFFFF
 
 
-def argument(call: Call) -> int:
+def argument(call: ProgramCall) -> int:
     """The ioctl's argument: a number, or an address in the program."""
     return call.arguments[2]
 
 
-def fetch(call: Call, layout: struct.Struct) -> tuple[int, ...]:
+def fetch(call: ProgramCall, layout: struct.Struct) -> tuple[int, ...]:
     """The fields of the argument; KvmError EFAULT."""
     return layout.unpack(peer.fetch(call.tid, call.arguments[2], layout.size))
 
 
-def store(call: Call, data: bytes, offset: int = 0) -> None:
+def store(call: ProgramCall, data: bytes, offset: int = 0) -> None:
     """Write into the argument; KvmError EFAULT."""
     peer.store(call.tid, call.arguments[2] + offset, data)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from guestmem.exec import peer
 from guestmem.exec.calls.arguments import REQUEST, argument, store
 from guestmem.exec.emulated import DeviceObject, Emulated, Give, Result
-from guestmem.exec.listener import Call
+from guestmem.exec.listener import ProgramCall
 from guestmem.exec.vcpu import cpuid
 from guestmem.exec.vcpu.run import RUN_SIZE
 from guestmem.exec.vcpu.state import CPUID_ENTRY
@@ -24,7 +24,7 @@ __all__ = ("CHECK_EXTENSION", "TABLE", "check_extension", "store_cpuid")
 
 _API_VERSION: Final = 12
 CHECK_EXTENSION: Final = REQUEST(0x03)
-Handler = Callable[["Supervisor", DeviceObject, Call], Result]
+Handler = Callable[["Supervisor", DeviceObject, ProgramCall], Result]
 
 # Capabilities that programs insist on and that say nothing about memory, so that the model leaves them out.
 _OTHER_CAPABILITIES: Final[Mapping[int, int]] = MappingProxyType(
@@ -46,31 +46,31 @@ _OTHER_CAPABILITIES: Final[Mapping[int, int]] = MappingProxyType(
 )
 
 
-def check_extension(supervisor: Supervisor, fd: int, object: Emulated, call: Call) -> int:
+def check_extension(supervisor: Supervisor, fd: int, object: Emulated, call: ProgramCall) -> int:
     """KVM_CHECK_EXTENSION on /dev/kvm or a VM, by its descriptor in the backend."""
     number = argument(call) & 0xFFFFFFFF
     return object.space.backend.check_extension(fd, number) or _OTHER_CAPABILITIES.get(number, 0)
 
 
-def _check_extension(supervisor: Supervisor, device: DeviceObject, call: Call) -> Result:
+def _check_extension(supervisor: Supervisor, device: DeviceObject, call: ProgramCall) -> Result:
     return check_extension(supervisor, device.space.kvm, device, call)
 
 
-def _create_vm(supervisor: Supervisor, device: DeviceObject, call: Call) -> Result:
+def _create_vm(supervisor: Supervisor, device: DeviceObject, call: ProgramCall) -> Result:
     return Give(supervisor.new_vm(supervisor.space_of(call.tid), argument(call)), supervisor.CLOSE_ON_EXEC)
 
 
-def _supported_cpuid(supervisor: Supervisor, device: DeviceObject, call: Call) -> Result:
+def _supported_cpuid(supervisor: Supervisor, device: DeviceObject, call: ProgramCall) -> Result:
     return store_cpuid(call, cpuid.supported(device.space.process.machine.gpa_bits))
 
 
-def _no_indexes(supervisor: Supervisor, device: DeviceObject, call: Call) -> Result:
+def _no_indexes(supervisor: Supervisor, device: DeviceObject, call: ProgramCall) -> Result:
     """KVM_GET_MSR_INDEX_LIST, KVM_GET_MSR_FEATURE_INDEX_LIST: there are none."""
     store(call, struct.pack("<I", 0))
     return 0
 
 
-def store_cpuid(call: Call, entries: bytes) -> int:
+def store_cpuid(call: ProgramCall, entries: bytes) -> int:
     """struct kvm_cpuid2 with entries; E2BIG where the program has no room for them."""
     (room,) = struct.unpack("<I", peer.fetch(call.tid, argument(call), 4))
     count = len(entries) // CPUID_ENTRY.size

@@ -14,7 +14,7 @@ from guestmem.exec import statistics as statistics_file
 from guestmem.exec import syscalls as nr
 from guestmem.exec.calls.arguments import signed32, signed64
 from guestmem.exec.emulated import CONTINUE, DeviceObject, Emulated, FileObject, Give, Result, StatisticsObject
-from guestmem.exec.listener import Call
+from guestmem.exec.listener import ProgramCall
 from guestmem.exec.windows import punch
 from guestmem.uapi import FALLOC_FL_PUNCH_HOLE
 
@@ -23,28 +23,27 @@ if TYPE_CHECKING:
 
 __all__ = ("BY_DESCRIPTOR", "BY_PATH")
 
-PathHandler = Callable[["Supervisor", Call], Result]
-Handler = Callable[["Supervisor", Emulated, Call], Result]
+PathHandler = Callable[["Supervisor", ProgramCall], Result]
+Handler = Callable[["Supervisor", Emulated, ProgramCall], Result]
 
 _DEVICE: Final = b"/dev/kvm"
 _OWN_DESCRIPTORS: Final = (b"/proc/self/fd/", b"/dev/fd/")
-_AT_EMPTY_PATH: Final = 0x1000
 _STAT: Final = struct.Struct("<QQQIIIIQqqq6Q24x")  # struct stat, x86-64
 _STATX: Final = struct.Struct("<IIQIIIHHQQQQ")  # struct statx up to its times
 _STATX_SIZE, _STATX_DEVICE = 256, 136
 _STATX_BASIC: Final = 0x7FF
 
 
-def _open(supervisor: Supervisor, call: Call) -> Result:
+def _open(supervisor: Supervisor, call: ProgramCall) -> Result:
     address, flags = call.arguments[0], call.arguments[1]
     return _opened(supervisor, call, address, signed32(flags))
 
 
-def _openat(supervisor: Supervisor, call: Call) -> Result:
+def _openat(supervisor: Supervisor, call: ProgramCall) -> Result:
     return _opened(supervisor, call, call.arguments[1], signed32(call.arguments[2]))
 
 
-def _openat2(supervisor: Supervisor, call: Call) -> Result:
+def _openat2(supervisor: Supervisor, call: ProgramCall) -> Result:
     path = peer.fetch_path(call.tid, call.arguments[1])
     if path != _DEVICE:
         return CONTINUE
@@ -52,7 +51,7 @@ def _openat2(supervisor: Supervisor, call: Call) -> Result:
     return Give(supervisor.new_device(supervisor.space_of(call.tid)), flags & os.O_CLOEXEC)
 
 
-def _opened(supervisor: Supervisor, call: Call, address: int, flags: int) -> Result:
+def _opened(supervisor: Supervisor, call: ProgramCall, address: int, flags: int) -> Result:
     path = peer.fetch_path(call.tid, address)
     if path == _DEVICE:
         return Give(supervisor.new_device(supervisor.space_of(call.tid)), flags & os.O_CLOEXEC)
@@ -62,7 +61,7 @@ def _opened(supervisor: Supervisor, call: Call, address: int, flags: int) -> Res
     return CONTINUE
 
 
-def _reopened(supervisor: Supervisor, call: Call, fd: int, flags: int) -> Result:
+def _reopened(supervisor: Supervisor, call: ProgramCall, fd: int, flags: int) -> Result:
     found = supervisor.find(call.tid, fd)
     if found is None:
         return CONTINUE
@@ -74,13 +73,13 @@ def _reopened(supervisor: Supervisor, call: Call, fd: int, flags: int) -> Result
     return CONTINUE
 
 
-def _access(supervisor: Supervisor, call: Call) -> Result:
+def _access(supervisor: Supervisor, call: ProgramCall) -> Result:
     """access, faccessat and faccessat2: everybody may use the emulated device."""
     address = call.arguments[0 if call.number == nr.ACCESS else 1]
     return 0 if peer.fetch_path(call.tid, address) == _DEVICE else CONTINUE
 
 
-def _fallocate(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _fallocate(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     mode, offset, length = signed32(call.arguments[1]), signed64(call.arguments[2]), signed64(call.arguments[3])
     object.space.backend.fallocate(object.fd, mode, offset, length)
     if isinstance(object, FileObject) and mode & FALLOC_FL_PUNCH_HOLE and offset < object.file.size:
@@ -88,48 +87,48 @@ def _fallocate(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
     return 0
 
 
-def _ftruncate(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _ftruncate(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     object.space.backend.ftruncate(object.fd, signed64(call.arguments[1]))
     return 0
 
 
-def _fsync(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _fsync(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     object.space.backend.fsync(object.fd)
     return 0
 
 
-def _lseek(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _lseek(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     return object.space.backend.lseek(object.fd, signed64(call.arguments[1]), signed32(call.arguments[2]))
 
 
-def _read(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _read(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     return object.space.backend.read(object.fd, call.arguments[2])
 
 
-def _write(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _write(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     return object.space.backend.write(object.fd, call.arguments[2])
 
 
-def _pread(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _pread(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     return object.space.backend.pread(object.fd, call.arguments[2], signed64(call.arguments[3]))
 
 
-def _pwrite(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _pwrite(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     return object.space.backend.pwrite(object.fd, call.arguments[2], signed64(call.arguments[3]))
 
 
-def _fstat(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _fstat(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     return _stat(object, call, call.arguments[1])
 
 
-def _newfstatat(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _newfstatat(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     """With AT_EMPTY_PATH, which the filter has seen."""
     if peer.fetch_path(call.tid, call.arguments[1]):
         return CONTINUE
     return _stat(object, call, call.arguments[2])
 
 
-def _stat(object: Emulated, call: Call, address: int) -> Result:
+def _stat(object: Emulated, call: ProgramCall, address: int) -> Result:
     """A guest_memfd's size and mode are the model's; device and inode are the stand-in's."""
     found = object.space.backend.fstat(object.fd) if isinstance(object, FileObject) else None
     if found is None:
@@ -141,7 +140,7 @@ def _stat(object: Emulated, call: Call, address: int) -> Result:
     return 0
 
 
-def _statx(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+def _statx(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
     """With AT_EMPTY_PATH, which the filter has seen."""
     found = object.space.backend.fstat(object.fd) if isinstance(object, FileObject) else None
     if found is None or peer.fetch_path(call.tid, call.arguments[1]):
@@ -162,7 +161,7 @@ def _statx(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
 def _statistics(read: Handler) -> Handler:
     """Reading a statistics file is native, once it is up to date."""
 
-    def handle(supervisor: Supervisor, object: Emulated, call: Call) -> Result:
+    def handle(supervisor: Supervisor, object: Emulated, call: ProgramCall) -> Result:
         if not isinstance(object, StatisticsObject):
             return read(supervisor, object, call)
         vm = object.of

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 from guestmem.exec import syscalls as nr
 from guestmem.exec.calls.arguments import signed32, signed64
 from guestmem.exec.emulated import CONTINUE, FileObject, Result, StatisticsObject
-from guestmem.exec.listener import Call
+from guestmem.exec.listener import ProgramCall
 from guestmem.exec.windows import punch
 from guestmem.model.vm import GuestMemfd
-from guestmem.uapi import MAP_ANONYMOUS, MAP_FIXED, MAP_SHARED, PROT_READ, PROT_WRITE
+from guestmem.uapi import MAP_ANONYMOUS, MAP_FIXED, MAP_SHARED, MAP_TYPE, PROT_READ, PROT_WRITE
 
 if TYPE_CHECKING:
     from guestmem.exec.spaces import Space
@@ -21,15 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ("TABLE",)
 
-Handler = Callable[["Supervisor", "Space", Call], Result]
+Handler = Callable[["Supervisor", "Space", ProgramCall], Result]
 
 _DONTNEED, _FREE, _REMOVE, _DONTNEED_LOCKED, _COLLAPSE = 4, 8, 9, 24, 25
 _DROPS: Final = (_DONTNEED, _REMOVE, _DONTNEED_LOCKED)
 _DECIDED_BY_THE_MODEL: Final = (_REMOVE, _COLLAPSE)
-_MAP_TYPE: Final = 0xF
 
 
-def _mmap(supervisor: Supervisor, space: Space, call: Call) -> Result:
+def _mmap(supervisor: Supervisor, space: Space, call: ProgramCall) -> Result:
     address, length, prot, flags, fd, offset = call.arguments
     flags = signed32(flags)
     if flags & MAP_FIXED:
@@ -38,7 +37,7 @@ def _mmap(supervisor: Supervisor, space: Space, call: Call) -> Result:
         return CONTINUE
     object = supervisor.find(call.tid, signed32(fd))
     if object is None:
-        if flags & _MAP_TYPE == MAP_SHARED and prot & PROT_WRITE:
+        if flags & MAP_TYPE == MAP_SHARED and prot & PROT_WRITE:
             space.memory.mapped_file(call.tid, signed32(fd))
         return CONTINUE
     if isinstance(object, StatisticsObject):
@@ -53,23 +52,23 @@ def _mmap(supervisor: Supervisor, space: Space, call: Call) -> Result:
     return CONTINUE
 
 
-def _munmap(supervisor: Supervisor, space: Space, call: Call) -> Result:
+def _munmap(supervisor: Supervisor, space: Space, call: ProgramCall) -> Result:
     space.memory.unmap(call.arguments[0], call.arguments[1])
     return CONTINUE
 
 
-def _mremap(supervisor: Supervisor, space: Space, call: Call) -> Result:
+def _mremap(supervisor: Supervisor, space: Space, call: ProgramCall) -> Result:
     """The old range is unknown from now on; where the new one is, the mappings will show."""
     space.memory.forget(call.arguments[0], call.arguments[1])
     return CONTINUE
 
 
-def _mprotect(supervisor: Supervisor, space: Space, call: Call) -> Result:
+def _mprotect(supervisor: Supervisor, space: Space, call: ProgramCall) -> Result:
     space.memory.protect(call.arguments[0], call.arguments[1], call.arguments[2] & (PROT_READ | PROT_WRITE | 4))
     return CONTINUE
 
 
-def _madvise(supervisor: Supervisor, space: Space, call: Call) -> Result:
+def _madvise(supervisor: Supervisor, space: Space, call: ProgramCall) -> Result:
     address, length, advice = call.arguments[0], call.arguments[1], signed32(call.arguments[2])
     if advice in _DECIDED_BY_THE_MODEL and space.memory.learn_guest_mappings(call.tid, address, length):
         space.process.madvise(address, length, advice)

@@ -12,7 +12,7 @@ from guestmem.exec import peer
 from guestmem.exec.calls.arguments import REQUEST, argument, fetch, store
 from guestmem.exec.calls.device import store_cpuid
 from guestmem.exec.emulated import AGAIN, Give, Result, VcpuObject
-from guestmem.exec.listener import Call
+from guestmem.exec.listener import ProgramCall
 from guestmem.exec.vcpu.run import AskAgain
 from guestmem.exec.vcpu.state import CPUID_ENTRY, GENERAL, SREGS_SIZE
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ("RUN", "TABLE")
 
-Handler = Callable[["Supervisor", VcpuObject, Call], Result]
+Handler = Callable[["Supervisor", VcpuObject, ProgramCall], Result]
 
 RUN: Final = REQUEST(0x80)
 _COUNT: Final = struct.Struct("<I")
@@ -33,7 +33,7 @@ _MOST_LEAVES: Final = 256  # KVM_MAX_CPUID_ENTRIES
 _EVENTS_SIZE: Final = 64
 
 
-def _run(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _run(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     """KVM_RUN, in the vCPU's own thread."""
     if vcpu.undelivered is not None and not vcpu.run[1]:
         result, vcpu.undelivered = vcpu.undelivered, None
@@ -48,7 +48,7 @@ def _run(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
         return AGAIN if supervisor.share(vcpu.owner, call) else vcpu.cpu.end_without_page()
 
 
-def _pre_fault(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _pre_fault(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     if supervisor.share(vcpu.owner, call):
         return AGAIN
     gpa, size, flags, *_ = fetch(call, _PRE_FAULT)
@@ -57,27 +57,27 @@ def _pre_fault(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
     return -(answer.refused.errno or errno.EIO) if answer.refused else 0
 
 
-def _get_regs(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _get_regs(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     store(call, vcpu.cpu.get_general())
     return 0
 
 
-def _set_regs(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _set_regs(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     vcpu.cpu.set_general(peer.fetch(call.tid, argument(call), GENERAL.size))
     return 0
 
 
-def _get_sregs(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _get_sregs(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     store(call, vcpu.cpu.get_system())
     return 0
 
 
-def _set_sregs(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _set_sregs(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     vcpu.cpu.set_system(peer.fetch(call.tid, argument(call), SREGS_SIZE))
     return 0
 
 
-def _set_cpuid(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _set_cpuid(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     (count,) = fetch(call, _COUNT)
     if count > _MOST_LEAVES:
         return -errno.E2BIG
@@ -86,21 +86,21 @@ def _set_cpuid(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
     return 0
 
 
-def _get_cpuid(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _get_cpuid(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     return store_cpuid(call, vcpu.cpu.state.cpuid)
 
 
-def _get_mp_state(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _get_mp_state(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     store(call, _COUNT.pack(vcpu.cpu.state.mp_state))
     return 0
 
 
-def _set_mp_state(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _set_mp_state(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     (vcpu.cpu.state.mp_state,) = fetch(call, _COUNT)
     return 0
 
 
-def _get_msrs(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _get_msrs(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     """Every MSR is there and holds what was stored."""
     entries = _msrs(call)
     if entries is None:
@@ -110,7 +110,7 @@ def _get_msrs(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
     return len(entries)
 
 
-def _set_msrs(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _set_msrs(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     entries = _msrs(call)
     if entries is None:
         return -errno.E2BIG
@@ -118,7 +118,7 @@ def _set_msrs(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
     return len(entries)
 
 
-def _msrs(call: Call) -> list[tuple[int, int]] | None:
+def _msrs(call: ProgramCall) -> list[tuple[int, int]] | None:
     (count,) = fetch(call, _COUNT)
     if count >= _MOST_MSRS:
         return None
@@ -126,12 +126,12 @@ def _msrs(call: Call) -> list[tuple[int, int]] | None:
     return [(index, value) for index, value in _MSR.iter_unpack(data)]
 
 
-def _get_events(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _get_events(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     store(call, bytes(_EVENTS_SIZE))
     return 0
 
 
-def _statistics(supervisor: Supervisor, vcpu: VcpuObject, call: Call) -> Result:
+def _statistics(supervisor: Supervisor, vcpu: VcpuObject, call: ProgramCall) -> Result:
     return Give(supervisor.new_statistics(None, vcpu.space), supervisor.CLOSE_ON_EXEC)
 
 

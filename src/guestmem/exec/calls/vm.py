@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from guestmem.exec.calls.arguments import REQUEST, argument, fetch
 from guestmem.exec.calls.device import CHECK_EXTENSION, check_extension
 from guestmem.exec.emulated import FileObject, Give, Result, VmObject
-from guestmem.exec.listener import Call
+from guestmem.exec.listener import ProgramCall
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ("TABLE",)
 
-Handler = Callable[["Supervisor", VmObject, Call], Result]
+Handler = Callable[["Supervisor", VmObject, ProgramCall], Result]
 
 _REGION: Final = struct.Struct("<IIQQQ")
 _REGION2: Final = struct.Struct("<IIQQQQII14Q")
@@ -32,23 +32,23 @@ _MAP_GPA_RANGE: Final = 1 << 12
 _NOT_OPEN: Final = 1 << 30
 
 
-def _create_vcpu(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
+def _create_vcpu(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
     return Give(supervisor.new_vcpu(vm, argument(call) & 0xFFFFFFFF), supervisor.CLOSE_ON_EXEC)
 
 
-def _create_guest_memfd(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
+def _create_guest_memfd(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
     size, flags, *reserved = fetch(call, _CREATE_FILE)
     return Give(supervisor.new_guest_memfd(vm, size, flags, reserved), supervisor.CLOSE_ON_EXEC)
 
 
-def _set_region(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
+def _set_region(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
     slot, flags, gpa, size, address = fetch(call, _REGION)
     vm.space.backend.set_user_memory_region(vm.fd, slot, flags, gpa, size, address)
     _to_be_shared(vm, address, size)
     return 0
 
 
-def _set_region2(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
+def _set_region2(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
     slot, flags, gpa, size, address, offset, file, pad1, *pad2 = fetch(call, _REGION2)
     fd = _descriptor(supervisor, vm, call, file) if flags & KVM_MEM_GUEST_MEMFD else file
     vm.space.backend.set_user_memory_region2(vm.fd, slot, flags, gpa, size, address, fd, offset, pad1, pad2)
@@ -56,7 +56,7 @@ def _set_region2(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
     return 0
 
 
-def _descriptor(supervisor: Supervisor, vm: VmObject, call: Call, number: int) -> int:
+def _descriptor(supervisor: Supervisor, vm: VmObject, call: ProgramCall, number: int) -> int:
     """What the backend is to take for a descriptor of the program."""
     found = supervisor.find(call.tid, number)
     if found is None:
@@ -71,13 +71,13 @@ def _to_be_shared(vm: VmObject, address: int, size: int) -> None:
         vm.waiting.set(address, address + size, True)
 
 
-def _set_attributes(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
+def _set_attributes(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
     address, size, attributes, flags = fetch(call, _ATTRIBUTES)
     vm.space.backend.set_memory_attributes(vm.fd, address, size, attributes, flags)
     return 0
 
 
-def _enable_cap(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
+def _enable_cap(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
     cap, flags, value, *_ = fetch(call, _ENABLE_CAP)
     if flags:
         return -errno.EINVAL
@@ -90,15 +90,15 @@ def _enable_cap(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
     return -errno.EINVAL
 
 
-def _check_extension(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
+def _check_extension(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
     return check_extension(supervisor, vm.fd, vm, call)
 
 
-def _statistics(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
+def _statistics(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
     return Give(supervisor.new_statistics(vm, vm.space), supervisor.CLOSE_ON_EXEC)
 
 
-def _accepted(supervisor: Supervisor, vm: VmObject, call: Call) -> Result:
+def _accepted(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
     """What sets up devices or the host's own bookkeeping: nothing about memory depends on it."""
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from guestmem.exec.vcpu.state import CPUID_ENTRY
+from guestmem.exec.vcpu.state import CPUID_ENTRY, SIGNIFICANT_INDEX
 
 __all__ = ("supported",)
 
@@ -18,7 +18,6 @@ _EXTENDED_EDX: Final = (
 )  # NX, 1G pages, long mode
 _LEAVES: Final = (*range(0x11), *range(0x80000000, 0x80000022), 0x40000000, 0x40000001)
 _SUBLEAVES: Final = frozenset((4, 7, 0xD))
-_SIGNIFICANT_INDEX: Final = 1
 
 
 @cache
@@ -33,6 +32,6 @@ def supported(gpa_bits: int) -> bytes:
     leaves[0x80000008] = gpa_bits | 48 << 8, 0, 0, 0
     leaves[0x40000000] = 0x40000001, 0x4B4D564B, 0x564B4D56, 0x4D  # KVMKVMKVM
     return b"".join(
-        CPUID_ENTRY.pack(number, 0, _SIGNIFICANT_INDEX if number in _SUBLEAVES else 0, *registers)
+        CPUID_ENTRY.pack(number, 0, SIGNIFICANT_INDEX if number in _SUBLEAVES else 0, *registers)
         for number, registers in leaves.items()
     )

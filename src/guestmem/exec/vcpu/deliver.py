@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from guestmem.exec.vcpu.state import Table
 from guestmem.exec.vcpu.stops import Internal, NoMemory, Shutdown, Stop
 
-__all__ = ("Frame", "Memory", "deliver")
+__all__ = ("Frame", "GuestVirtual", "deliver")
 
 _GATE: Final = struct.Struct("<HHBBHI4x")
 _PRESENT, _INTERRUPT_GATE = 0x80, 14
@@ -22,7 +22,7 @@ _EPT_VIOLATION: Final = 49  # exit reason that KVM reports with an exception who
 _VALID: Final = 1 << 31
 
 
-class Memory(Protocol):
+class GuestVirtual(Protocol):
     """Guest-virtual memory; both raise Stop."""
 
     def read(self, address: int, size: int) -> bytes:
@@ -45,7 +45,7 @@ class Frame:
     tss: int  # base of the task state segment
 
 
-def deliver(memory: Memory, frame: Frame, vector: int, code: int | None) -> None:
+def deliver(memory: GuestVirtual, frame: Frame, vector: int, code: int | None) -> None:
     """Push the frame and go to the handler; Shutdown, or Internal where the tables are MMIO."""
     base, limit = frame.idt
     if 16 * vector + 15 > limit:

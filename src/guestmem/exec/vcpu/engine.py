@@ -12,7 +12,7 @@ from typing import Any, Final
 from guestmem.errors import BackendUnavailable
 from guestmem.exec.guestmemory import GuestMemory, Page
 from guestmem.exec.vcpu import state as registers
-from guestmem.exec.vcpu.state import State
+from guestmem.exec.vcpu.state import CpuState
 from guestmem.exec.vcpu.stops import Access, GuestException, Invalid, NoMemory, PortAccess, Stop
 from guestmem.exec.vcpu.walk import Control, walk
 from guestmem.model.vcpu import Vcpu
@@ -49,7 +49,7 @@ class MemoryAccess:
 class Engine:
     """One vCPU's engine. ``stop_reason`` says how the last slice ended, None for no reason of the guest's."""
 
-    def __init__(self, memory: GuestMemory, vcpu: Vcpu, state: State) -> None:
+    def __init__(self, memory: GuestMemory, vcpu: Vcpu, state: CpuState) -> None:
         import unicorn
         from unicorn import unicorn_const, x86_const
 
@@ -120,6 +120,7 @@ class Engine:
 
     @rip.setter
     def rip(self, value: int) -> None:
+        """Set it."""
         self._uc.reg_write(self._rip, value)
 
     def read_general(self, *indexes: int) -> list[int]:

@@ -17,7 +17,7 @@ from guestmem.exec.turns import Turns
 from guestmem.exec.vcpu import state as registers
 from guestmem.exec.vcpu.deliver import Frame, deliver
 from guestmem.exec.vcpu.engine import Engine, Failed
-from guestmem.exec.vcpu.state import State
+from guestmem.exec.vcpu.state import CpuState
 from guestmem.exec.vcpu.stops import (
     UD,
     WITH_ERROR_CODE,
@@ -84,7 +84,7 @@ class VirtualCpu:
     """One vCPU: its registers, its engine, its run page. Whoever calls holds the turn."""
 
     def __init__(self, vcpu: Vcpu, memory: GuestMemory, run: memoryview, turns: Turns) -> None:
-        self.state = State(vcpu.id)
+        self.state = CpuState(vcpu.id)
         self.hypercall_exits = 0  # KVM_CAP_EXIT_HYPERCALL's mask, as the VM has it
         self._vcpu, self._memory, self._run, self._turns = vcpu, memory, run, turns
         self._engine: Engine | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-__all__ = ("CPUID_ENTRY", "SREGS_SIZE", "State", "Table")
+__all__ = ("CPUID_ENTRY", "SREGS_SIZE", "CpuState", "Table")
 
 GENERAL: Final = struct.Struct("<18Q")  # rax rbx rcx rdx rsi rdi rsp rbp r8..r15 rip rflags
 RIP, RFLAGS, RSP = 16, 17, 6
@@ -18,14 +18,13 @@ _SEGMENT_SIZE, _TABLES, _CONTROL = 24, 192, 224
 CS, FS, GS, SS, TR, LDT = 0, 3, 4, 5, 6, 7  # their place among the eight segments
 _CR0, _CR3, _CR4, _EFER, _APIC_BASE = 224, 240, 248, 264, 272
 CPUID_ENTRY: Final = struct.Struct("<7I12x")
-_SIGNIFICANT_INDEX: Final = 1  # KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-_EFER_LMA: Final = 1 << 10
-_CR0_PG: Final = 1 << 31
+SIGNIFICANT_INDEX: Final = 1  # KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+_LONG_MODE_ACTIVE: Final = 1 << 10  # in EFER; set by paging with long mode enabled
 
 Table = tuple[int, int]  # base, limit
 
 
-class State:
+class CpuState:
     """One vCPU's registers, as after a reset at first."""
 
     def __init__(self, id: int) -> None:
@@ -39,7 +38,7 @@ class State:
     @property
     def is_long_mode(self) -> bool:
         """64-bit code with paging: all that is served."""
-        return bool(self.cr0 & _CR0_PG and self.efer & _EFER_LMA)
+        return bool(self.efer & _LONG_MODE_ACTIVE)
 
     @property
     def cr0(self) -> int:
@@ -53,6 +52,7 @@ class State:
 
     @cr3.setter
     def cr3(self, value: int) -> None:
+        """Set it."""
         struct.pack_into("<Q", self.sregs, _CR3, value)
 
     @property
@@ -85,6 +85,7 @@ class State:
 
     @gdt.setter
     def gdt(self, table: Table) -> None:
+        """Set it."""
         struct.pack_into("<QH", self.sregs, _TABLES, *table)
 
     @property
@@ -94,6 +95,7 @@ class State:
 
     @idt.setter
     def idt(self, table: Table) -> None:
+        """Set it."""
         struct.pack_into("<QH", self.sregs, _TABLES + 16, *table)
 
     def set_cpuid(self, entries: bytes) -> None:
@@ -101,7 +103,7 @@ class State:
         self.cpuid = entries
         self.cpuid_leaves = {}
         for function, index, flags, *registers in CPUID_ENTRY.iter_unpack(entries):
-            key = function, index if flags & _SIGNIFICANT_INDEX else None
+            key = function, index if flags & SIGNIFICANT_INDEX else None
             eax, ebx, ecx, edx = registers
             self.cpuid_leaves[key] = eax, ebx, ecx, edx
 
