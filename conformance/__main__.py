@@ -1,8 +1,7 @@
 """``python -m conformance [--lab] KERNEL...``: build each kernel's selftests, run them, print a table.
 
 KERNEL is a version that the distribution has as a package (6.12), an archive or a tree. With --lab each test also runs
-on that kernel, and the exit status is 1 if one ends otherwise there; without, it is 1 if a test fails that docs/exec.md
-says passes.
+on that kernel, and the exit status is 1 if one ends otherwise there; without, it is 1 if one does not pass.
 """
 
 from __future__ import annotations
@@ -62,9 +61,12 @@ def _one(test: Selftest, program: Path, profile: str, kernel: str | None) -> int
         print(line, flush=True)
         return int(not model.agrees(Outcome("pass", 0)))
     real = on_lab(program, test.arguments, kernel, _LAB_S)
-    same = model.agrees(real)
-    print(f"{line}   kernel {real!s:<10} {real.seconds:6.1f} s{'' if same else '   DIFFERS'}", flush=True)
-    return int(not same)
+    note = ""
+    if not model.agrees(real):  # some tests wait for a fixed time, which a busy machine can miss
+        model = on_model(program, test.arguments, profile, test.limit_s)
+        note = "   in a second run" if model.agrees(real) else f"   DIFFERS, in a second run too: {model}"
+    print(f"{line}   kernel {real!s:<10} {real.seconds:6.1f} s{note}", flush=True)
+    return int(not model.agrees(real))
 
 
 def _profile_of(version: str) -> str:
