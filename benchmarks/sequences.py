@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from benchmarks.measure import say
 from guestmem.errors import BackendUnavailable
 from guestmem.fuzz.campaign import open_campaign
+from guestmem.fuzz.draft import Scope
 from guestmem.fuzz.generator import sequence
-from guestmem.fuzz.state import Scope
 from guestmem.recordings.operation import Operation
 from guestmem.recordings.target import Target
 from guestmem.recordings.vocabulary import Begin

@@ -137,7 +137,7 @@ def open_backend(name: BackendName, profile: str, request: pytest.FixtureRequest
     if name == "lab":
         from guestmem.lab import LabBackend
 
-        return Kvm(hold(LabBackend(request.getfixturevalue("machine"))))
+        return Kvm(hold(LabBackend.on(request.getfixturevalue("machine"))))
     if name == "kvm":
         kvm = guestmem.open("kvm")
         hold(kvm.backend)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ from program import Ended, Guestmem
 from recordings import SAMPLES, Json, begin, failed, gmem, line, touches, vcpu, vm, went, write
 from typer.testing import CliRunner
 
+from guestmem import cli
 from guestmem.cli import app
 from guestmem.version import __version__
 
+PROJECT = Path(__file__).parent.parent
 MMIO = [{"exit": "mmio", "gpa": 0, "len": 8, "is_write": 0}, {"exit": "done", "value": 0x5A5A5A5A5A5A5A5A}]
 GOOD = [begin(), vm(0), failed("create_vm", "EINVAL", 1, type=9, out="vm1")]
 BAD = [begin(), vm(0), failed("create_vm", "EEXIST", 5, type=9, out="vm1")]
@@ -382,6 +387,43 @@ def test_explain_of_a_guest_access_tells_steps_level_and_limits(guestmem: Guestm
 
 
 # -- the program -------------------------------------------------------------------------------------------------------
+
+
+def examples() -> list[str]:
+    """The commands that the help of every command shows."""
+    shown = [module.EXAMPLES for module in vars(cli).values() if hasattr(module, "EXAMPLES")]
+    assert len(shown) >= 9
+    return [line.strip() for text in shown for line in text.splitlines() if line.startswith("    guestmem ")]
+
+
+EXAMPLES = {example: shlex.split(example.partition("|")[0])[1:] for example in examples()}
+READING = ("check", "rules", "plan", "run", "explain", "diff")  # and no kernel, solver or VMM
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_files_that_an_example_names_are_there(example: str) -> None:
+    words = EXAMPLES[example]
+    written = {after for before, after in pairwise(words) if before in ("--html", "--record")}
+
+    for word in set(words) - written:
+        if re.search(r"\.(jsonl?|gz|txt|toml|xml|sarif|html)$", word):
+            assert list(PROJECT.glob(word)), f"{word} is no file of the project"
+
+
+@pytest.mark.parametrize(
+    "example",
+    [name for name, words in EXAMPLES.items() if words[0] in READING and not re.search("kvm|qemu:|--html", name)],
+)
+def test_an_example_that_only_reads_files_runs(
+    example: str, guestmem: Guestmem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    arguments = [name for word in EXAMPLES[example] for name in (PROJECT.glob(word) if "*" in word else [word])]
+
+    ended = guestmem(*arguments)
+
+    assert (ended.code in (0, 1), ended.err) == (True, "")
+    assert ended.out
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["run", "--help"], ["explain", "-h"]])

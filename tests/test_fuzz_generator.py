@@ -8,19 +8,21 @@ from itertools import pairwise
 
 import msgspec
 
+from guestmem.fuzz.draft import Scope
 from guestmem.fuzz.generator import THEMES, sequence
-from guestmem.fuzz.state import Scope
 from guestmem.harness import BOOT_GPA, BOOT_SIZE
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12
+from guestmem.recordings.calls import Dup
 from guestmem.recordings.ioctls import (
+    CreateVcpu,
     MappedPages,
     RunTouch,
     SetMemoryAttributes,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
 )
-from guestmem.recordings.operation import Operation
+from guestmem.recordings.operation import Handle, Operation
 from guestmem.recordings.outcome import Answered
 from guestmem.recordings.play import play
 from guestmem.recordings.vocabulary import OPERATIONS, Line
@@ -109,3 +111,18 @@ def test_what_is_mapped_is_asked_after_accesses_where_a_kernel_can_tell() -> Non
                 assert before.vm == each.vm
     asked, accesses = (sum(isinstance(each, kind) for each in operations()) for kind in (MappedPages, RunTouch))
     assert accesses / 2 < asked < accesses
+
+
+def test_an_access_names_the_vm_of_its_vcpu() -> None:
+    """Also through a duplicate of it: the boot memory is that of the VM that is named. Seed 910201133 once did not."""
+    for seed in (*SEEDS, 910201133):
+        for scope in (EVERYTHING, Scope(creation_flags=((0, 3),))):
+            vms: dict[Handle, Handle] = {}
+            for operation in sequence(seed, scope):
+                match operation:
+                    case CreateVcpu():
+                        vms[operation.out] = operation.vm
+                    case Dup() if operation.fd in vms:
+                        vms[operation.out] = vms[operation.fd]
+                    case RunTouch() if operation.vcpu in vms:
+                        assert operation.vm == vms[operation.vcpu], seed

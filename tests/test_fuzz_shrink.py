@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from guestmem.fuzz.draft import Scope
 from guestmem.fuzz.generator import sequence
 from guestmem.fuzz.shrink import smallest
-from guestmem.fuzz.state import Scope
 from guestmem.recordings.calls import Fallocate
 from guestmem.recordings.ioctls import CreateGuestMemfd
 from guestmem.recordings.operation import Operation

@@ -76,4 +76,4 @@ def test_map_and_bars_are_drawn(rendered: str) -> None:
 
 def test_reasons_are_there_on_hover(rendered: str) -> None:
     assert "not with 2M pages: dirty logging is on" in rendered
-    assert "GPA and HVA not congruent" in rendered
+    assert "GPA and HVA differ modulo the page size" in rendered

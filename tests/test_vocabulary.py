@@ -9,8 +9,8 @@ import pytest
 from recordings import answered
 
 from guestmem.backend import Backend
+from guestmem.fuzz.draft import Scope
 from guestmem.fuzz.generator import sequence
-from guestmem.fuzz.state import Scope
 from guestmem.model.process import Process
 from guestmem.model.profiles import V6_12
 from guestmem.recordings.calls import Poison, SetHugePageSize
@@ -22,7 +22,7 @@ from guestmem.recordings.vocabulary import OPERATIONS
 from guestmem.recordings.writer import recorded
 
 SCOPE = Scope((0, 1), attributes=True, two_dimensional_paging=True, creation_flags=((1, 0),))
-SEEDS = range(60)
+SEEDS = range(100)
 
 
 def answers() -> Iterator[tuple[Operation, Operation]]:

@@ -129,7 +129,7 @@ def _lab() -> Target:
     profile = profile_of_release(machine.release)
     return Target(
         "lab",
-        lambda begin: LabBackend(machine),
+        lambda begin: LabBackend.on(machine),
         lambda begin: f"Linux {machine.release}",
         lambda begin: profile.name if profile else begin.profile,
         real=True,

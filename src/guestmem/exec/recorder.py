@@ -107,6 +107,12 @@ class Recorder(Calls):
     def check_extension(self, fd: int, cap: int) -> int:
         return self._number(ioctls.CheckExtension(seq=self._sequence, i=0, on=self._handle(fd), cap=cap))
 
+    def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
+        operation = ioctls.EnableCap(
+            seq=self._sequence, i=0, on=self._handle(fd), cap=cap, args=list(args), flags=flags
+        )
+        self._run(operation)
+
     def create_vm(self, fd: int, type: int) -> int:
         out = self._new("vm")
         return self._made(ioctls.CreateVm(seq=self._sequence, i=0, type=type, out=out, on=self._handle(fd)), out)

@@ -58,6 +58,9 @@ class Calls(Protocol):
     def check_extension(self, fd: int, cap: int) -> int:
         """KVM_CHECK_EXTENSION."""
 
+    def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
+        """KVM_ENABLE_CAP."""
+
     def create_vm(self, fd: int, type: int) -> int:
         """KVM_CREATE_VM."""
 

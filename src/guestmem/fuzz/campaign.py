@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 
 from guestmem.backend import Backend
+from guestmem.fuzz.draft import Scope
 from guestmem.fuzz.generator import sequence
 from guestmem.fuzz.shrink import smallest
-from guestmem.fuzz.state import Scope
 from guestmem.model.profiles import V7_2
 from guestmem.recordings.child import ChildEnded, messages
 from guestmem.recordings.diff import Difference, Group, Pair, compare_targets, grouped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guestmem.fuzz.state import MadeFile, State
+from guestmem.fuzz.draft import Draft, DraftFile
 from guestmem.fuzz.values import (
     CAPABILITIES,
     FALLOCATE_MODES,
@@ -15,28 +15,14 @@ from guestmem.fuzz.values import (
     S63,
 )
 from guestmem.harness import PAGE_SIZE as PAGE
-from guestmem.recordings.calls import (
-    Close,
-    Dup,
-    Fallocate,
-    Fstat,
-    Fsync,
-    Ftruncate,
-    Lseek,
-    OpenAux,
-    Pread,
-    Pwrite,
-    Read,
-    Reopen,
-    Write,
-)
-from guestmem.recordings.ioctls import CheckExtension, CreateGuestMemfd, CreateVcpu, CreateVm
+from guestmem.recordings import calls, ioctls
 from guestmem.recordings.operation import Handle, Operation
+from guestmem.uapi import KVM_CAP_DISABLE_QUIRKS, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL
 
 __all__ = ("close", "create_file", "duplicate", "fallocate", "misplaced", "open_other")
 
 
-def create_file(s: State) -> None:
+def create_file(s: Draft) -> None:
     """KVM_CREATE_GUEST_MEMFD; sizes and flags that most kernels take, seldom others."""
     odd = s.chance(12)
     vm = s.one([vm for vm in s.vms if s.scope.flags_of(vm.type) is not None and not s.chance(10)] or s.vms)
@@ -46,11 +32,11 @@ def create_file(s: State) -> None:
     handle = s.vm_handle(30) if odd else vm.handle
     name = s.name("gm")
     reserved = [s.one((0, 1, (1 << 64) - 1)) for _ in range(6)] if s.chance(3) else []
-    s.add(CreateGuestMemfd, vm=handle, size=size, flags=flags, out=name, reserved=reserved)
-    s.files.append(MadeFile(name, vm.handle, size if size < S63 else PAGE, flags))
+    s.add(ioctls.CreateGuestMemfd, vm=handle, size=size, flags=flags, out=name, reserved=reserved)
+    s.files.append(DraftFile(name, vm.handle, size if size < S63 else PAGE, flags))
 
 
-def fallocate(s: State) -> None:
+def fallocate(s: Draft) -> None:
     """Allocate or punch, inside, across and past the end; odd modes, offsets and lengths."""
     file = s.one(s.files[-4:]) if s.files else None
     size = min(file.size, 4 * M2) if file else 4 * PAGE
@@ -63,10 +49,10 @@ def fallocate(s: State) -> None:
     if s.chance(8):
         length = s.one((*ODD_LENGTHS, max(S63 - 1 - offset, 1), max(S63 - PAGE - offset, 1)))
     handle = file.handle if file and not s.chance(6) else s.any_handle()
-    s.add(Fallocate, fd=handle, mode=mode, offset=max(offset, -S63), len=min(length, S63 - 1))
+    s.add(calls.Fallocate, fd=handle, mode=mode, offset=max(offset, -S63), len=min(length, S63 - 1))
 
 
-def close(s: State) -> None:
+def close(s: Draft) -> None:
     """close(2) of a file mostly, of a VM or a vCPU, or of what is closed."""
     handles: list[Handle] = [file.handle for file in s.files[-3:]]
     handles += s.others[-3:]
@@ -74,80 +60,91 @@ def close(s: State) -> None:
         handles += [handle for vm in s.vms for handle in (vm.handle, *vm.vcpus)] + s.closed[-1:]
     if handles:
         handle = s.one(handles)
-        s.add(Close, fd=handle)
+        s.add(calls.Close, fd=handle)
         if isinstance(handle, str):
             s.closed.append(handle)
             if s.chance(70):
                 s.files = [file for file in s.files if file.handle != handle] or s.files
 
 
-def duplicate(s: State) -> None:
+def duplicate(s: Draft) -> None:
     """dup(2), or open through /proc/self/fd."""
     handle, name = s.file_handle(20), s.name("dup")
     if s.chance(70):
-        s.add(Dup, fd=handle, out=name)
+        s.add(calls.Dup, fd=handle, out=name)
+        if handle in s.vcpus:
+            s.vcpus.add(name)
         original = next((file for file in s.files if file.handle == handle), None)
         if original is not None:
-            s.files.append(MadeFile(name, original.vm, original.size, original.flags))
+            s.files.append(DraftFile(name, original.vm, original.size, original.flags))
             return
     elif isinstance(handle, str) and handle.startswith("gm"):
-        s.add(Reopen, fd=handle, out=name, oflags=s.one((2, 0, 1, 0x200000, 0x10000, 0x20000, 0x220000, 0xC0)))
+        s.add(calls.Reopen, fd=handle, out=name, oflags=s.one((2, 0, 1, 0x200000, 0x10000, 0x20000, 0x220000, 0xC0)))
     else:
         return
     s.others.append(name)
 
 
-def open_other(s: State) -> None:
+def open_other(s: Draft) -> None:
     """A descriptor of another kind."""
     name = s.name("aux")
-    s.add(OpenAux, kind=s.one(("memfd", "eventfd", "devnull", "pipe")), out=name)
+    s.add(calls.OpenAux, kind=s.one(("memfd", "eventfd", "devnull", "pipe")), out=name)
     s.others.append(name)
 
 
-def misplaced(s: State) -> None:
+def misplaced(s: Draft) -> None:
     """Calls that a guest_memfd refuses, and ioctls on whatever descriptor there is."""
     if s.chance(45):
         s.one(_IOCTLS)(s)
         return
     handle = s.file_handle(30)
     if s.chance(15):
-        s.add(Fstat, fd=handle)
+        s.add(calls.Fstat, fd=handle)
     elif _is_guest_memfd(s, handle):
         # Other files answer by rules of their own (divergence "other-files"); only what they are is asked of them.
         length, offset = s.one((0, 8, PAGE)), s.one((0, PAGE, -1, S63 - 1))
-        calls: tuple[tuple[type[Operation], dict[str, int]], ...] = (
-            (Ftruncate, {"length": s.one((0, PAGE, -1, M2, S63 - 1))}),
-            (Lseek, {"offset": s.one((0, PAGE, -1, -S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
-            (Read, {"len": length}),
-            (Write, {"len": length}),
-            (Pread, {"len": length, "offset": offset}),
-            (Pwrite, {"len": length, "offset": offset}),
-            (Fsync, {}),
+        asked: tuple[tuple[type[Operation], dict[str, int]], ...] = (
+            (calls.Ftruncate, {"length": s.one((0, PAGE, -1, M2, S63 - 1))}),
+            (calls.Lseek, {"offset": s.one((0, PAGE, -1, -S63)), "whence": s.one((0, 1, 2, 3, 4, 5, 9, -1))}),
+            (calls.Read, {"len": length}),
+            (calls.Write, {"len": length}),
+            (calls.Pread, {"len": length, "offset": offset}),
+            (calls.Pwrite, {"len": length, "offset": offset}),
+            (calls.Fsync, {}),
         )
-        kind, arguments = s.one(calls)
+        kind, arguments = s.one(asked)
         s.add(kind, fd=handle, **arguments)
 
 
-def _is_guest_memfd(s: State, handle: Handle) -> bool:
+def _is_guest_memfd(s: Draft, handle: Handle) -> bool:
     return handle in (-1, 9999, 12345) or any(file.handle == handle for file in s.files)
 
 
-def _check_extension(s: State) -> None:
-    s.add(CheckExtension, on=s.any_handle() if s.chance(50) else s.vm_handle(), cap=s.one(CAPABILITIES))
+def _check_extension(s: Draft) -> None:
+    s.add(ioctls.CheckExtension, on=s.any_handle() if s.chance(50) else s.vm_handle(), cap=s.one(CAPABILITIES))
 
 
-def _create_vm(s: State) -> None:
-    s.add(CreateVm, on=s.any_handle(), type=s.one((0, 1, 2, 31, 32, 1 << 32, (1 << 64) - 1)), out=s.name("other"))
+def _enable_cap(s: Draft) -> None:
+    """Mostly the quirk by which a default VM drops every mapping when a slot goes; known capabilities only."""
+    handle = s.any_handle() if s.chance(20) else s.vm_handle()
+    cap = s.one((KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_DISABLE_QUIRKS))
+    args = s.one(([KVM_X86_QUIRK_SLOT_ZAP_ALL], [KVM_X86_QUIRK_SLOT_ZAP_ALL, 0, 0, 1], [], [1 << 62], [S63, 1]))
+    s.add(ioctls.EnableCap, on=handle, cap=cap, args=args, flags=s.one((0, 0, 0, 0, 1)))
 
 
-def _create_vcpu(s: State) -> None:
+def _create_vm(s: Draft) -> None:
+    handle, type = s.any_handle(), s.one((0, 1, 2, 31, 32, 1 << 32, (1 << 64) - 1))
+    s.add(ioctls.CreateVm, on=handle, type=type, out=s.name("other"))
+
+
+def _create_vcpu(s: Draft) -> None:
     id = s.one((1, 2, 3, 4095, 4096, 4097, 1 << 31, (1 << 32) - 1, 1 << 32))
-    s.add(CreateVcpu, vm=s.vm_handle(30), id=id, out=s.name("other"))
+    s.add(ioctls.CreateVcpu, vm=s.vm_handle(30), id=id, out=s.name("other"))
 
 
-def _create_file_on_anything(s: State) -> None:
+def _create_file_on_anything(s: Draft) -> None:
     handle, size, flags = s.any_handle(), s.one((0, PAGE, PAGE // 2)), s.one((0, 3))
-    s.add(CreateGuestMemfd, vm=handle, size=size, flags=flags, out=s.name("other"))
+    s.add(ioctls.CreateGuestMemfd, vm=handle, size=size, flags=flags, out=s.name("other"))
 
 
-_IOCTLS = (_check_extension, _create_vm, _create_vcpu, _create_file_on_anything)
+_IOCTLS = (_check_extension, _enable_cap, _create_vm, _create_vcpu, _create_file_on_anything)

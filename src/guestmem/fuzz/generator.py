@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import Final
 
 from guestmem.fuzz import files, memory, slots
-from guestmem.fuzz.state import MadeVm, Scope, State
-from guestmem.recordings.ioctls import CreateVcpu, CreateVm
+from guestmem.fuzz.draft import Draft, DraftVm, Scope
+from guestmem.recordings import ioctls
 from guestmem.recordings.operation import Operation
 
 __all__ = ("THEMES", "sequence")
 
-Step = Callable[[State], None]
+Step = Callable[[Draft], None]
 
 _STEPS: Final[Mapping[str, Step]] = MappingProxyType(
     {
@@ -91,7 +91,7 @@ THEMES: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
 def sequence(seed: int, scope: Scope) -> list[Operation]:
     """The operations of a seed; seq is "fuzz-" and the seed."""
     random = Random(seed)
-    state = State(random, scope, f"fuzz-{seed}")
+    state = Draft(random, scope, f"fuzz-{seed}")
     themes = [name for name in THEMES if name != "convert" or scope.attributes]
     weights = _SELDOM | dict(THEMES[random.choice(themes)])
     _begin(state)
@@ -101,17 +101,18 @@ def sequence(seed: int, scope: Scope) -> list[Operation]:
     return state.operations
 
 
-def _begin(s: State) -> None:
+def _begin(s: Draft) -> None:
     for _ in range(s.one((1, 1, 1, 2))):
         handle, type = s.name("vm"), s.one((*s.scope.vm_types, s.scope.vm_types[-1]))
-        vm = MadeVm(handle, type)
-        s.add(CreateVm, type=type, out=handle)
+        vm = DraftVm(handle, type)
+        s.add(ioctls.CreateVm, type=type, out=handle)
         s.vms.append(vm)
         slots.boot(s, vm)
         for id in range(s.one((1, 1, 1, 2))):
             vcpu = s.name("vcpu")
-            s.add(CreateVcpu, vm=handle, id=id, out=vcpu)
+            s.add(ioctls.CreateVcpu, vm=handle, id=id, out=vcpu)
             vm.vcpus.append(vcpu)
+            s.vcpus.add(vcpu)
     for _ in range(s.one((1, 1, 2))):
         files.create_file(s)
     for _ in range(s.one((0, 1, 2, 3))):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from guestmem.fuzz.draft import Draft, DraftMap, DraftVm
 from guestmem.fuzz.slots import some_buffer
-from guestmem.fuzz.state import MadeVm, Map, State
 from guestmem.fuzz.values import ADVICE, M2, ODD_PROTECTIONS, PROTECTIONS
 from guestmem.harness import BOOT_GPA, BOOT_SIZE
 from guestmem.harness import PAGE_SIZE as PAGE
-from guestmem.recordings.calls import HostRead, HostWrite, Madvise, Mmap, Mprotect, Munmap
-from guestmem.recordings.ioctls import MappedPages, PreFault, RecordedTouch, RunTouch
+from guestmem.recordings import calls, ioctls
 from guestmem.recordings.operation import Handle
 from guestmem.uapi import MADV_COLLAPSE, MADV_HUGEPAGE, MAP_SHARED
 from guestmem.units import GIB, U64
@@ -22,7 +21,7 @@ _WIDTHS: tuple[Literal[1, 4, 8], ...] = (1, 4, 8, 8)
 _LOAD_STORE: tuple[Literal["r", "w"], ...] = ("r", "w")
 
 
-def map_file(s: State) -> None:
+def map_file(s: Draft) -> None:
     """mmap(2) of a guest_memfd: whole, in part, past its end; odd lengths, protections, flags and offsets."""
     if not s.files or len(s.maps) > 5:
         return
@@ -39,33 +38,33 @@ def map_file(s: State) -> None:
     if s.chance(6):
         offset = s.one((1, PAGE - 1, -PAGE, -1, (1 << 63) - PAGE, 1 << 44))
     handle: Handle = s.any_handle() if s.chance(4) else file.handle
-    if any(handle in vm.vcpus for vm in s.vms):
+    if handle in s.vcpus:
         return  # that would be struct kvm_run, which the backend itself works with
     name = s.name("map")
-    s.add(Mmap, fd=handle, length=length, prot=prot, flags=flags, offset=offset, out=name)
+    s.add(calls.Mmap, fd=handle, length=length, prot=prot, flags=flags, offset=offset, out=name)
     if length < GIB:
-        s.maps.append(Map(name, file, -(-length // PAGE) * PAGE, offset))
+        s.maps.append(DraftMap(name, file, -(-length // PAGE) * PAGE, offset))
 
 
-def unmap(s: State) -> None:
+def unmap(s: Draft) -> None:
     """munmap(2) of all or of a part, which leaves a hole."""
     if s.maps:
         map = s.one(s.maps)
         if s.chance(50):
-            s.add(Munmap, map=map.handle)
+            s.add(calls.Munmap, map=map.handle)
             s.maps.remove(map)
         else:
             off = s.page_of(map.length)
-            s.add(Munmap, map=map.handle, off=off, length=s.one((PAGE, PAGE, 2 * PAGE, 0, 1, PAGE + 1)))
+            s.add(calls.Munmap, map=map.handle, off=off, length=s.one((PAGE, PAGE, 2 * PAGE, 0, 1, PAGE + 1)))
 
 
-def protect(s: State) -> None:
+def protect(s: Draft) -> None:
     """mprotect(2) of a part or all."""
     if s.maps:
         map = s.one(s.maps)
         off, length = s.page_of(map.length), s.one((PAGE, PAGE, 2 * PAGE, map.length, 0, PAGE - 1))
         s.add(
-            Mprotect,
+            calls.Mprotect,
             map=map.handle,
             off=off,
             length=length,
@@ -73,7 +72,7 @@ def protect(s: State) -> None:
         )
 
 
-def advise(s: State) -> None:
+def advise(s: Draft) -> None:
     """madvise(2): populating, dropping, and MADV_REMOVE, which punches a hole."""
     if s.maps:
         map = s.one(s.maps)
@@ -83,10 +82,10 @@ def advise(s: State) -> None:
         advice = s.one(ADVICE)
         if advice in (22, 23, 25) and length > 16 * M2:
             advice = 9
-        s.add(Madvise, map=map.handle, off=off, length=length, advice=advice)
+        s.add(calls.Madvise, map=map.handle, off=off, length=length, advice=advice)
 
 
-def host_access(s: State) -> None:
+def host_access(s: Draft) -> None:
     """A load or store of the process, in a mapping or a buffer."""
     width = s.one(_WIDTHS)
     if s.maps and s.chance(60):
@@ -97,12 +96,12 @@ def host_access(s: State) -> None:
         place = some_buffer(s)
         where = {"buf": place.buf, "off": place.off + min(s.one(_IN_PAGE), PAGE - width)}
     if s.chance(50):
-        s.add(HostRead, size=width, **where)
+        s.add(calls.HostRead, size=width, **where)
     else:
-        s.add(HostWrite, size=width, value=s.random.getrandbits(8 * width), **where)
+        s.add(calls.HostWrite, size=width, value=s.random.getrandbits(8 * width), **where)
 
 
-def touch(s: State) -> None:
+def touch(s: Draft) -> None:
     """Guest loads and stores: pages of slots, their neighbours, and what was touched before."""
     machines = [vm for vm in s.vms if vm.vcpus]
     if not machines:
@@ -110,31 +109,34 @@ def touch(s: State) -> None:
     vm = s.one([vm for vm in machines if vm.slots] or machines)
     if not vm.slots and s.chance(90):
         return  # nothing but MMIO
-    touches: list[RecordedTouch] = []
+    touches: list[ioctls.RecordedTouch] = []
     for _ in range(s.one((1, 1, 2, 3, 4, 6))):
         gpa = _page_to_touch(s, vm) if not touches or s.chance(70) else touches[-1].gpa // PAGE * PAGE
         if gpa is not None:
             width = s.one(_WIDTHS)
             rw = s.one(_LOAD_STORE)
             value = s.random.getrandbits(8 * width) if rw == "w" else 0
-            touches.append(RecordedTouch(gpa=gpa + min(s.one(_IN_PAGE), PAGE - width), rw=rw, size=width, value=value))
+            gpa += min(s.one(_IN_PAGE), PAGE - width)
+            touches.append(ioctls.RecordedTouch(gpa=gpa, rw=rw, size=width, value=value))
     vcpu: Handle = s.one(vm.vcpus)
     if s.chance(3):
         vcpu = s.any_handle()
-        if any(vcpu in each.vcpus for each in s.vms):
+        if vcpu in s.vcpus:
             return  # a vCPU of another VM has another boot memory
     if touches:
-        s.add(RunTouch, vm=vm.handle, vcpu=vcpu, boot_gpa=BOOT_GPA, touches=touches)
+        s.add(ioctls.RunTouch, vm=vm.handle, vcpu=vcpu, boot_gpa=BOOT_GPA, touches=touches)
         if s.scope.two_dimensional_paging and vcpu in vm.vcpus and not _huge_pages_were_asked_for(s):
-            s.add(MappedPages, vm=vm.handle)
+            s.add(ioctls.MappedPages, vm=vm.handle)
 
 
-def _huge_pages_were_asked_for(s: State) -> bool:
+def _huge_pages_were_asked_for(s: Draft) -> bool:
     """Whether some of the host's memory may be of pages that the model does not know of."""
-    return any(isinstance(each, Madvise) and each.advice in (MADV_HUGEPAGE, MADV_COLLAPSE) for each in s.operations)
+    return any(
+        isinstance(each, calls.Madvise) and each.advice in (MADV_HUGEPAGE, MADV_COLLAPSE) for each in s.operations
+    )
 
 
-def _page_to_touch(s: State, vm: MadeVm) -> int | None:
+def _page_to_touch(s: Draft, vm: DraftVm) -> int | None:
     """A guest-physical page that the guest's page tables can express and that is not its own code."""
     gpa = s.gpa()
     if vm.slots and s.chance(88):
@@ -144,12 +146,12 @@ def _page_to_touch(s: State, vm: MadeVm) -> int | None:
     return None if own or gpa + PAGE > 1 << s.scope.gpa_bits else gpa
 
 
-def pre_fault(s: State) -> None:
+def pre_fault(s: Draft) -> None:
     """KVM_PRE_FAULT_MEMORY; not where an outdated root makes 6.12 spin until a signal."""
     vm = s.one(s.vms)
     spins = s.scope.two_dimensional_paging and vm.type == 0 and vm.outdated
     vcpu: Handle = s.one(vm.vcpus) if vm.vcpus and not spins and not s.chance(8) else s.any_handle()
-    if spins and any(vcpu in each.vcpus for each in s.vms):
+    if spins and vcpu in s.vcpus:
         return
     gpa, size = s.gpa(), s.one((PAGE, PAGE, 2 * PAGE, 4 * PAGE, 8 * PAGE, M2, M2 + PAGE))
     if vm.slots and s.chance(75):
@@ -158,4 +160,4 @@ def pre_fault(s: State) -> None:
         gpa = s.one((1, PAGE - 1, U64 - PAGE, U64 - 2 * PAGE, 1 << 52, 1 << 40))
     if s.chance(8):
         size = s.one((0, 1, PAGE - 1, U64 - PAGE, U64 - 1, (U64 - gpa) % U64))
-    s.add(PreFault, vcpu=vcpu, gpa=gpa, size=size, flags=s.one((0,) * 15 + (1,)))
+    s.add(ioctls.PreFault, vcpu=vcpu, gpa=gpa, size=size, flags=s.one((0,) * 15 + (1,)))

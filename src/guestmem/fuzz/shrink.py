@@ -16,7 +16,7 @@ import msgspec
 
 from guestmem.errors import BackendUnavailable
 from guestmem.recordings.ioctls import RunTouch
-from guestmem.recordings.operation import HostAddress, Operation
+from guestmem.recordings.operation import Field, HostAddress, Operation, marked
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn
@@ -26,9 +26,7 @@ __all__ = ("smallest",)
 Operations = tuple[Operation, ...]
 _KEEP = 1 << 20  # draws below it change something; of the numbers up to it hypothesis favours few
 _SIMPLE = (0, 1, 0x1000, 0x2000, 0x200000)
-_FIXED = frozenset(
-    ("type", "flags", "id", "kind", "i", "rw", "boot_gpa", "slot_boot", "reserved", "mode", "prot", "advice")
-)
+_FIXED = frozenset(("type", "flags", "id", "i", "boot_gpa", "mode", "prot", "advice"))
 
 
 def smallest(operations: Sequence[Operation], differs: Callable[[Operations], bool], limit_s: float) -> Operations:
@@ -98,23 +96,19 @@ def _drawn(draw: DrawFn, st: Any, values: Sequence[Any]) -> Any:
 
 def _closed(operations: Iterable[Operation]) -> Iterable[Operation]:
     """Without those that name what no operation left makes."""
-    made: set[str] = {"kvm"}
+    made: set[object] = {"kvm", ""}
     for operation in operations:
-        if all(name in made for name in _names(operation)):
+        if all(name in made for name in _names(operation, Field.USES) if isinstance(name, str)):
             yield operation
-            if (out := getattr(operation, "out", None)) is not None:
-                made.add(out)
+            made.update(_names(operation, Field.MAKES, Field.MAKES_MAPPING))
 
 
-def _names(operation: Operation) -> Iterable[str]:
-    """The handles that an operation uses."""
-    for field in ("on", "vm", "fd", "vcpu", "guest_memfd", "map"):
-        value = getattr(operation, field, None)
-        if isinstance(value, str) and value:
-            yield value
+def _names(operation: msgspec.Struct, *marks: Field) -> Iterable[object]:
+    """The handles that an operation uses or makes, also in what it is made of."""
+    yield from (getattr(operation, name) for name in marked(type(operation), *marks))
     where = getattr(operation, "userspace_addr", None)
-    if isinstance(where, HostAddress) and where.map:
-        yield where.map
+    if isinstance(where, HostAddress):
+        yield from _names(where, *marks)
 
 
 def _simplified(operation: Operation, drawn: Callable[[Sequence[Any]], Any]) -> Operation:

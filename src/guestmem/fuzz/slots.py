@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from guestmem.fuzz.state import MadeFile, MadeSlot, MadeVm, State
+from guestmem.fuzz.draft import Draft, DraftFile, DraftSlot, DraftVm
 from guestmem.fuzz.values import (
     ABSOLUTE_HVAS,
     HUGE_OFFSETS,
@@ -17,7 +17,7 @@ from guestmem.fuzz.values import (
 )
 from guestmem.harness import BOOT_GPA, BOOT_SIZE, BOOT_SLOT, BUFFER_SIZE
 from guestmem.harness import PAGE_SIZE as PAGE
-from guestmem.recordings.ioctls import SetMemoryAttributes, SetUserMemoryRegion, SetUserMemoryRegion2
+from guestmem.recordings import ioctls
 from guestmem.recordings.operation import Handle, HostAddress
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
@@ -27,17 +27,17 @@ __all__ = ("bind", "boot", "change", "delete", "set_attributes", "set_slot", "so
 _IDS = (0, 1, 2, 3, 4, 5, 32763)
 
 
-def boot(s: State, vm: MadeVm) -> None:
+def boot(s: Draft, vm: DraftVm) -> None:
     """The slot that the guest's code lives in."""
     where = HostAddress(buf=f"boot:{vm.handle}")
-    _region(s, vm.handle, BOOT_SLOT, MadeSlot(BOOT_GPA, BOOT_SIZE, 0, where), 0, 0)
+    _region(s, vm.handle, BOOT_SLOT, DraftSlot(BOOT_GPA, BOOT_SIZE, 0, where), 0, 0)
 
 
-def set_slot(s: State) -> None:
+def set_slot(s: Draft) -> None:
     """Any slot: good, odd in one way, or in several."""
     vm = s.one(s.vms)
     size, number = s.one(SIZES), s.new_slot(vm, _IDS)
-    slot = MadeSlot(s.free_gpa(vm, size), size, s.one((0, 0, 1, 2, 3)), some_buffer(s))
+    slot = DraftSlot(s.free_gpa(vm, size), size, s.one((0, 0, 1, 2, 3)), some_buffer(s))
     if s.chance(7):
         slot.gpa = s.one(ODD_GPAS)
     if s.chance(7):
@@ -54,7 +54,7 @@ def set_slot(s: State) -> None:
     handle = s.any_handle() if s.chance(2) else vm.handle
     if s.chance(25):
         s.add(
-            SetUserMemoryRegion,
+            ioctls.SetUserMemoryRegion,
             vm=handle,
             slot=number,
             flags=slot.flags,
@@ -67,7 +67,7 @@ def set_slot(s: State) -> None:
     _believe(vm, number, slot)
 
 
-def bind(s: State) -> None:
+def bind(s: Draft) -> None:
     """A slot of a guest_memfd: ranges of the file that meet, odd offsets, files of other VMs."""
     if not s.files:
         return
@@ -83,7 +83,7 @@ def bind(s: State) -> None:
         offset = s.one(
             (*HUGE_OFFSETS, file.size, max(file.size - size, 0), (U64 - size) % U64, ((1 << 63) - size) % U64)
         )
-    slot = MadeSlot(s.free_gpa(vm, size), size, KVM_MEM_GUEST_MEMFD, _over_file(s, file, offset))
+    slot = DraftSlot(s.free_gpa(vm, size), size, KVM_MEM_GUEST_MEMFD, _over_file(s, file, offset))
     if s.chance(4):
         slot.flags |= s.one((KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES, 8, 1 << 16))
     if s.chance(3):
@@ -97,7 +97,7 @@ def bind(s: State) -> None:
     _believe(vm, number, slot)
 
 
-def change(s: State) -> None:
+def change(s: Draft) -> None:
     """A slot again: the same, moved, with dirty logging on or off, with another size, address or kind."""
     vm, number = _existing(s)
     if vm is None or number not in vm.slots:
@@ -122,19 +122,19 @@ def change(s: State) -> None:
         vm.slots[number] = slot
 
 
-def delete(s: State) -> None:
+def delete(s: Draft) -> None:
     """Size 0: mostly of a slot that exists, with flags and addresses that may spoil it."""
     vm, number = _existing(s)
     vm = vm or s.one(s.vms)
     flags = s.one((0, 0, 0, 0, KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, 8))
     gpa, hva = s.one((0, 0, 0, PAGE, 1)), s.one((0, 0, 0, 1, 1 << 63))
-    slot = MadeSlot(gpa, 0, flags, HostAddress(abs=hva))
+    slot = DraftSlot(gpa, 0, flags, HostAddress(abs=hva))
     _region(s, vm.handle, number, slot, s.one((-1, -1, 0, 9999)), s.one((0, 0, 0, 1)))
     vm.slots.pop(number, None)
     vm.outdated = True
 
 
-def set_attributes(s: State) -> None:
+def set_attributes(s: Draft) -> None:
     """Private or shared, over parts of slots, whole ones, several; odd arguments."""
     vm = s.one(s.vms)
     address, size = s.gpa(), s.one((PAGE, PAGE, 2 * PAGE, 4 * PAGE, 8 * PAGE, M2, M2 + PAGE, 3 * M2))
@@ -153,23 +153,23 @@ def set_attributes(s: State) -> None:
     if attributes and address < BOOT_GPA + BOOT_SIZE + PAGE and address + size > BOOT_GPA:
         return  # the guest's own code and its doorbell, which ends every touch, stay shared
     handle = s.any_handle() if s.chance(3) else vm.handle
-    s.add(SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
+    s.add(ioctls.SetMemoryAttributes, vm=handle, address=address, size=size, attributes=attributes, flags=flags)
 
 
-def _believe(vm: MadeVm, number: int, slot: MadeSlot) -> None:
+def _believe(vm: DraftVm, number: int, slot: DraftSlot) -> None:
     """It is a slot from now on, if it can be; else mostly something else is there, which is just as well."""
     if slot.size and vm.is_free(slot.gpa, slot.size):
         vm.slots.setdefault(number, slot)
 
 
-def some_buffer(s: State) -> HostAddress:
+def some_buffer(s: Draft) -> HostAddress:
     """Somewhere in one of the process's buffers."""
     return HostAddress(
         buf=s.one(("A", "A", "A", "B", "C", "RO", "NONE")), off=s.one((0, 0, 0, PAGE, 2 * PAGE, M2, 3 * M2))
     )
 
 
-def _hva(s: State, size: int) -> HostAddress:
+def _hva(s: Draft, size: int) -> HostAddress:
     """A buffer, a mapping, an end of one of them, or a number."""
     if s.chance(8):
         return HostAddress(abs=s.one(ABSOLUTE_HVAS))
@@ -183,7 +183,7 @@ def _hva(s: State, size: int) -> HostAddress:
     return some_buffer(s)
 
 
-def _harmless(s: State) -> HostAddress:
+def _harmless(s: Draft) -> HostAddress:
     """Host memory that shadow paging cannot fill leaves from (divergence "shadow-prefetch"): nothing writable."""
     return s.one(
         (
@@ -195,7 +195,7 @@ def _harmless(s: State) -> HostAddress:
     )
 
 
-def _over_file(s: State, file: MadeFile, offset: int) -> HostAddress:
+def _over_file(s: Draft, file: DraftFile, offset: int) -> HostAddress:
     """Where the kernel's documentation wants it: over a mapping of the same bytes of the file; else harmless."""
     if s.scope.two_dimensional_paging and s.chance(60):
         return some_buffer(s)  # no shadow paging: any memory will do, and shared faults use it
@@ -206,20 +206,20 @@ def _over_file(s: State, file: MadeFile, offset: int) -> HostAddress:
     return _harmless(s)
 
 
-def _existing(s: State) -> tuple[MadeVm | None, int]:
+def _existing(s: Draft) -> tuple[DraftVm | None, int]:
     """A slot that probably exists; else none, and a number."""
     there = [(vm, number) for vm in s.vms for number in vm.slots]
     return s.one(there) if there and not s.chance(5) else (None, s.one(_IDS))
 
 
-def _hits_boot(slot: MadeSlot) -> bool:
+def _hits_boot(slot: DraftSlot) -> bool:
     """Whether it would cover the doorbell, which ends every touch. An overlap with the boot slot is refused anyway."""
     return slot.gpa <= BOOT_GPA + BOOT_SIZE < slot.gpa + slot.size or slot.gpa == BOOT_GPA
 
 
-def _region(s: State, vm: Handle, number: int, slot: MadeSlot, file: Handle, offset: int, **pads: int) -> None:
+def _region(s: Draft, vm: Handle, number: int, slot: DraftSlot, file: Handle, offset: int, **pads: int) -> None:
     s.add(
-        SetUserMemoryRegion2,
+        ioctls.SetUserMemoryRegion2,
         vm=vm,
         slot=number,
         flags=slot.flags,

@@ -5,9 +5,10 @@ slot, all its pages have the same attribute, and what backs it allows: for share
 (kvm_alloc_memslot_metadata), no dirty logging, a host mapping of at least P; for private pages what the guest_memfd
 hands out. Costs one step per run of attributes and never one per page, so an exabyte costs what a megabyte does.
 
-This and the model are the only places where a level is decided; a property test holds them together. Sizes are bytes,
-a level is named by its page size. ``mapped[i]`` counts bytes that can be mapped with sizes[i] *or larger*, so at every
-level mapped plus lost is the size of the slot.
+The model decides levels too, ``vector`` does so in arrays, and ``races.memory`` for its small worlds: tests compare
+them (test_coverage_on_model, test_vector, test_races_levels). Sizes are bytes, a level is named by its page size.
+``mapped[i]`` counts bytes that can be mapped with sizes[i] *or larger*, so at every level mapped plus lost is the size
+of the slot.
 """
 
 from __future__ import annotations

@@ -107,11 +107,13 @@ def _machine(geometry: Geometry) -> Machine:
 
 
 def _region(slot: Slot) -> Region:
-    number = slot.number or 0
-    if not 0 <= number <= 0xFFFF:
-        number = 0xFFFF  # no argument of the ioctl holds it; refused as it is
-    place = slot.address_space << 16 | number
+    place = _u16(slot.address_space) << 16 | _u16(slot.number or 0)
     return Region(2, place, slot.flags, slot.gpa, slot.size, slot.hva or 0, offset=slot.offset or 0)
+
+
+def _u16(number: int) -> int:
+    """The number as half of the ioctl's field; one that does not fit becomes the largest, which is refused too."""
+    return number if 0 <= number <= 0xFFFF else 0xFFFF
 
 
 def _file(vm: VmSlots, layout: Layout, slot: Slot, host: HostLimits, files: dict[str, _File]) -> _File:

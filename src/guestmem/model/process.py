@@ -15,7 +15,7 @@ from guestmem.errors import KvmError
 from guestmem.model import create, file_calls, mmap
 from guestmem.model.attributes import AttributesRequest, set_attributes
 from guestmem.model.auxiliary import AUX_KINDS
-from guestmem.model.capabilities import check_extension
+from guestmem.model.capabilities import check_extension, enable_cap
 from guestmem.model.checks import Check, require
 from guestmem.model.descriptors import Descriptors, VcpuFile, VmFile
 from guestmem.model.fallocate import FallocateRequest, fallocate
@@ -29,7 +29,7 @@ from guestmem.model.region_checks import Region
 from guestmem.model.vcpu import PreFaultRequest, Vcpu
 from guestmem.model.vm import GuestMemfd, Vm
 from guestmem.rules import DEFAULT, Rule
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_X86_QUIRK_SLOT_ZAP_ALL, MAP_ANONYMOUS
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS
 
 __all__ = ("Process",)
 
@@ -50,14 +50,6 @@ PAGE_SIZE_CAN_CHANGE: Check[tuple[GuestMemfd, int]] = Check(
     "shmem's huge= setting",
     lambda asked: asked[0].cache.backing == "shmem" and asked[1] in asked[0].vm.geometry.page_sizes,
     lambda asked: f"a {asked[0].cache.backing} file, page size {asked[1]:#x}",
-)
-QUIRKS_KNOWN: Check[int] = Check(
-    "quirks-known",
-    errno.EINVAL,
-    "only quirks that KVM_CAP_DISABLE_QUIRKS2 reports can be disabled",
-    "kvm_vm_ioctl_enable_cap",
-    lambda quirks: not quirks & ~KVM_X86_QUIRK_SLOT_ZAP_ALL,
-    lambda quirks: f"quirks={quirks:#x}",
 )
 
 
@@ -152,6 +144,10 @@ class Process(Descriptors):
         self.require_kind(fd, file, passed=vm is not None or file.kind is KVM_DEVICE)
         return check_extension(self.profile, self.machine, vm, cap)
 
+    def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
+        """KVM_ENABLE_CAP on a VM: only quirks can be disabled."""
+        enable_cap(self.vm_of(fd), cap, args, flags)
+
     def create_vm(self, fd: int, type: int) -> int:
         """KVM_CREATE_VM: EINVAL for a type that KVM_CAP_VM_TYPES does not report."""
         file = self.file(fd)
@@ -160,16 +156,6 @@ class Process(Descriptors):
         vm = Vm(type, self.profile, self.machine, self.rule, self.host, self.pools)
         self.vms.append(vm)
         return self.install(VmFile(vm))
-
-    def disable_quirks(self, fd: int, quirks: int) -> None:
-        """KVM_ENABLE_CAP with KVM_CAP_DISABLE_QUIRKS2, for the quirk that concerns memory; EINVAL for any other bit.
-
-        Without KVM_X86_QUIRK_SLOT_ZAP_ALL a slot that goes takes along its own mappings only.
-        """
-        vm = self.vm_of(fd)
-        require((QUIRKS_KNOWN,), quirks)
-        if quirks:
-            vm.slot_zap_all = False
 
     def create_vcpu(self, fd: int, id: int) -> int:
         """KVM_CREATE_VCPU: EINVAL for an id past the limit, EEXIST for one in use."""

@@ -65,6 +65,7 @@ class Profile:
     gmem_mmap: bool  # guest_memfd has an mmap operation, and pseudo file systems (pipes too) are noexec
     pre_fault_renews_root: bool  # else pre-fault spins on a root made before the last slot deletion
     dirty_log_off_recovers: bool  # else huge mappings come back only at the next fault
+    quirks: int = 0x7FF  # KVM_X86_VALID_QUIRKS
     huge: bool = False  # guest_memfd folios may be larger than a page
 
 
@@ -104,6 +105,7 @@ V6_18 = replace(
 V7_2 = replace(
     V6_18,
     name="v7.2",
+    quirks=0xFFF,  # NESTED_SVM_SHARED_PAT
     title="Linux 7.2 (7.2.13), software-protected VMs, two-dimensional paging",
     machine=Machine(),
     binding_overlap_errno=errno.EEXIST,

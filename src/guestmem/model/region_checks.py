@@ -1,6 +1,6 @@
 """The checks of KVM_SET_USER_MEMORY_REGION and _REGION2, the binding's included, in the kernel's order.
 
-They stand in groups (kvm_vm_ioctl_set_memory_region, kvm_set_memory_region, kvm_gmem_bind,
+They are in groups (kvm_vm_ioctl_set_memory_region, kvm_set_memory_region, kvm_gmem_bind,
 kvm_arch_prepare_memory_region), because the kernel branches between them. They look at a request and at the part of a
 VM and of a file that ``VmSlots`` and ``BindableFile`` hold, and at nothing else: the ioctl, the refusals of a layout
 and the proofs run the same ones.
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from guestmem.model.checks import Check
 from guestmem.model.files import OpenFile
-from guestmem.model.vm import AddressSpaceSlots, BindableFile, Memslot, VmSlots
+from guestmem.model.vm import BindableFile, Memslot, VmSlots
 from guestmem.rules import Binding, Rule
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from guestmem.units import U64, to_s64
@@ -83,11 +83,6 @@ class RegionRequest:
         self.old: Memslot | None = None
         self.base_gfn = region.gpa >> vm.page_shift  # the first frame asked for
         self.npages = region.size >> vm.page_shift
-
-    @property
-    def space(self) -> AddressSpaceSlots:
-        """The slots of the address space named."""
-        return self.vm.spaces[self.region.slot >> 16]
 
     def slot(self) -> Memslot:
         """The slot that a checked request makes."""

@@ -36,30 +36,6 @@ if TYPE_CHECKING:
     from guestmem.recordings.handles import Handles
     from guestmem.recordings.limits import Limits
 
-__all__ = (
-    "Close",
-    "Dup",
-    "Fallocate",
-    "Fstat",
-    "Fsync",
-    "Ftruncate",
-    "HostRead",
-    "HostWrite",
-    "Lseek",
-    "Madvise",
-    "Mmap",
-    "Mprotect",
-    "Munmap",
-    "OpenAux",
-    "Poison",
-    "Pread",
-    "Pwrite",
-    "Read",
-    "Reopen",
-    "SetHugePageSize",
-    "Write",
-)
-
 _POISONING: Final = {MADV_HWPOISON: "MADV_HWPOISON", MADV_SOFT_OFFLINE: "MADV_SOFT_OFFLINE"}
 _POPULATING: Final = (MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE)
 _MAP_POPULATED: Final = MAP_LOCKED | MAP_POPULATE | MAP_HUGETLB
@@ -101,58 +77,46 @@ class Lseek(Operation, tag="lseek"):
         self.result = here.backend.lseek(here.fd(self.fd), self.offset, self.whence)
 
 
-class Read(Operation, tag="read"):
-    """read(2) into a valid buffer."""
+class Transfer(Operation):
+    """What read(2) and its like have in common: len bytes, into or from a valid buffer."""
 
     fd: Handle
     len: Length
+
+    def limit(self, limits: Limits) -> str | None:
+        return limits.allocates(self.len)
+
+
+class Read(Transfer, tag="read"):
+    """read(2)."""
 
     def run(self, here: Handles) -> None:
         self.result = here.backend.read(here.fd(self.fd), self.len)
 
-    def limit(self, limits: Limits) -> str | None:
-        return limits.allocates(self.len)
 
-
-class Write(Operation, tag="write"):
-    """write(2) from a valid buffer."""
-
-    fd: Handle
-    len: Length
+class Write(Transfer, tag="write"):
+    """write(2)."""
 
     def run(self, here: Handles) -> None:
         self.result = here.backend.write(here.fd(self.fd), self.len)
 
-    def limit(self, limits: Limits) -> str | None:
-        return limits.allocates(self.len)
 
+class Pread(Transfer, tag="pread"):
+    """pread(2)."""
 
-class Pread(Operation, tag="pread"):
-    """pread(2) into a valid buffer."""
-
-    fd: Handle
-    len: Length
     offset: S64
 
     def run(self, here: Handles) -> None:
         self.result = here.backend.pread(here.fd(self.fd), self.len, self.offset)
 
-    def limit(self, limits: Limits) -> str | None:
-        return limits.allocates(self.len)
 
+class Pwrite(Transfer, tag="pwrite"):
+    """pwrite(2)."""
 
-class Pwrite(Operation, tag="pwrite"):
-    """pwrite(2) from a valid buffer."""
-
-    fd: Handle
-    len: Length
     offset: S64
 
     def run(self, here: Handles) -> None:
         self.result = here.backend.pwrite(here.fd(self.fd), self.len, self.offset)
-
-    def limit(self, limits: Limits) -> str | None:
-        return limits.allocates(self.len)
 
 
 class Fsync(Operation, tag="fsync"):

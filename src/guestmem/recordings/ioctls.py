@@ -14,21 +14,6 @@ if TYPE_CHECKING:
     from guestmem.recordings.handles import Handles
     from guestmem.recordings.limits import Limits
 
-__all__ = (
-    "CheckExtension",
-    "CreateGuestMemfd",
-    "CreateVcpu",
-    "CreateVm",
-    "MappedPages",
-    "PreFault",
-    "RecordedExit",
-    "RecordedTouch",
-    "RunTouch",
-    "SetMemoryAttributes",
-    "SetUserMemoryRegion",
-    "SetUserMemoryRegion2",
-)
-
 
 class CreateVm(Operation, tag="create_vm"):
     """KVM_CREATE_VM on /dev/kvm, or on whatever ``on`` names."""
@@ -49,6 +34,18 @@ class CheckExtension(Operation, tag="check_extension"):
 
     def run(self, here: Handles) -> None:
         self.result = here.backend.check_extension(here.fd(self.on), self.cap)
+
+
+class EnableCap(Operation, tag="enable_cap"):
+    """KVM_ENABLE_CAP on a VM; args are four words, those left out 0."""
+
+    on: Handle
+    cap: U32
+    args: Annotated[list[U64], msgspec.Meta(max_length=4)] = msgspec.field(default_factory=list)
+    flags: U32 = 0
+
+    def run(self, here: Handles) -> None:
+        here.backend.enable_cap(here.fd(self.on), self.cap, self.args, self.flags)
 
 
 class CreateVcpu(Operation, tag="create_vcpu"):

@@ -40,6 +40,6 @@ OPERATIONS: Final[tuple[type[Operation], ...]] = tuple(
     kind
     for module in (calls, ioctls)
     for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, Operation) and kind is not Operation
+    if isinstance(kind, type) and issubclass(kind, Operation) and not kind.__subclasses__()
 )
 Line: Final[Any] = Union[(Begin, *OPERATIONS)]  # for msgspec; a checker of types is served with Begin | Operation

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from guestmem.layout.bound import RuleVerdict, judge
+from guestmem.layout.bound import judge
 from guestmem.layout.check import Checked
 from guestmem.layout.coverage import Coverage, SlotCoverage
 from guestmem.layout.reasons import Reason
@@ -37,6 +37,8 @@ def to_html(checked: list[Checked], profile: str) -> str:
         version=__version__,
         profile=profile,
         width=_WIDTH,
+        gain=gain_text,
+        size=size_text,
         levels=[format_size(size) for size in sizes],
         sources=[_source(one) for one in checked],
     )
@@ -55,16 +57,7 @@ def _source(one: Checked) -> dict[str, Any]:
         "runs": [_run(coverage, run, top) for run in best_runs(coverage)],
         "slots": [_slot(coverage, index) for index in range(len(coverage.slots))],
         "assumptions": layout.assumptions,
-        "findings": [
-            {
-                "id": finding.id,
-                "severity": finding.severity,
-                "message": finding.message,
-                "remedy": finding.remedy,
-                "gain": gain_text(finding.gain),
-            }
-            for finding in one.findings
-        ],
+        "findings": one.findings,
         **_rules(coverage),
     }
 
@@ -145,20 +138,7 @@ def _rules(coverage: Coverage) -> dict[str, Any]:
         for page, size in zip(geometry.page_sizes[1:], verdicts.best[1:], strict=True)
     )
     return {
-        "rules": [_rule(verdict) for verdict in verdicts.rules],
+        "rules": verdicts.rules,
         "rules_page": format_size(verdicts.page_size),
         "rules_best": best,
-    }
-
-
-def _rule(verdict: RuleVerdict) -> dict[str, Any]:
-    rule = verdict.rule
-    return {
-        "name": rule.name,
-        "author": rule.author,
-        "date": rule.date,
-        "statement": rule.statement,
-        "refused": f"{verdict.refused} of {len(verdict.refusals)}",
-        "why": "; ".join(why for why in verdict.refusals if why is not None),
-        "mapped": [size_text(mapped) if mapped else "-" for mapped in verdict.coverage.mapped[1:]],
     }

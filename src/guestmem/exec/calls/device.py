@@ -41,7 +41,6 @@ _OTHER_CAPABILITIES: Final[Mapping[int, int]] = MappingProxyType(
         136: 1,  # KVM_CAP_IMMEDIATE_EXIT
         201: 1 << 12,  # KVM_CAP_EXIT_HYPERCALL: KVM_HC_MAP_GPA_RANGE
         203: 1,  # KVM_CAP_BINARY_STATS_FD
-        213: 1 << 7,  # KVM_CAP_DISABLE_QUIRKS2: KVM_X86_QUIRK_SLOT_ZAP_ALL
     }
 )
 

@@ -27,7 +27,7 @@ _ATTRIBUTES: Final = struct.Struct("<4Q")
 _CREATE_FILE: Final = struct.Struct("<8Q")
 _ENABLE_CAP: Final = struct.Struct("<II4Q64x")
 _TSC_KHZ: Final = 2_000_000
-_CAP_EXIT_HYPERCALL, _CAP_DISABLE_QUIRKS2 = 201, 213
+_CAP_EXIT_HYPERCALL: Final = 201
 _MAP_GPA_RANGE: Final = 1 << 12
 _NOT_OPEN: Final = 1 << 30
 
@@ -78,16 +78,14 @@ def _set_attributes(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> 
 
 
 def _enable_cap(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:
-    cap, flags, value, *_ = fetch(call, _ENABLE_CAP)
-    if flags:
-        return -errno.EINVAL
-    if cap == _CAP_EXIT_HYPERCALL and not value & ~_MAP_GPA_RANGE:
-        vm.hypercall_exits = value
+    cap, flags, *arguments = fetch(call, _ENABLE_CAP)
+    if cap == _CAP_EXIT_HYPERCALL:
+        if flags or arguments[0] & ~_MAP_GPA_RANGE:
+            return -errno.EINVAL
+        vm.hypercall_exits = arguments[0]
         return 0
-    if cap == _CAP_DISABLE_QUIRKS2:
-        vm.space.process.disable_quirks(vm.fd, value)
-        return 0
-    return -errno.EINVAL
+    vm.space.backend.enable_cap(vm.fd, cap, arguments, flags)
+    return 0
 
 
 def _check_extension(supervisor: Supervisor, vm: VmObject, call: ProgramCall) -> Result:

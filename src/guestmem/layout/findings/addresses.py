@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from guestmem.layout.coverage import Coverage, cover
-from guestmem.layout.findings.value import Bytes, Finding, gained, lost_to, usable
+from guestmem.layout.findings.value import Bytes, Finding, gained_by, lost_to, remapped, usable
 from guestmem.layout.placement import ALIGNED_BASE
 from guestmem.layout.reasons import Reason
 from guestmem.layout.regions import Regions, region_base
@@ -26,17 +26,27 @@ __all__ = ("find_address_findings", "on_pages")
 
 def find_address_findings(coverage: Coverage, regions: Regions) -> Iterator[Finding]:
     """hva-not-congruent, odd-start and split."""
+    groups = list(_misaligned_groups(coverage, regions))
+    slots = coverage.layout.slots
+    fixed = {index: replace(slots[index], hva=None, assumed_hva=None) for _, group in groups for index in group}
+    after = remapped(coverage, fixed)
+    for page_size, group in groups:
+        yield _explain(coverage, regions, group, page_size, gained_by(coverage, group, after))
+    for page_size in coverage.host.sizes[1:]:
+        yield from _find_splits(coverage, regions, page_size)
+
+
+def _misaligned_groups(coverage: Coverage, regions: Regions) -> Iterator[tuple[int, list[int]]]:
+    """(page size, slots of one region that are not congruent for it), each slot once."""
     explained: set[int] = set()
     for page_size in coverage.host.sizes[1:]:
         for members in regions:
             able = [index for index in members if _able(coverage, index, page_size)]
-            misaligned = [index for index in able if index not in explained and _misaligned(coverage, index, page_size)]
-            if not misaligned or (len(misaligned) < len(able) and _differ(coverage, able, page_size)):
+            group = [index for index in able if index not in explained and _misaligned(coverage, index, page_size)]
+            if not group or (len(group) < len(able) and _differ(coverage, able, page_size)):
                 continue  # one part of the region is congruent, so it is the cut that is wrong
-            explained.update(misaligned)
-            yield _explain(coverage, regions, misaligned, page_size)
-    for page_size in coverage.host.sizes[1:]:
-        yield from _find_splits(coverage, regions, page_size)
+            explained.update(group)
+            yield page_size, group
 
 
 def on_pages(slot: Slot, page_size: int) -> Slot:
@@ -64,16 +74,15 @@ def _delta(slot: Slot) -> int:
     return slot.gpa - (slot.offset or 0)
 
 
-def _explain(coverage: Coverage, regions: Regions, misaligned: list[int], page_size: int) -> Finding:
+def _explain(coverage: Coverage, regions: Regions, group: list[int], page_size: int, gain: Bytes) -> Finding:
     """The finding for the slots of one region that are not congruent at a level."""
-    slots = [coverage.layout.slots[index] for index in misaligned]
-    fixed = {index: replace(slot, hva=None, assumed_hva=None) for index, slot in zip(misaligned, slots, strict=True)}
-    lost, gain = lost_to(coverage, misaligned, Reason.HVA), gained(coverage, fixed)
+    slots = [coverage.layout.slots[index] for index in group]
+    lost = lost_to(coverage, group, Reason.HVA)
     odd = regions.odd_below(slots[0], page_size)
     if odd is None:
         message = _misplaced(slots[0], page_size)
         remedy = words_of(coverage.layout).align_hva(regions, slots[0], page_size)
-        return Finding("hva-not-congruent", "warning", message, remedy, tuple(misaligned), lost, gain)
+        return Finding("hva-not-congruent", "warning", message, remedy, tuple(group), lost, gain)
     size = format_size(page_size)
     message = (
         f"{slots[0].allocation} starts at GPA {regions.start(slots[0]):#x}, which is not a multiple of {size}, because "
@@ -81,7 +90,7 @@ def _explain(coverage: Coverage, regions: Regions, misaligned: list[int], page_s
         f"of it can be mapped with {size} pages or larger"
     )
     remedy = words_of(coverage.layout).resize(regions, odd, page_size)
-    return Finding("odd-start", "warning", message, remedy, tuple(misaligned), lost, gain)
+    return Finding("odd-start", "warning", message, remedy, tuple(group), lost, gain)
 
 
 def _misplaced(slot: Slot, page_size: int) -> str:

@@ -122,7 +122,7 @@ def _better(coverage: Coverage, index: int, room: _Room) -> tuple[Slot | None, B
     if best is None or not any(mapped):
         return None, ()
     room.take(best)
-    return best, gained_by(coverage, (index,), mapped)
+    return best, gained_by(coverage, (index,), {index: mapped})
 
 
 def _alone(layout: Layout, slot: Slot) -> Layout:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from guestmem.layout.coverage import Coverage, cover
 from guestmem.layout.findings.addresses import on_pages
-from guestmem.layout.findings.value import Finding, gained, lost_to
+from guestmem.layout.findings.value import Finding, gained_by, lost_to, remapped
 from guestmem.layout.reasons import Reason
 from guestmem.layout.regions import Regions
 from guestmem.layout.vmm import DISPLAY, words_of
@@ -96,7 +96,7 @@ def _find_dirty_logging(coverage: Coverage) -> Iterator[Finding]:
         words_of(layout).no_dirty_logging(next(iter(logged.values()))),
         tuple(logged),
         lost_to(coverage, logged, Reason.DIRTY_LOG),
-        gained(coverage, off),
+        gained_by(coverage, off, remapped(coverage, off)),
     )
 
 

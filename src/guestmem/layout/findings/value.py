@@ -13,7 +13,7 @@ from guestmem.layout.coverage import Coverage, cover
 from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Severity, Slot
 
-__all__ = ("IDS", "SEVERITIES", "Bytes", "Finding", "gained", "gained_by", "lost_to", "usable")
+__all__ = ("IDS", "SEVERITIES", "Bytes", "Finding", "gained_by", "lost_to", "remapped", "usable")
 
 Bytes = tuple[tuple[int, int], ...]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
@@ -63,18 +63,20 @@ def lost_to(coverage: Coverage, indexes: Iterable[int], *reasons: Reason) -> Byt
     return tuple(sorted(sums.items()))
 
 
-def gained(coverage: Coverage, changes: Mapping[int, Slot]) -> Bytes:
-    """What slots map more once changed, by page size above the base page; the other slots do not matter for that."""
-    return gained_by(coverage, changes, cover(coverage.layout.only(changes.values()), coverage.host).mapped)
+def remapped(coverage: Coverage, changes: Mapping[int, Slot]) -> dict[int, tuple[int, ...]]:
+    """What each slot maps once changed, by index; GPAs must be the same. The other slots do not matter for that."""
+    ordered = sorted(changes)
+    after = cover(coverage.layout.only(changes[index] for index in ordered), coverage.host)
+    return {index: item.mapped for index, item in zip(ordered, after.slots, strict=True)}
 
 
-def gained_by(coverage: Coverage, indexes: Iterable[int], after: tuple[int, ...]) -> Bytes:
-    """What these slots map more when together they map ``after``, by page size above the base page."""
+def gained_by(coverage: Coverage, indexes: Iterable[int], after: Mapping[int, tuple[int, ...]]) -> Bytes:
+    """What these slots map more when each maps ``after``, by page size above the base page."""
     found = []
     for level, size in enumerate(coverage.host.sizes):
-        before = sum(coverage.slots[index].mapped[level] for index in indexes)
-        if level and after[level] > before:
-            found.append((size, after[level] - before))
+        more = sum(after[index][level] - coverage.slots[index].mapped[level] for index in indexes)
+        if level and more > 0:
+            found.append((size, more))
     return tuple(found)
 
 

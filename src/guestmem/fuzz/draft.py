@@ -15,7 +15,7 @@ from guestmem.fuzz.values import BASES, GPA_STEPS, NOT_OPEN
 from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.recordings.operation import Handle, HostAddress, Operation
 
-__all__ = ("MadeFile", "Map", "Scope", "MadeSlot", "State", "MadeVm")
+__all__ = ("Draft", "DraftFile", "DraftMap", "DraftSlot", "DraftVm", "Scope")
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Scope:
 
 
 @dataclass(slots=True)
-class MadeSlot:
+class DraftSlot:
     """A memslot as it was asked for."""
 
     gpa: int
@@ -46,13 +46,13 @@ class MadeSlot:
 
 
 @dataclass(slots=True)
-class MadeVm:
+class DraftVm:
     """A VM, its vCPUs and slots; ``outdated``: a slot went or moved, so a vCPU may have an outdated root."""
 
     handle: str
     type: int
     vcpus: list[str] = field(default_factory=list)
-    slots: dict[int, MadeSlot] = field(default_factory=dict)
+    slots: dict[int, DraftSlot] = field(default_factory=dict)
     outdated: bool = False
 
     def is_free(self, gpa: int, size: int) -> bool:
@@ -61,7 +61,7 @@ class MadeVm:
 
 
 @dataclass(slots=True)
-class MadeFile:
+class DraftFile:
     """A guest_memfd."""
 
     handle: str
@@ -71,16 +71,16 @@ class MadeFile:
 
 
 @dataclass(slots=True)
-class Map:
+class DraftMap:
     """A mapping of a guest_memfd, or of anonymous memory (file None)."""
 
     handle: str
-    file: MadeFile | None
+    file: DraftFile | None
     length: int
     offset: int
 
 
-class State:
+class Draft:
     """One sequence: beliefs, operations, chance."""
 
     def __init__(self, random: Random, scope: Scope, seq: str) -> None:
@@ -89,9 +89,10 @@ class State:
         self.seq = seq
         self.operations: list[Operation] = []
         self.base = random.choice(BASES)
-        self.vms: list[MadeVm] = []
-        self.files: list[MadeFile] = []
-        self.maps: list[Map] = []
+        self.vms: list[DraftVm] = []
+        self.files: list[DraftFile] = []
+        self.maps: list[DraftMap] = []
+        self.vcpus: set[str] = set()  # every name of a vCPU, those of duplicates among them
         self.others: list[str] = []  # descriptors of other kinds, duplicates among them
         self.closed: list[str] = []
         self._names: dict[str, int] = {}
@@ -122,7 +123,7 @@ class State:
         """A guest-physical address near the others."""
         return self.base + self.one(GPA_STEPS)
 
-    def free_gpa(self, vm: MadeVm, size: int) -> int:
+    def free_gpa(self, vm: DraftVm, size: int) -> int:
         """A guest-physical address near the others, mostly where no slot lies yet."""
         for _ in range(6):
             gpa = self.gpa()
@@ -130,7 +131,7 @@ class State:
                 return gpa
         return self.gpa()
 
-    def new_slot(self, vm: MadeVm, ids: Sequence[int]) -> int:
+    def new_slot(self, vm: DraftVm, ids: Sequence[int]) -> int:
         """A slot number, mostly one without a slot."""
         unused = [id for id in ids if id not in vm.slots]
         return self.one(unused) if unused and self.chance(85) else self.one(ids)
