@@ -12,7 +12,7 @@ from typing import Final
 from guestmem.errors import BackendUnavailable, InputError
 from guestmem.lab.source import Archive, Source
 
-__all__ = ("TESTS", "Selftest", "build", "version_of")
+__all__ = ("TESTS", "Selftest", "build", "is_needed", "tree_in", "version_of")
 
 # What of the source the selftests and their headers need.
 _PARTS: Final = ("tools", "include", "arch/x86", "scripts", "Makefile", "Kbuild")
@@ -95,7 +95,7 @@ def _unpacked(source: Source, directory: Path) -> Path:
     partial.mkdir(parents=True)
     if isinstance(source, Archive):
         with tarfile.open(source.path) as archive:
-            members = (member for member in archive if _is_needed(member.name.partition("/")[2]))
+            members = (member for member in archive if is_needed(member.name.partition("/")[2]))
             archive.extractall(partial, members, filter="tar")
     else:
         for part in _PARTS:
@@ -107,7 +107,7 @@ def _unpacked(source: Source, directory: Path) -> Path:
     return tree_in(directory)
 
 
-def _is_needed(path: str) -> bool:
+def is_needed(path: str) -> bool:
     """Parts, and every header of a driver: the library under the selftests includes some."""
     if path.startswith("drivers/"):
         return path.endswith(".h")

@@ -6,8 +6,9 @@ import struct
 
 import pytest
 
+from guestmem.errors import BackendUnavailable
 from guestmem.exec import statistics
-from guestmem.exec.vcpu import cpuid
+from guestmem.exec.vcpu import cpuid, engine
 from guestmem.exec.vcpu.deliver import Frame, deliver
 from guestmem.exec.vcpu.state import CPUID_ENTRY, CpuState
 from guestmem.exec.vcpu.stops import Access, GuestException, Internal, NoMemory, Shutdown
@@ -184,3 +185,10 @@ def test_the_statistics_file_describes_itself() -> None:
         (found[name],) = struct.unpack_from("<Q", data, values + offset)
 
     assert found == {"pages_4k": 7, "pages_2m": 3, "pages_1g": 0}
+
+
+def test_without_unicorn_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(BackendUnavailable, match=r"pip install 'guestmem\[exec\]'"):
+        engine.require()
