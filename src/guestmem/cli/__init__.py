@@ -8,6 +8,7 @@ import sys
 import typer
 
 from guestmem.cli import check, diff, doctor, explain, fuzz, host, lab, plan, prove, rules, run, schema
+from guestmem.cli import exec as exec_command
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -31,6 +32,12 @@ app.command("run", rich_help_panel=RECORDINGS, epilog=run.EXAMPLES)(run.run)
 app.command("explain", rich_help_panel=RECORDINGS, epilog=explain.EXAMPLES)(explain.explain)
 app.command("diff", rich_help_panel=RECORDINGS, epilog=diff.EXAMPLES)(diff.diff)
 app.command("fuzz", rich_help_panel=RECORDINGS, epilog=fuzz.EXAMPLES)(fuzz.fuzz)
+app.command(
+    "exec",
+    rich_help_panel=KERNELS,
+    epilog=exec_command.EXAMPLES,
+    context_settings={"allow_interspersed_args": False},
+)(exec_command.exec_)
 app.command("prove", rich_help_panel=PROOFS, epilog=prove.EXAMPLES)(prove.prove)
 app.command("doctor", rich_help_panel=KERNELS, epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(lab.app, name="lab", rich_help_panel=KERNELS)
