@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("backend",),
     ("rules",),
     ("geometry",),
-    ("units", "runmap", "uapi", "harness", "version", "text"),
+    ("units", "runmap", "uapi", "harness", "pagemap", "version", "text"),
     ("errors",),
 )
 BACKENDS = ("model", "kvm", "lab")
