@@ -28,6 +28,7 @@ from guestmem.lab import cache
 from guestmem.lab.config import REQUIRED, config_key, fragment, missing
 from guestmem.lab.errors import BuildFailed
 from guestmem.lab.source import Archive, Source, find_source, spec_of
+from guestmem.outfile import write_text
 
 __all__ = ("DEFAULT", "TOOLS", "Kernel", "Progress", "build", "built", "find_kernel", "missing_tools")
 
@@ -162,7 +163,7 @@ class _Build:
         if not made.is_file():
             self.progress(Progress("configure"))
             asked = self.work / "fragment"
-            asked.write_text(fragment())
+            write_text(asked, fragment())
             self.make("allnoconfig", f"KCONFIG_ALLCONFIG={asked}", stage="configure")
         without = missing(fragment(), made.read_text())
         lacking = set(without) & set(REQUIRED)
@@ -186,7 +187,7 @@ class _Build:
         partial.mkdir()
         shutil.copy(self.out / "vmlinux", partial)
         shutil.copy(self.out / ".config", partial / "config")
-        (partial / "kernel.json").write_bytes(msgspec.json.format(msgspec.json.encode(kernel)))
+        write_text(partial / "kernel.json", msgspec.json.format(msgspec.json.encode(kernel)).decode())
         _kernels().mkdir(exist_ok=True)
         shutil.rmtree(_kernels() / self.key, ignore_errors=True)
         partial.rename(_kernels() / self.key)
