@@ -10,7 +10,6 @@ import typer
 
 from guestmem.cli import check, diff, doctor, explain, fuzz, lab, plan, prove, rules, run, schema
 from guestmem.cli.ending import BROKEN_PIPE, stopped_by_signals, whole_output
-from guestmem.text import safe
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -101,6 +100,8 @@ def _traceback_file() -> str:
 
 
 def _fail(message: str, code: int = 2) -> None:
+    from guestmem.text import safe
+
     with suppress(OSError):  # nobody listens
         typer.echo(f"guestmem: {safe(' '.join(message.split()))}", err=True)
     raise SystemExit(code)
