@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFaultResult, Touch
+from guestmem.arguments import checked
+from guestmem.backend import AuxKind, Backend, Boot, Exit, FileStat, PreFaultResult, Statistics, Touch
 from guestmem.errors import BackendUnavailable, HostSignal, NotVisible
 from guestmem.kvm.guest import BOOT_PAGES
 from guestmem.lab import channel
@@ -21,6 +22,7 @@ from guestmem.lab.machine import ANSWER_LIMIT_S, LabMachine
 __all__ = ("LabBackend",)
 
 
+@checked(Backend, Statistics)
 class LabBackend:
     """Backend "lab" on a running machine.
 

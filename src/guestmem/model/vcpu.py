@@ -10,7 +10,7 @@ import errno
 from dataclasses import dataclass
 
 from guestmem.backend import Exit, PreFaultResult, Touch
-from guestmem.errors import InputError, KvmError, errno_name
+from guestmem.errors import KvmError, errno_name
 from guestmem.harness import mmio_answer
 from guestmem.model.checks import Check, note, observed, require
 from guestmem.model.fault import get_page, look_up_slot, read_attribute, resolve
@@ -127,8 +127,6 @@ class Vcpu:
     def touch(self, touch: Touch) -> list[Exit]:
         """One guest access: the exits it took, the last one "done" unless it was abandoned."""
         vm = self.vm
-        if touch.gpa & (vm.page_size - 1) > vm.page_size - touch.size:
-            raise InputError(f"the touch at gpa {touch.gpa:#x} crosses a page")
         self._root = vm.root_generation
         gfn, write = touch.gpa >> vm.page_shift, touch.rw == "w"
         leaf = vm.stage2.get(gfn)

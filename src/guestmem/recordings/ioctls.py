@@ -44,7 +44,7 @@ class CreateVcpu(Operation, tag="create_vcpu"):
     out: NewHandle
 
     def run(self, here: Handles) -> None:
-        self.result = here.made(self.out, here.backend.create_vcpu(here.fd(self.vm), self.id))
+        self.result = here.made(self.out, here.backend.create_vcpu(here.fd(self.vm), self.id), vcpu_of=self.vm)
 
 
 class CreateGuestMemfd(Operation, tag="create_guest_memfd"):
@@ -54,7 +54,7 @@ class CreateGuestMemfd(Operation, tag="create_guest_memfd"):
     size: U64
     flags: U64
     out: NewHandle
-    reserved: list[U64] = msgspec.field(default_factory=list)
+    reserved: Annotated[list[U64], msgspec.Meta(max_length=6)] = msgspec.field(default_factory=list)
 
     def run(self, here: Handles) -> None:
         fd = here.backend.create_guest_memfd(here.fd(self.vm), self.size, self.flags, self.reserved)
@@ -91,7 +91,7 @@ class SetUserMemoryRegion2(Operation, tag="set_user_memory_region2"):
     guest_memfd: Handle
     guest_memfd_offset: U64
     pad1: U32 = 0
-    pad2: U64 | list[U64] = 0  # one number fills all fourteen words
+    pad2: U64 | Annotated[list[U64], msgspec.Meta(max_length=14)] = 0  # one number fills all fourteen words
 
     def run(self, here: Handles) -> None:
         here.backend.set_user_memory_region2(
@@ -178,7 +178,7 @@ class RecordedExit(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class RunTouch(Operation, tag="run_touch"):
-    """KVM_RUN once per touch; ``exits`` has a list for each."""
+    """KVM_RUN of a vCPU of the VM once per touch; ``exits`` has a list for each."""
 
     vm: Handle
     vcpu: Handle
@@ -187,6 +187,7 @@ class RunTouch(Operation, tag="run_touch"):
     exits: Observed[list[list[RecordedExit]] | None] = None
 
     def run(self, here: Handles) -> None:
+        here.require_vm(self.vcpu, self.vm)
         boot = Boot(self.boot_gpa, here.buffer(f"boot:{self.vm}"))
         touches = [Touch(touch.gpa, touch.rw, touch.size, touch.value) for touch in self.touches]
         exits = here.backend.run_touch(here.fd(self.vcpu), boot, touches)
