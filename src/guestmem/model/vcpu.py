@@ -204,7 +204,7 @@ def _alike_until(fault: Fault) -> int:
     vma = vm.host.vmas.run_at(fault.hva)
     if vma is None or vma[2].page_order or not isinstance(fault.source, Anonymous):
         return 0
-    alike = min(vma[1], vm.host.alike_until(fault.hva))
+    alike = min(vma[1], vm.host.alike_until(vma[2], fault.hva))
     return min(end, fault.gfn + (alike - fault.hva) // vm.page_size)
 
 
