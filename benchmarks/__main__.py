@@ -9,7 +9,7 @@ import tracemalloc
 from pathlib import Path
 
 import guestmem
-from benchmarks import layouts, sequences
+from benchmarks import hosts, layouts, sequences
 from benchmarks.kernel import Unavailable, kernel_slot
 from benchmarks.measure import median_us, say
 from guestmem.recordings.run import run_recording
@@ -30,6 +30,7 @@ def main() -> None:
     sequences.random_sequences()
     layouts.large_layout()
     layouts.fleets()
+    hosts.looks()
     start()
 
 

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "pytest_plugin"),
     ("report",),
     ("fuzz", "doctor", "explain", "layout", "proofs", "races"),
-    ("targets",),
+    ("targets", "host"),
     ("guestmem",),
     ("recordings",),
     ("objects",),

@@ -17,6 +17,7 @@ from program import Guestmem
 import guestmem
 from guestmem.backend import Backend, Touch
 from guestmem.errors import CallUnfinished, InputError
+from guestmem.lab.backend import LabBackend
 from guestmem.model.invariants import check_process
 from guestmem.model.process import Process
 from guestmem.objects import Kvm, Vm
@@ -112,6 +113,13 @@ def test_every_number_at_its_limit_reaches_the_kernel(kvm: Kvm, vm: Vm) -> None:
         with pytest.raises(guestmem.KvmError, match="EINVAL"):
             vm.set_user_memory_region2(slot, gpa=gpa, size=P)
     assert kvm.check_extension((1 << 64) - 1) == 0
+
+
+def test_the_lab_refuses_before_anything_travels() -> None:
+    lab = LabBackend.__new__(LabBackend)  # to no machine
+
+    with pytest.raises(ValueError, match="^type of create_vm must be "):
+        lab.create_vm(3, -1)
 
 
 def _made(backend: Backend, call: str, arguments: dict[str, Any]) -> None:

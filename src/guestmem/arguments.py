@@ -105,7 +105,8 @@ _IN_TURN: Final = """\
 
 
 def _checked(method: Callable[..., Any], declared: Callable[..., Any], in_turns: bool) -> Callable[..., Any]:
-    code, defaults = method.__code__, method.__defaults__ or ()
+    written = getattr(method, "__wrapped__", method)
+    code, defaults = written.__code__, written.__defaults__ or ()
     names = code.co_varnames[1 : code.co_argcount]
     hints = get_type_hints(declared, include_extras=True)
     kinds = {name: kind for name in names for kind in getattr(hints.get(name), "__metadata__", ())}

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from guestmem.cli import check, diff, doctor, explain, fuzz, lab, plan, prove, rules, run, schema
+from guestmem.cli import check, diff, doctor, explain, fuzz, host, lab, plan, prove, rules, run, schema
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("check", rich_help_panel=LAYOUTS, epilog=check.EXAMPLES)(check.check)
 app.command("rules", rich_help_panel=LAYOUTS, epilog=rules.EXAMPLES)(rules.rules)
 app.command("plan", rich_help_panel=LAYOUTS, epilog=plan.EXAMPLES)(plan.plan)
+app.command("host", rich_help_panel=KERNELS, epilog=host.EXAMPLES)(host.host)
 app.command("schema", rich_help_panel=LAYOUTS)(schema.schema)
 app.command("run", rich_help_panel=RECORDINGS, epilog=run.EXAMPLES)(run.run)
 app.command("explain", rich_help_panel=RECORDINGS, epilog=explain.EXAMPLES)(explain.explain)

@@ -16,6 +16,7 @@ __all__ = (
     "CPUID2",
     "CPUID_ENTRY2",
     "CREATE_GUEST_MEMFD",
+    "ENABLE_CAP",
     "IOCTLS",
     "KVM_RUN",
     "MEMORY_ATTRIBUTES",
@@ -122,6 +123,7 @@ REGION2: Final = _struct(
     ("pad1", 44, 4),
     ("pad2", 48, 112),
 )
+ENABLE_CAP: Final = _struct("kvm_enable_cap", 104, ("cap", 0, 4), ("flags", 4, 4), ("args", 8, 32), ("pad", 40, 64))
 CREATE_GUEST_MEMFD: Final = _struct("kvm_create_guest_memfd", 64, ("size", 0, 8), ("flags", 8, 8), ("reserved", 16, 48))
 MEMORY_ATTRIBUTES: Final = _struct(
     "kvm_memory_attributes", 32, ("address", 0, 8), ("size", 8, 8), ("attributes", 16, 8), ("flags", 24, 8)
@@ -194,6 +196,7 @@ STATS_DESC: Final = _struct(
 STRUCTS: Final = (
     REGION,
     REGION2,
+    ENABLE_CAP,
     CREATE_GUEST_MEMFD,
     MEMORY_ATTRIBUTES,
     PRE_FAULT_MEMORY,
@@ -224,6 +227,7 @@ IOCTLS: Final[Mapping[str, Ioctl]] = MappingProxyType(
             Ioctl("KVM_SET_SREGS", 0x84, _WRITE, 312),
             Ioctl("KVM_SET_SIGNAL_MASK", 0x8B, _WRITE, 4),
             Ioctl("KVM_SET_CPUID2", 0x90, _WRITE, 8),
+            Ioctl("KVM_ENABLE_CAP", 0xA3, _WRITE, 104),
             Ioctl("KVM_GET_STATS_FD", 0xCE),
             Ioctl("KVM_SET_MEMORY_ATTRIBUTES", 0xD2, _WRITE, 32),
             Ioctl("KVM_CREATE_GUEST_MEMFD", 0xD4, _READ | _WRITE, 64),

@@ -20,7 +20,7 @@ from guestmem.model.region_checks import (
     new_slot_checks,
 )
 from guestmem.model.vm import GuestMemfd, Memslot, Vm
-from guestmem.uapi import KVM_X86_DEFAULT_VM
+from guestmem.uapi import KVM_X86_DEFAULT_VM, KVM_X86_QUIRK_SLOT_ZAP_ALL
 
 __all__ = ("set_memory_region",)
 
@@ -94,9 +94,9 @@ def _set_flags(vm: Vm, slot: Memslot, flags: int) -> None:
 
 
 def _drop_mappings(vm: Vm, slot: Memslot) -> None:
-    """A slot goes or moves (kvm_arch_flush_shadow_memslot): default VMs drop every mapping they have."""
+    """A slot goes or moves (kvm_arch_flush_shadow_memslot): default VMs drop every mapping, while that quirk is on."""
     vm.mmio.generation += 1
-    if vm.type == KVM_X86_DEFAULT_VM:
+    if vm.type == KVM_X86_DEFAULT_VM and not vm.disabled_quirks & KVM_X86_QUIRK_SLOT_ZAP_ALL:
         vm.root_generation += 1
         vm.mmio.clear()
         vm.invalidate(0, 1 << (vm.machine.gpa_bits - vm.page_shift))

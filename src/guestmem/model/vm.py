@@ -154,6 +154,7 @@ class Vm(VmSlots):
         self.mmu_seq = 0  # mmu_invalidate_seq
         self.mmu_invalidations: list[tuple[int, int]] = []  # in progress
         self.root_generation = 0  # grows when every root is thrown away (kvm_mmu_zap_all_fast)
+        self.disabled_quirks = 0  # KVM_X86_QUIRK_*
         self.references = 1
         host.on_invalidate.append(self._host_invalidate)
 
