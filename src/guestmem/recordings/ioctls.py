@@ -73,8 +73,8 @@ class CreateGuestMemfd(Operation, tag="create_guest_memfd"):
         self.result = here.made(self.out, fd)
 
 
-class SetUserMemoryRegion(Operation, tag="set_user_memory_region"):
-    """KVM_SET_USER_MEMORY_REGION; gpa and size in bytes."""
+class SetRegion(Operation):
+    """What the two ioctls for memslots have in common; gpa and size in bytes."""
 
     vm: Handle
     slot: U32
@@ -82,24 +82,22 @@ class SetUserMemoryRegion(Operation, tag="set_user_memory_region"):
     gpa: U64
     size: U64
     userspace_addr: HostAddress
-
-    def run(self, here: Handles) -> None:
-        where = here.address(self.userspace_addr)
-        here.backend.set_user_memory_region(here.fd(self.vm), self.slot, self.flags, self.gpa, self.size, where)
 
     def limit(self, limits: Limits) -> str | None:
         return limits.slot(self.size)
 
 
-class SetUserMemoryRegion2(Operation, tag="set_user_memory_region2"):
-    """KVM_SET_USER_MEMORY_REGION2; gpa, size and offset in bytes."""
+class SetUserMemoryRegion(SetRegion, tag="set_user_memory_region"):
+    """KVM_SET_USER_MEMORY_REGION."""
 
-    vm: Handle
-    slot: U32
-    flags: U32
-    gpa: U64
-    size: U64
-    userspace_addr: HostAddress
+    def run(self, here: Handles) -> None:
+        where = here.address(self.userspace_addr)
+        here.backend.set_user_memory_region(here.fd(self.vm), self.slot, self.flags, self.gpa, self.size, where)
+
+
+class SetUserMemoryRegion2(SetRegion, tag="set_user_memory_region2"):
+    """KVM_SET_USER_MEMORY_REGION2; the offset in bytes."""
+
     guest_memfd: Handle
     guest_memfd_offset: U64
     pad1: U32 = 0
@@ -118,9 +116,6 @@ class SetUserMemoryRegion2(Operation, tag="set_user_memory_region2"):
             self.pad1,
             [self.pad2] * 14 if isinstance(self.pad2, int) else self.pad2,
         )
-
-    def limit(self, limits: Limits) -> str | None:
-        return limits.slot(self.size)
 
 
 class SetMemoryAttributes(Operation, tag="set_memory_attributes"):
