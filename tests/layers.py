@@ -27,11 +27,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("backend",),
     ("rules",),
     ("geometry",),
-    ("units", "runmap", "uapi", "harness", "version", "text"),
+    ("units", "runmap", "uapi", "harness", "version", "text", "duplicates"),
     ("errors",),
 )
 BACKENDS = ("model", "kvm", "lab")
-WORDS = ("harness", "backend", "rules", "geometry", "units", "runmap", "uapi", "version", "text", "errors")
+WORDS = (
+    "harness",
+    "backend",
+    "rules",
+    "geometry",
+    "units",
+    "runmap",
+    "uapi",
+    "version",
+    "text",
+    "duplicates",
+    "errors",
+)
 
 # What a room may not reach although it is below: by its own imports anywhere, nor through the imports of others.
 APART: Mapping[str, tuple[str, ...]] = {
