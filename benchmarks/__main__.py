@@ -9,9 +9,10 @@ import tracemalloc
 from pathlib import Path
 
 import guestmem
-from benchmarks import layouts, sequences
+from benchmarks import hosts, layouts, sequences
 from benchmarks.kernel import Unavailable, kernel_slot
 from benchmarks.measure import median_us, say
+from benchmarks.programs import programs
 from guestmem.recordings.run import run_recording
 from guestmem.targets import target_named
 from guestmem.units import GIB, MIB, TIB
@@ -30,6 +31,8 @@ def main() -> None:
     sequences.random_sequences()
     layouts.large_layout()
     layouts.fleets()
+    hosts.looks()
+    programs()
     start()
 
 

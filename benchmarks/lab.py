@@ -22,7 +22,7 @@ def main() -> None:
     )
     with lab.boot() as machine:
         say("a fresh process in a running lab", "ms", [timed(lambda: fresh(machine)) * 1e3 for _ in range(9)])
-        with lab.LabBackend(machine) as backend:
+        with lab.LabBackend.on(machine) as backend:
             kvm = backend.open_kvm()
             call = lab.Call("check_extension", (kvm, 10))
             one = [timed(lambda: backend.batch([call])) * 1e6 for _ in range(CALLS)]
@@ -44,7 +44,7 @@ def command(*argv: str) -> None:
 
 def fresh(machine: lab.LabMachine) -> None:
     """Open a backend, open /dev/kvm, end it."""
-    with lab.LabBackend(machine) as backend:
+    with lab.LabBackend.on(machine) as backend:
         backend.open_kvm()
 
 

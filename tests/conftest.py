@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -34,6 +35,13 @@ LEFT_OUT = pytest.StashKey[Counter[str]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The lab's kernel takes minutes to build, so its tests are run by those who ask for them."""
     parser.addoption("--lab", action="store_true", help="run the tests that boot the lab's kernel (guestmem lab build)")
+    parser.addoption("--host-kernels", metavar="DIR", help="run guestmem host in the kernel packages of DIR, emulated")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Kernel packages are booted for those who name some."""
+    left_out = collection_path.name == "test_host_kernels.py" and not config.getoption("--host-kernels")
+    return True if left_out else None
 
 
 @cache
@@ -137,7 +145,7 @@ def open_backend(name: BackendName, profile: str, request: pytest.FixtureRequest
     if name == "lab":
         from guestmem.lab import LabBackend
 
-        return Kvm(hold(LabBackend(request.getfixturevalue("machine"))))
+        return Kvm(hold(LabBackend.on(request.getfixturevalue("machine"))))
     if name == "kvm":
         kvm = guestmem.open("kvm")
         hold(kvm.backend)

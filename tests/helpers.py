@@ -22,9 +22,9 @@ MMAP, INIT_SHARED = 1 << 0, 1 << 1
 LOG_DIRTY, READONLY, GUEST_MEMFD = 1 << 0, 1 << 1, 1 << 2
 RW = PROT_READ | PROT_WRITE
 KEEP_SIZE, PUNCH = 0x01, 0x03
-RELEASED = ("v6.12", "v6.18", "v7.2")
-WITH_PRIVATE_MEMORY = ("v6.12", "v7.2")
-WITH_MMAP = ("v6.18", "v7.2")
+RELEASED = ("v6.12", "v6.18", "v7.2", "v7.3")
+WITH_PRIVATE_MEMORY = ("v6.12", "v7.2", "v7.3")
+WITH_MMAP = ("v6.18", "v7.2", "v7.3")
 
 
 def errno_of(call: Callable[[], object]) -> str | None:

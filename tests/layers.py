@@ -17,8 +17,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli", "pytest_plugin"),
     ("report",),
-    ("fuzz", "doctor", "explain", "layout", "proofs", "races"),
-    ("targets",),
+    ("fuzz", "doctor", "exec", "explain", "layout", "proofs", "races"),
+    ("targets", "host"),
     ("guestmem",),
     ("recordings",),
     ("objects",),
@@ -48,6 +48,7 @@ WORDS = (
 # What a room may not reach although it is below: by its own imports anywhere, nor through the imports of others.
 APART: Mapping[str, tuple[str, ...]] = {
     "recordings": (*BACKENDS, "guestmem"),
+    "exec": ("kvm", "lab"),
     "layout": ("kvm", "lab"),
     "proofs": ("kvm", "lab"),
     "races": tuple(room for layer in LAYERS for room in layer if room != "races"),

@@ -7,22 +7,24 @@ from functools import partial
 import pytest
 from helpers import RELEASED, P, errno_of, try_create_guest_memfd
 
+import guestmem
 from guestmem import uapi
+from guestmem.model.profiles import Machine
 from guestmem.objects import Kvm
 
-# capability: 6.12 on device, type 0, type 1; 6.18 (PVM) on device, type 0; 7.2 on device, type 0, type 1
+# capability: 6.12 on device, type 0, type 1; 6.18 (PVM) on device, type 0; 7.2 and 7.3 on device, type 0, type 1
 TABLE = {
-    "NR_MEMSLOTS": (10, (32764, 32764, 32764), (32764, 32764), (32764, 32764, 32764)),
-    "SYNC_MMU": (16, (1, 1, 1), (1, 1), (1, 1, 1)),
-    "READONLY_MEM": (81, (1, 1, 1), (1, 1), (1, 1, 1)),
-    "MULTI_ADDRESS_SPACE": (118, (2, 2, 1), (0, 0), (2, 2, 1)),
-    "USER_MEMORY2": (231, (1, 1, 1), (1, 1), (1, 1, 1)),
-    "MEMORY_FAULT_INFO": (232, (1, 1, 1), (1, 1), (1, 1, 1)),
-    "MEMORY_ATTRIBUTES": (233, (8, 0, 8), (0, 0), (8, 0, 8)),
-    "GUEST_MEMFD": (234, (1, 0, 1), (1, 1), (1, 1, 1)),
-    "VM_TYPES": (235, (3, 3, 3), (1, 1), (3, 3, 3)),
-    "PRE_FAULT_MEMORY": (236, (1, 1, 1), (0, 0), (1, 1, 1)),
-    "GUEST_MEMFD_FLAGS": (244, (0, 0, 0), (3, 3), (3, 3, 1)),
+    "NR_MEMSLOTS": (10, (32764, 32764, 32764), (32764, 32764), (32764, 32764, 32764), (32764, 32764, 32764)),
+    "SYNC_MMU": (16, (1, 1, 1), (1, 1), (1, 1, 1), (1, 1, 1)),
+    "READONLY_MEM": (81, (1, 1, 1), (1, 1), (1, 1, 1), (1, 1, 1)),
+    "MULTI_ADDRESS_SPACE": (118, (2, 2, 1), (0, 0), (2, 2, 1), (2, 2, 1)),
+    "USER_MEMORY2": (231, (1, 1, 1), (1, 1), (1, 1, 1), (1, 1, 1)),
+    "MEMORY_FAULT_INFO": (232, (1, 1, 1), (1, 1), (1, 1, 1), (1, 1, 1)),
+    "MEMORY_ATTRIBUTES": (233, (8, 0, 8), (0, 0), (8, 0, 8), (8, 0, 8)),
+    "GUEST_MEMFD": (234, (1, 0, 1), (1, 1), (1, 1, 1), (1, 1, 1)),
+    "VM_TYPES": (235, (3, 3, 3), (1, 1), (3, 3, 3), (3, 3, 3)),
+    "PRE_FAULT_MEMORY": (236, (1, 1, 1), (0, 0), (1, 1, 1), (1, 1, 1)),
+    "GUEST_MEMFD_FLAGS": (244, (0, 0, 0), (3, 3), (3, 3, 1), (3, 3, 1)),
 }
 
 
@@ -93,6 +95,15 @@ def test_vcpu_ids_end_at_4095(kvm: Kvm, id: int, ends: str | None) -> None:
     vm = kvm.create_vm()
 
     assert errno_of(lambda: vm.create_vcpu(id)) == ends
+    assert kvm.check_extension(uapi.KVM_CAP_MAX_VCPU_ID) == 4096
+
+
+def test_vcpu_ids_of_a_distributions_kernel_end_where_its_machine_says() -> None:
+    with guestmem.open("model", machine=Machine(max_vcpu_ids=16384)) as kvm:
+        vm = kvm.create_vm()
+
+        assert kvm.check_extension(uapi.KVM_CAP_MAX_VCPU_ID) == 16384
+        assert [errno_of(partial(vm.create_vcpu, id)) for id in (16383, 16384)] == [None, "EINVAL"]
 
 
 @pytest.mark.parametrize("profile", RELEASED)

@@ -68,6 +68,15 @@ OPERATIONS: dict[str, tuple[Act, dict[str, Act]]] = {
             "descriptor-open": lambda p, w: p.check_extension(-1, 10),
         },
     ),
+    "enable_cap": (
+        lambda p, w: p.enable_cap(w.vm, 213, [128]),
+        {
+            "fd-takes-this-ioctl": lambda p, w: p.enable_cap(w.gmem, 213, []),
+            "flags-zero": lambda p, w: p.enable_cap(w.vm, 213, [], 1),
+            "capability-can-be-enabled": lambda p, w: p.enable_cap(w.vm, 9999, []),
+            "quirks-known": lambda p, w: p.enable_cap(w.vm, 213, [1 << 63]),
+        },
+    ),
     "create_vcpu": (
         lambda p, w: p.create_vcpu(w.vm, 1),
         {

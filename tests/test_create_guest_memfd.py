@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from helpers import G1, INIT_SHARED, M2, MMAP, RELEASED, P, bound, check_of, errno_of, try_create_guest_memfd
+from helpers import G1, INIT_SHARED, M2, MMAP, RELEASED, WITH_MMAP, P, bound, check_of, errno_of, try_create_guest_memfd
 
 import guestmem
 from guestmem.geometry import GEOMETRIES, Geometry
@@ -20,6 +20,8 @@ OFFERED = {
     ("v6.18", 0): MMAP | INIT_SHARED,
     ("v7.2", 0): MMAP | INIT_SHARED,
     ("v7.2", 1): MMAP,
+    ("v7.3", 0): MMAP | INIT_SHARED,
+    ("v7.3", 1): MMAP,
 }
 LARGEST = (1 << 63) - P
 
@@ -50,7 +52,7 @@ def test_no_single_bit_beyond_the_released_ones_makes_sense_by_itself_in_profile
     assert outcomes == {bit: None if offered >> bit & 1 else "EINVAL" for bit in range(64)}
 
 
-@pytest.mark.parametrize("profile", ["v6.18", "v7.2"])
+@pytest.mark.parametrize("profile", WITH_MMAP)
 def test_offered_flags_may_be_combined_and_init_shared_needs_no_mmap(default_vm: Vm) -> None:
     for flags in (0, MMAP, INIT_SHARED, MMAP | INIT_SHARED):
         assert try_create_guest_memfd(default_vm, P, flags) is None

@@ -62,6 +62,7 @@ def test_profiles_that_part_earlier_explain_where(tmp_path: Path) -> None:
         "v6.12": "flags-valid",
         "v6.18": "",
         "v7.2": "",
+        "v7.3": "",
         "next": "",
     }
 

@@ -53,7 +53,7 @@ def machine() -> Iterator[LabMachine]:
 
 @pytest.fixture
 def backend(machine: LabMachine) -> Iterator[lab.LabBackend]:
-    with lab.LabBackend(machine) as backend:
+    with lab.LabBackend.on(machine) as backend:
         yield backend
 
 
@@ -86,7 +86,7 @@ def test_guest_physical_addresses_have_40_bits(backend: lab.LabBackend) -> None:
 def test_every_recorded_outcome_of_6_12_comes_out_again(machine: LabMachine, recording: Path) -> None:
     different = []
     for sequence in read_sequences(recording):
-        with lab.LabBackend(machine) as backend:
+        with lab.LabBackend.on(machine) as backend:
             runner = Runner(backend)
             for operation in sequence.operations:
                 verdicts = compare(operation, runner.run(operation))
@@ -207,7 +207,7 @@ def test_a_killed_lab_is_noticed_in_the_middle_of_a_call() -> None:
 
 def test_a_hung_lab_is_noticed_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guestmem.lab.machine._END_LIMIT_S", 1.0)
-    with lab.boot() as machine, lab.LabBackend(machine, answer_limit_s=1.0) as backend:
+    with lab.boot() as machine, lab.LabBackend.on(machine, answer_limit_s=1.0) as backend:
         kvm = backend.open_kvm()
         os.kill(machine.pid, signal.SIGSTOP)
         with pytest.raises(lab.LabFailed, match=r"no answer to Batch within 1 s, and no process could be ended"):

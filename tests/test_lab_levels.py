@@ -103,7 +103,7 @@ def page(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(params=[0, 1], ids=["default", "protected"])
 def pair(request: pytest.FixtureRequest, machine: LabMachine, page: int) -> Iterator[tuple[Guest, Guest]]:
     """The same VM on the lab and on the model."""
-    with lab.LabBackend(machine) as real, Process(profile_named("v6.12")) as model:
+    with lab.LabBackend.on(machine) as real, Process(profile_named("v6.12")) as model:
         yield guest(real, request.param, page), guest(model, request.param, page)
 
 

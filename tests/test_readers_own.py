@@ -136,6 +136,7 @@ KINDS = {
     "strace72-gm-N-y.txt": "strace",
     "gdb-ioctl-dump-gm.txt": "gdb-dump",
     "discussion.toml": "guestmem-toml",
+    "../host/kvmstory.json": "guestmem-host",
 }
 
 

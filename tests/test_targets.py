@@ -56,6 +56,7 @@ def test_without_the_device_kvm_is_refused_and_nothing_takes_its_place(monkeypat
         ("6.12.117-guestmem", "v6.12"),
         ("6.18.44-fc-v657", "v6.18"),
         ("7.2.13", "v7.2"),
+        ("7.3.4", "v7.3"),
         ("6.1.0-49-amd64", None),
         ("6.120.1", None),
         ("", None),
@@ -85,7 +86,7 @@ def test_the_users_word_counts_more_than_the_recordings() -> None:
 
 @pytest.mark.parametrize(("written", "override"), [("", None), ("613", None), ("v6.13", None), ("612", "6.12")])
 def test_an_unknown_kernel_is_a_value_error_that_lists_the_known_ones(written: str, override: str | None) -> None:
-    with pytest.raises(ValueError, match=r"v6\.12, v6\.18, v7\.2, next"):
+    with pytest.raises(ValueError, match=r"v6\.12, v6\.18, v7\.2, v7\.3, next"):
         profile_for(Begin(seq="s", profile=written), override)
 
 

@@ -16,10 +16,13 @@ from guestmem.uapi import (
     KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
     KVM_CAP_DIRTY_LOG_RING,
     KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+    KVM_CAP_DISABLE_QUIRKS,
+    KVM_CAP_DISABLE_QUIRKS2,
     KVM_CAP_GUEST_MEMFD,
     KVM_CAP_GUEST_MEMFD_FLAGS,
     KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    KVM_CAP_MAX_VCPU_ID,
     KVM_CAP_MEMORY_ATTRIBUTES,
     KVM_CAP_MEMORY_FAULT_INFO,
     KVM_CAP_MULTI_ADDRESS_SPACE,
@@ -41,6 +44,8 @@ from guestmem.uapi import (
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
     KVM_MEMORY_EXIT_FLAG_PRIVATE,
     KVM_X86_DEFAULT_VM,
+    KVM_X86_QUIRK_IGNORE_GUEST_PAT,
+    KVM_X86_QUIRK_SLOT_ZAP_ALL,
     KVM_X86_SW_PROTECTED_VM,
 )
 from guestmem.version import __version__
@@ -62,10 +67,13 @@ __all__ = (
     "KVM_CAP_DESTROY_MEMORY_REGION_WORKS",
     "KVM_CAP_DIRTY_LOG_RING",
     "KVM_CAP_DIRTY_LOG_RING_ACQ_REL",
+    "KVM_CAP_DISABLE_QUIRKS",
+    "KVM_CAP_DISABLE_QUIRKS2",
     "KVM_CAP_GUEST_MEMFD",
     "KVM_CAP_GUEST_MEMFD_FLAGS",
     "KVM_CAP_JOIN_MEMORY_REGIONS_WORKS",
     "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+    "KVM_CAP_MAX_VCPU_ID",
     "KVM_CAP_MEMORY_ATTRIBUTES",
     "KVM_CAP_MEMORY_FAULT_INFO",
     "KVM_CAP_MULTI_ADDRESS_SPACE",
@@ -87,6 +95,8 @@ __all__ = (
     "KVM_MEM_LOG_DIRTY_PAGES",
     "KVM_MEM_READONLY",
     "KVM_X86_DEFAULT_VM",
+    "KVM_X86_QUIRK_IGNORE_GUEST_PAT",
+    "KVM_X86_QUIRK_SLOT_ZAP_ALL",
     "KVM_X86_SW_PROTECTED_VM",
     "BackendUnavailable",
     "Exit",
@@ -122,10 +132,11 @@ def open(
 ) -> Kvm:
     """Open /dev/kvm of a backend, as one fresh process. Never falls back from one backend to another.
 
-    "model": profile ("v6.12", "v6.18", "v7.2", "next"; else v7.2), machine and rule (an alignment rule or its name,
-    for profile next) say which kernel and host it is. "kvm": this machine's kernel, BackendUnavailable where it has
-    none. "lab": a kernel booted for this, ended with it; BackendUnavailable if it is not built (``guestmem.lab``). A
-    real kernel is what it is, so it takes none of the three. ValueError for a name that does not exist.
+    "model": profile ("v6.12", "v6.18", "v7.2", "v7.3", "next"; else v7.3), machine and rule (an alignment rule or
+    its name, for profile next) say which kernel and host it is. "kvm": this machine's kernel; BackendUnavailable where
+    it has none. "lab": a kernel booted for this, ended with it; BackendUnavailable if it is not built
+    (``guestmem.lab``). A real kernel is what it is, so it takes none of the three. ValueError for a name that does not
+    exist.
     """
     from guestmem.objects import Kvm
 
@@ -142,8 +153,8 @@ def open(
     if backend != "model":
         raise InputError(f"no backend {backend!r}; there are model, kvm and lab")
     from guestmem.model.process import Process
-    from guestmem.model.profiles import profile_named
+    from guestmem.model.profiles import NEWEST, profile_named
     from guestmem.rules import DEFAULT, rule_named
 
     chosen = rule_named(rule) if isinstance(rule, str) else rule or DEFAULT
-    return Kvm(Process(profile_named(profile or "v7.2"), machine, chosen))
+    return Kvm(Process(profile_named(profile) if profile else NEWEST, machine, chosen))

@@ -10,13 +10,13 @@ a descriptor of the wrong kind is whatever the kernel answers, and that answer i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from guestmem.errors import KvmError
 
-__all__ = ("AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFaultResult", "Statistics", "Touch")
+__all__ = ("METHODS", "AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFaultResult", "Statistics", "Touch")
 
 AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
 
@@ -175,6 +175,9 @@ class Backend(Protocol):
     def check_extension(self, fd: int, cap: int) -> int:
         """KVM_CHECK_EXTENSION on /dev/kvm or a VM."""
 
+    def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
+        """KVM_ENABLE_CAP on a VM; at most four words of arguments, the others 0."""
+
     def create_vm(self, fd: int, type: int) -> int:
         """KVM_CREATE_VM on /dev/kvm."""
 
@@ -236,3 +239,12 @@ class Backend(Protocol):
 
         boot None lets the backend set up what it needs (on a real kernel: slot 1000 at GPA 0xd0000000).
         """
+
+
+METHODS: Mapping[str, Callable[..., Any]] = {
+    name: function
+    for protocol in (Backend, Statistics)
+    for name, function in vars(protocol).items()
+    if not name.startswith("_") and callable(function)
+}
+"""The calls of a process by name, as the protocols declare them."""

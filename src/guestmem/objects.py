@@ -154,6 +154,10 @@ class Vm(_Descriptor):
         """KVM_CHECK_EXTENSION on the VM."""
         return self.backend.check_extension(self.fd, cap)
 
+    def enable_cap(self, cap: int, *args: int, flags: int = 0) -> None:
+        """KVM_ENABLE_CAP with up to four words; EINVAL for what the kernel does not let a VM enable."""
+        self.backend.enable_cap(self.fd, cap, args, flags)
+
     def create_vcpu(self, id: int = 0) -> Vcpu:
         """KVM_CREATE_VCPU."""
         return Vcpu(self.backend, self.backend.create_vcpu(self.fd, id), id)

@@ -112,7 +112,7 @@ def _opened(name: str, request: pytest.FixtureRequest) -> Kvm:
     if kind == "lab":
         from guestmem.lab import LabBackend
 
-        return guestmem.Kvm(LabBackend(request.getfixturevalue("guestmem_lab")))
+        return guestmem.Kvm(LabBackend.on(request.getfixturevalue("guestmem_lab")))
     if kind == "kvm":
         return guestmem.open("kvm")
     return guestmem.open("model", profile=profile or None)

@@ -97,7 +97,7 @@ class RunMap(Generic[V]):
     def set(self, start: int, end: int, value: V) -> None:
         """Give every integer of [start, end) this value, whatever it had."""
         assert start < end, f"bug in guestmem: empty run [{start:#x}, {end:#x})"
-        if self._extended(start, end, value):
+        if self._set_alone(start, end, value):
             return
         self.clear(start, end)
         before = self.run_at(start - 1)
@@ -147,20 +147,26 @@ class RunMap(Generic[V]):
     def __repr__(self) -> str:
         return f"RunMap({[(hex(start), hex(end), value) for start, end, value in self]})"
 
-    def _extended(self, start: int, end: int, value: V) -> bool:
-        """The common case by itself: the run before goes on, and the next one is not reached."""
+    def _set_alone(self, start: int, end: int, value: V) -> bool:
+        """The common cases: the run before goes on, or nothing is there; and the next one is not reached."""
         position = self._starts.bisect_right(start)
-        if position == 0:
+        begin = start
+        if position:
+            before = self._starts[position - 1]
+            before_end, before_value = self._runs[before]
+            if before_end >= start:
+                if before_value == value:
+                    if end <= before_end:
+                        return True
+                    begin = before
+                elif before_end > start:
+                    return False
+        if position < len(self._starts) and self._starts[position] <= end:
             return False
-        before = self._starts[position - 1]
-        before_end, before_value = self._runs[before]
-        if before_end < start or before_value != value:
-            return False
-        if end > before_end:
-            if position < len(self._starts) and self._starts[position] <= end:
-                return False
-            self._runs[before] = end, value
-            self._hit = None
+        if begin not in self._runs:
+            self._starts.add(start)
+        self._runs[begin] = end, value
+        self._hit = None
         return True
 
     def _add(self, start: int, end: int, value: V) -> None:

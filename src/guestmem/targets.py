@@ -26,6 +26,7 @@ from guestmem.recordings.target import Target
 from guestmem.recordings.vocabulary import Begin
 from guestmem.rules import DEFAULT, rule_named
 from guestmem.uapi import (
+    KVM_CAP_MAX_VCPU_ID,
     KVM_CAP_MULTI_ADDRESS_SPACE,
     KVM_CAP_PRE_FAULT_MEMORY,
     KVM_CAP_VM_TYPES,
@@ -129,7 +130,7 @@ def _lab() -> Target:
     profile = profile_of_release(machine.release)
     return Target(
         "lab",
-        lambda begin: LabBackend(machine),
+        lambda begin: LabBackend.on(machine),
         lambda begin: f"Linux {machine.release}",
         lambda begin: profile.name if profile else begin.profile,
         real=True,
@@ -182,7 +183,7 @@ def profile_of_release(release: str) -> Profile | None:
 
 
 def machine_behind(backend: Backend, profile: Profile) -> Machine:
-    """VM types, address spaces, paging, and the ends of both address spaces; KvmError, BackendUnavailable."""
+    """VM types, address spaces, paging, vCPU ids, and the ends of both address spaces; KvmError, BackendUnavailable."""
     kvm = backend.open_kvm()
     vm = backend.create_vm(kvm, KVM_X86_DEFAULT_VM)
     offered = backend.check_extension(kvm, KVM_CAP_VM_TYPES)
@@ -192,6 +193,7 @@ def machine_behind(backend: Backend, profile: Profile) -> Machine:
         vm_types=tuple(each for each in known if offered >> each & 1),
         smm=backend.check_extension(vm, KVM_CAP_MULTI_ADDRESS_SPACE) > 1,
         two_dimensional_paging=backend.check_extension(kvm, KVM_CAP_PRE_FAULT_MEMORY) > 0,
+        max_vcpu_ids=backend.check_extension(kvm, KVM_CAP_MAX_VCPU_ID),
         gpa_bits=next(bits for bits in range(52, 31, -1) if _accepts(backend, vm, gpa=(1 << bits) - PAGE_SIZE)),
         user_limit=_LIMIT_5_LEVELS if _accepts(backend, vm, userspace_addr=1 << 47) else _LIMIT_4_LEVELS,
     )

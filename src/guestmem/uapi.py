@@ -9,6 +9,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+# include/uapi/linux/kvm.h: the type byte of its ioctls
+KVMIO: Final = 0xAE
+
 # include/uapi/linux/kvm.h: struct kvm_userspace_memory_region2.flags
 KVM_MEM_LOG_DIRTY_PAGES: Final = 1 << 0
 KVM_MEM_READONLY: Final = 1 << 1
@@ -52,6 +55,10 @@ DEV_KVM: Final = "/dev/kvm"
 KVM_X86_DEFAULT_VM: Final = 0
 KVM_X86_SW_PROTECTED_VM: Final = 1
 
+# arch/x86/include/uapi/asm/kvm.h: KVM_CAP_DISABLE_QUIRKS2
+KVM_X86_QUIRK_SLOT_ZAP_ALL: Final = 1 << 7
+KVM_X86_QUIRK_IGNORE_GUEST_PAT: Final = 1 << 9
+
 # include/uapi/linux/kvm.h: KVM_CHECK_EXTENSION
 KVM_CAP_USER_MEMORY: Final = 3
 KVM_CAP_NR_MEMSLOTS: Final = 10
@@ -59,9 +66,12 @@ KVM_CAP_SYNC_MMU: Final = 16
 KVM_CAP_DESTROY_MEMORY_REGION_WORKS: Final = 21
 KVM_CAP_JOIN_MEMORY_REGIONS_WORKS: Final = 30
 KVM_CAP_READONLY_MEM: Final = 81
+KVM_CAP_DISABLE_QUIRKS: Final = 116
+KVM_CAP_MAX_VCPU_ID: Final = 128
 KVM_CAP_MULTI_ADDRESS_SPACE: Final = 118
 KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: Final = 168
 KVM_CAP_DIRTY_LOG_RING: Final = 192
+KVM_CAP_DISABLE_QUIRKS2: Final = 213
 KVM_CAP_DIRTY_LOG_RING_ACQ_REL: Final = 223
 KVM_CAP_USER_MEMORY2: Final = 231
 KVM_CAP_MEMORY_FAULT_INFO: Final = 232
@@ -92,6 +102,7 @@ PROT_EXEC: Final = 4
 MAP_SHARED: Final = 0x01
 MAP_PRIVATE: Final = 0x02
 MAP_SHARED_VALIDATE: Final = 0x03
+MAP_TYPE: Final = 0x0F
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
 MAP_GROWSDOWN: Final = 0x100

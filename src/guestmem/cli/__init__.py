@@ -7,7 +7,8 @@ import sys
 
 import typer
 
-from guestmem.cli import check, diff, doctor, explain, fuzz, lab, plan, prove, rules, run, schema
+from guestmem.cli import check, diff, doctor, explain, fuzz, host, lab, plan, prove, rules, run, schema
+from guestmem.cli import exec as exec_command
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -25,11 +26,18 @@ app = typer.Typer(
 app.command("check", rich_help_panel=LAYOUTS, epilog=check.EXAMPLES)(check.check)
 app.command("rules", rich_help_panel=LAYOUTS, epilog=rules.EXAMPLES)(rules.rules)
 app.command("plan", rich_help_panel=LAYOUTS, epilog=plan.EXAMPLES)(plan.plan)
+app.command("host", rich_help_panel=KERNELS, epilog=host.EXAMPLES)(host.host)
 app.command("schema", rich_help_panel=LAYOUTS)(schema.schema)
 app.command("run", rich_help_panel=RECORDINGS, epilog=run.EXAMPLES)(run.run)
 app.command("explain", rich_help_panel=RECORDINGS, epilog=explain.EXAMPLES)(explain.explain)
 app.command("diff", rich_help_panel=RECORDINGS, epilog=diff.EXAMPLES)(diff.diff)
 app.command("fuzz", rich_help_panel=RECORDINGS, epilog=fuzz.EXAMPLES)(fuzz.fuzz)
+app.command(
+    "exec",
+    rich_help_panel=KERNELS,
+    epilog=exec_command.EXAMPLES,
+    context_settings={"allow_interspersed_args": False},
+)(exec_command.exec_)
 app.command("prove", rich_help_panel=PROOFS, epilog=prove.EXAMPLES)(prove.prove)
 app.command("doctor", rich_help_panel=KERNELS, epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(lab.app, name="lab", rich_help_panel=KERNELS)

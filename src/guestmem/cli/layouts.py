@@ -31,7 +31,7 @@ __all__ = (
 SOURCES = typer.Argument(
     ...,
     metavar="SOURCE...",
-    help="A file ('-': standard input), qmp:SOCKET of a running QEMU, or 'qemu:ARGUMENTS' to start one paused.",
+    help="A file ('-': standard input), pid:PID of a running VMM, qmp:SOCKET of a QEMU, 'qemu:ARGUMENTS' to start one.",
 )
 FORMAT = typer.Option(
     None,
@@ -72,7 +72,7 @@ def load_sources(
     found_fleets: list[Fleet] = []
     try:
         for source in sources:
-            if source.startswith(("qmp:", "qemu:")):
+            if source.startswith(("pid:", "qmp:", "qemu:")):
                 found += read_live(source)
                 continue
             data = load(source)

@@ -12,11 +12,11 @@ __all__ = ("schema",)
 def schema(
     which: str = typer.Argument(
         "layout",
-        metavar="[layout|check|recording]",
-        help="guestmem's own layout, check's --json, or a line of a recording.",
+        metavar="[layout|check|host|recording]",
+        help="guestmem's own layout, the --json of check or host, or a line of a recording.",
     ),
 ) -> None:
-    """Print a JSON schema: of a layout (the default), of the report of check --json, or of a line of a recording."""
+    """Print a JSON schema: of a layout (the default), of the answer of check or host, or of a recording's line."""
     from guestmem.report.check_json import check_schema
     from guestmem.report.json_text import json_text
 
@@ -26,9 +26,13 @@ def schema(
         typer.echo(json_text(layout_schema()))
     elif which == "check":
         typer.echo(json_text(check_schema()))
+    elif which == "host":
+        from guestmem.report.host_json import host_schema
+
+        typer.echo(json_text(host_schema()))
     elif which == "recording":
         from guestmem.recordings.schema import schema as recording_schema
 
         typer.echo(json_text(recording_schema()))
     else:
-        raise InputError(f"no schema '{which}'; there are layout, check and recording")
+        raise InputError(f"no schema '{which}'; there are layout, check, host and recording")

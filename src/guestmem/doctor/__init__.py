@@ -6,6 +6,7 @@ Every diagnosis is read or asked, here and now; what cannot be read is reported 
 from __future__ import annotations
 
 from guestmem.doctor.kvm import examine_capabilities, examine_device, examine_kernel, examine_nested, examine_paging
+from guestmem.doctor.looking import examine_looking
 from guestmem.doctor.memory import examine_hugetlb, examine_thp
 from guestmem.doctor.software import examine_extras, examine_lab
 from guestmem.doctor.value import Condition, Diagnosis, HostFiles
@@ -27,6 +28,7 @@ def examine(host: HostFiles | None = None) -> list[Diagnosis]:
         examine_nested(host),
         examine_hugetlb(host),
         examine_thp(host),
+        *examine_looking(host),
         examine_lab(status()),
         examine_extras(),
     ]

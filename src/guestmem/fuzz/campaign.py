@@ -18,7 +18,7 @@ from guestmem.backend import Backend
 from guestmem.fuzz.draft import Scope
 from guestmem.fuzz.generator import sequence
 from guestmem.fuzz.shrink import smallest
-from guestmem.model.profiles import V7_2
+from guestmem.model.profiles import NEWEST
 from guestmem.recordings.child import ChildEnded, messages
 from guestmem.recordings.diff import Difference, Group, Pair, compare_targets, grouped
 from guestmem.recordings.operation import Operation
@@ -106,7 +106,7 @@ def _united(scopes: Iterable[Scope]) -> tuple[tuple[int, int], ...]:
 def _scope_of(place: Target) -> Scope:
     backend = place.open(Begin(seq=""))
     try:
-        machine = machine_behind(backend, V7_2)
+        machine = machine_behind(backend, NEWEST)
         flags = _creation_flags(backend, machine.vm_types)
     finally:
         backend.shutdown()

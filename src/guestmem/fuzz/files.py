@@ -17,6 +17,7 @@ from guestmem.fuzz.values import (
 from guestmem.harness import PAGE_SIZE as PAGE
 from guestmem.recordings import calls, ioctls
 from guestmem.recordings.operation import Handle, Operation
+from guestmem.uapi import KVM_CAP_DISABLE_QUIRKS, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL
 
 __all__ = ("close", "create_file", "duplicate", "fallocate", "misplaced", "open_other")
 
@@ -123,6 +124,14 @@ def _check_extension(s: Draft) -> None:
     s.add(ioctls.CheckExtension, on=s.any_handle() if s.chance(50) else s.vm_handle(), cap=s.one(CAPABILITIES))
 
 
+def _enable_cap(s: Draft) -> None:
+    """Mostly the quirk by which a default VM drops every mapping when a slot goes; known capabilities only."""
+    handle = s.any_handle() if s.chance(20) else s.vm_handle()
+    cap = s.one((KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_DISABLE_QUIRKS2, KVM_CAP_DISABLE_QUIRKS))
+    args = s.one(([KVM_X86_QUIRK_SLOT_ZAP_ALL], [KVM_X86_QUIRK_SLOT_ZAP_ALL, 0, 0, 1], [], [1 << 62], [S63, 1]))
+    s.add(ioctls.EnableCap, on=handle, cap=cap, args=args, flags=s.one((0, 0, 0, 0, 1)))
+
+
 def _create_vm(s: Draft) -> None:
     handle, type = s.any_handle(), s.one((0, 1, 2, 31, 32, 1 << 32, (1 << 64) - 1))
     s.add(ioctls.CreateVm, on=handle, type=type, out=s.name("other"))
@@ -138,4 +147,4 @@ def _create_file_on_anything(s: Draft) -> None:
     s.add(ioctls.CreateGuestMemfd, vm=handle, size=size, flags=flags, out=s.name("other"))
 
 
-_IOCTLS = (_check_extension, _create_vm, _create_vcpu, _create_file_on_anything)
+_IOCTLS = (_check_extension, _enable_cap, _create_vm, _create_vcpu, _create_file_on_anything)

@@ -125,6 +125,11 @@ class KvmBackend:
         """KVM_CHECK_EXTENSION."""
         return ioctl(fd, "KVM_CHECK_EXTENSION", cap, f"{fd=}, {cap=}")
 
+    def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
+        """KVM_ENABLE_CAP."""
+        block = structs.ENABLE_CAP.pack(cap=cap, flags=flags, args=args)
+        ioctl(fd, "KVM_ENABLE_CAP", block, f"{fd=}, {cap=}, {flags=:#x}, args={[hex(arg) for arg in args]}")
+
     def create_vm(self, fd: int, type: int) -> int:
         """KVM_CREATE_VM."""
         vm = self._files.installed(ioctl(fd, "KVM_CREATE_VM", type, f"{fd=}, {type=:#x}"))

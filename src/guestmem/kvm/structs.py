@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from guestmem.uapi import KVMIO
+
 __all__ = (
     "CPUID2",
     "CPUID_ENTRY2",
     "CREATE_GUEST_MEMFD",
+    "ENABLE_CAP",
     "IOCTLS",
     "KVM_RUN",
     "MEMORY_ATTRIBUTES",
@@ -34,7 +37,6 @@ __all__ = (
 )
 
 _WORD = 8
-_KVMIO: Final = 0xAE
 _NONE, _WRITE, _READ = 0, 1, 2
 
 
@@ -98,7 +100,7 @@ class Ioctl:
     @property
     def number(self) -> int:
         """The encoded request, _IOC(direction, KVMIO, minor, size)."""
-        return self.direction << 30 | self.size << 16 | _KVMIO << 8 | self.minor
+        return self.direction << 30 | self.size << 16 | KVMIO << 8 | self.minor
 
 
 def _struct(name: str, size: int, *fields: tuple[str, int, int]) -> Struct:
@@ -122,6 +124,7 @@ REGION2: Final = _struct(
     ("pad1", 44, 4),
     ("pad2", 48, 112),
 )
+ENABLE_CAP: Final = _struct("kvm_enable_cap", 104, ("cap", 0, 4), ("flags", 4, 4), ("args", 8, 32), ("pad", 40, 64))
 CREATE_GUEST_MEMFD: Final = _struct("kvm_create_guest_memfd", 64, ("size", 0, 8), ("flags", 8, 8), ("reserved", 16, 48))
 MEMORY_ATTRIBUTES: Final = _struct(
     "kvm_memory_attributes", 32, ("address", 0, 8), ("size", 8, 8), ("attributes", 16, 8), ("flags", 24, 8)
@@ -194,6 +197,7 @@ STATS_DESC: Final = _struct(
 STRUCTS: Final = (
     REGION,
     REGION2,
+    ENABLE_CAP,
     CREATE_GUEST_MEMFD,
     MEMORY_ATTRIBUTES,
     PRE_FAULT_MEMORY,
@@ -224,6 +228,7 @@ IOCTLS: Final[Mapping[str, Ioctl]] = MappingProxyType(
             Ioctl("KVM_SET_SREGS", 0x84, _WRITE, 312),
             Ioctl("KVM_SET_SIGNAL_MASK", 0x8B, _WRITE, 4),
             Ioctl("KVM_SET_CPUID2", 0x90, _WRITE, 8),
+            Ioctl("KVM_ENABLE_CAP", 0xA3, _WRITE, 104),
             Ioctl("KVM_GET_STATS_FD", 0xCE),
             Ioctl("KVM_SET_MEMORY_ATTRIBUTES", 0xD2, _WRITE, 32),
             Ioctl("KVM_CREATE_GUEST_MEMFD", 0xD4, _READ | _WRITE, 64),

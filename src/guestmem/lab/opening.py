@@ -27,10 +27,10 @@ def boot(kernel: str = DEFAULT, hardware: Hardware | None = None) -> LabMachine:
 
 
 def open_backend(kernel: str = DEFAULT, hardware: Hardware | None = None) -> LabBackend:
-    """Boot a lab with one backend in it, which ends it. Many backends on one lab: ``LabBackend(boot())`` for each."""
+    """Boot a lab with one backend in it, which ends it. For many on one lab: ``LabBackend.on(boot())``."""
     machine = boot(kernel, hardware)
     try:
-        return LabBackend(machine, owns_machine=True)
+        return LabBackend.on(machine, owns_machine=True)
     except BaseException:
         machine.close()
         raise

@@ -14,19 +14,13 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from guestmem.backend import Backend, Statistics
+from guestmem.backend import METHODS, Backend
 from guestmem.errors import BackendUnavailable, HostSignal, KvmError, NotVisible
 from guestmem.lab import channel
 
-__all__ = ("METHODS", "answer", "serve")
+__all__ = ("answer", "serve")
 
 _CHUNK = 1 << 16
-METHODS = {
-    name: function
-    for protocol in (Backend, Statistics)
-    for name, function in vars(protocol).items()
-    if not name.startswith("_") and callable(function)
-}
 
 
 def serve(link: socket.socket, session: int, backend: Backend) -> None:

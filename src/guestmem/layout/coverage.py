@@ -5,9 +5,10 @@ slot, all its pages have the same attribute, and what backs it allows: for share
 (kvm_alloc_memslot_metadata), no dirty logging, a host mapping of at least P; for private pages what the guest_memfd
 hands out. Costs one step per run of attributes and never one per page, so an exabyte costs what a megabyte does.
 
-This and the model are the only places where a level is decided; a property test holds them together. Sizes are bytes,
-a level is named by its page size. ``mapped[i]`` counts bytes that can be mapped with sizes[i] *or larger*, so at every
-level mapped plus lost is the size of the slot.
+The model decides levels too, ``vector`` does so in arrays, and ``races.memory`` for its small worlds: tests compare
+them (test_coverage_on_model, test_vector, test_races_levels). Sizes are bytes, a level is named by its page size.
+``mapped[i]`` counts bytes that can be mapped with sizes[i] *or larger*, so at every level mapped plus lost is the size
+of the slot.
 """
 
 from __future__ import annotations
@@ -22,9 +23,19 @@ from guestmem.geometry import X86_64, Geometry
 from guestmem.layout.binding import RELEASED, BindingLimit, FileLimits
 from guestmem.layout.reasons import RANK, Reason
 from guestmem.layout.refusal import is_by_rule, refusals
-from guestmem.layout.segments import Neighbours, Segment, all_of, or_larger, segments_of, uniform_segments
+from guestmem.layout.segments import (
+    Neighbours,
+    Part,
+    Segment,
+    Verdict,
+    all_of,
+    or_larger,
+    segments_of,
+    uniform_segments,
+)
 from guestmem.layout.value import Backing, Layout, Slot
 from guestmem.model.profiles import Profile
+from guestmem.units import align_down, align_up
 
 __all__ = ("Coverage", "HostLimits", "Lost", "Segment", "SlotCoverage", "best_possible", "cover")
 
@@ -189,7 +200,7 @@ def _levels(
     found: list[tuple[Segment, ...]] = []
     for page_size in host.sizes:
         from_file = all_of(Reason.NO_FILE) if limit is None else partial(limit.parts, page_size=page_size)
-        shared = from_file if by_file else all_of(_from_hva(slot, page_size, host))
+        shared = from_file if by_file else _shared(slot, page_size, host)
         found.append(segments_of(slot, page_size, near, private, shared, from_file))
     if limit is not None and limit.page_size:  # a rule may allow a folio whole that it refuses in part
         for index in reversed(range(len(found) - 1)):
@@ -201,7 +212,33 @@ def _plain(slot: Slot, page_size: int, host: HostLimits, near: Neighbours) -> tu
     """The segments of a slot that knows neither files nor attributes: most slots of most VMs."""
     if page_size == host.sizes[0]:
         return (Segment(slot.gpa, slot.end, None),)
+    if slot.backing.huge:
+        shared = _shared(slot, page_size, host)
+        return segments_of(slot, page_size, near, (), shared, shared)
     return uniform_segments(slot, page_size, near, _from_hva(slot, page_size, host))
+
+
+def _shared(slot: Slot, page_size: int, host: HostLimits) -> Verdict:
+    """The verdict on frames whose pages come from the HVA: what the host maps huge now can be, whatever may come."""
+    reason = _from_hva(slot, page_size, host)
+    if reason is not Reason.BACKING or not slot.backing.huge or page_size > host.sizes[1] or slot.hva is None:
+        return all_of(reason)
+    shift, now = slot.gpa - slot.hva, Reason.DIRTY_LOG if slot.dirty_log else None
+    pieces = [
+        (align_up(low + shift, page_size), align_down(high + shift, page_size)) for low, high in slot.backing.huge
+    ]
+
+    def parts(start: int, end: int) -> Iterator[Part]:
+        at = start
+        for low, high in pieces:
+            first, last = max(low, at), min(high, end)
+            if first < last:
+                yield at, first, Reason.BACKING
+                yield first, last, now
+                at = last
+        yield at, end, Reason.BACKING
+
+    return parts
 
 
 def _from_hva(slot: Slot, page_size: int, host: HostLimits) -> Reason | None:

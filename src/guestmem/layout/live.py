@@ -1,5 +1,6 @@
-"""Layouts of live things: a running QEMU asked over its QMP socket, or one started paused for the question.
+"""Layouts of live things: any process that holds a VM, a QEMU asked over its QMP socket, or one started for it.
 
+``pid:PID`` reads the process's VMs out of the kernel's memory, whatever VMM it is (``guestmem.host``).
 ``qmp:SOCKET`` asks a QEMU that is there; ``qemu:ARGUMENTS`` starts one with ``-S``, so that not one guest instruction
 runs, asks, and ends it whatever happens: by QMP, then by signals, and by the kernel if this process dies first. The
 answers are monitor text, read by the reader of such text. QMP is spoken by the library qemu.qmp (extra ``qemu``).
@@ -42,13 +43,29 @@ _HVA_COLUMN = re.compile(r"\bHVA\b")
 
 
 def read_live(source: str) -> list[Layout]:
-    """The layout behind ``qmp:SOCKET`` or ``qemu:ARGUMENTS``; BackendUnavailable where a part is missing."""
+    """The layouts behind pid:PID, qmp:SOCKET or qemu:ARGUMENTS; BackendUnavailable where a part is missing."""
     kind, _, what = source.partition(":")
+    if kind == "pid":
+        return _of_process(source, what)
     if kind == "qmp":
         return qemu_mtree.read(source, _ask(source, Path(what)))
     with paused_qemu(source, what) as socket:
         text = _ask(source, socket)
     return qemu_mtree.read(source, text)
+
+
+def _of_process(source: str, pid: str) -> list[Layout]:
+    from guestmem.host.machine import look_at_machine
+    from guestmem.layout.readers.host import to_layouts
+
+    if not (pid.isascii() and pid.isdecimal() and 0 < len(pid) < 11):
+        raise LayoutError(source, "needed a process number, as in pid:1234")
+    found = look_at_machine(int(pid), counters=False)
+    if not found.vms:
+        raise LayoutError(
+            source, "this process holds no VM, or may not be seen", remedy="'guestmem host' lists the VMs"
+        )
+    return to_layouts(source, found)
 
 
 @contextmanager

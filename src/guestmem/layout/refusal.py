@@ -19,7 +19,7 @@ from guestmem.errors import KvmError
 from guestmem.geometry import Geometry
 from guestmem.layout.value import File, Layout, Slot
 from guestmem.model.checks import require
-from guestmem.model.profiles import NEXT, V7_2, Machine
+from guestmem.model.profiles import NEWEST, NEXT, Machine
 from guestmem.model.region_checks import ARGUMENT_CHECKS, DELETE_CHECKS, Region, RegionRequest, new_slot_checks
 from guestmem.model.vm import AddressSpaceSlots, BindableFile, Memslot, VmSlots
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_X86_SW_PROTECTED_VM
@@ -36,7 +36,7 @@ _SPACES = 2  # KVM_MAX_NR_ADDRESS_SPACES
 
 def refusals(layout: Layout, host: HostLimits) -> dict[int, KvmError]:
     """Index into layout.slots -> the errno, check and values with which the host's kernel refuses that slot."""
-    profile = host.profile or (NEXT if host.files.page_size else V7_2)
+    profile = host.profile or (NEXT if host.files.page_size else NEWEST)
     spaces = [_Ascending() for _ in range(_SPACES)]
     vm = VmSlots(KVM_X86_SW_PROTECTED_VM, profile, _machine(host.geometry), host.files.rule, spaces)
     files: dict[str, _File] = {}
@@ -107,11 +107,13 @@ def _machine(geometry: Geometry) -> Machine:
 
 
 def _region(slot: Slot) -> Region:
-    number = slot.number or 0
-    if not 0 <= number <= 0xFFFF:
-        number = 0xFFFF  # no argument of the ioctl holds it; refused as it is
-    place = slot.address_space << 16 | number
+    place = _u16(slot.address_space) << 16 | _u16(slot.number or 0)
     return Region(2, place, slot.flags, slot.gpa, slot.size, slot.hva or 0, offset=slot.offset or 0)
+
+
+def _u16(number: int) -> int:
+    """The number as half of the ioctl's field; one that does not fit becomes the largest, which is refused too."""
+    return number if 0 <= number <= 0xFFFF else 0xFFFF
 
 
 def _file(vm: VmSlots, layout: Layout, slot: Slot, host: HostLimits, files: dict[str, _File]) -> _File:

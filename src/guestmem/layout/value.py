@@ -31,15 +31,21 @@ Severity = Literal["note", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Backing:
-    """The host memory at a slot's HVA. page_size (bytes) is what the mapping has for certain: 4K, or hugetlb's size."""
+    """The host memory at a slot's HVA. page_size (bytes) is what the mapping has for certain: 4K, or hugetlb's size.
+
+    thp: whether transparent huge pages may come, None where the source does not tell. huge: what the host maps by 2M or
+    larger already, as ranges of HVAs, ascending. Only a look at a running VM tells these two.
+    """
 
     kind: BackingKind = "unknown"
     page_size: int = 4 * KIB
+    thp: bool | None = None
+    huge: tuple[tuple[int, int], ...] = ()
 
     @property
     def transparent(self) -> bool:
         """Whether the kernel may (never: will) map it with transparent huge pages."""
-        return self.kind in ("anonymous", "shmem", "unknown")
+        return self.thp is not False and self.kind in ("anonymous", "shmem", "unknown")
 
 
 @dataclass(frozen=True, slots=True, order=True)

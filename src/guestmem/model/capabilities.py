@@ -1,4 +1,4 @@
-"""KVM_CHECK_EXTENSION: what the kernel says it can do about guest memory.
+"""KVM_CHECK_EXTENSION and KVM_ENABLE_CAP: what the kernel says it can do about guest memory, and its quirks.
 
 A capability the table does not have answers 0, as an unknown number does in the kernel; whether such a number has
 anything to do with memory is listed with the known divergences.
@@ -6,16 +6,19 @@ anything to do with memory is listed with the known divergences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from guestmem import uapi
+from guestmem.model.checks import Check, require
 from guestmem.model.profiles import Machine, Profile, has_private_mem
 from guestmem.model.region_checks import USER_SLOTS
 from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE
 
-__all__ = ("CAPABILITIES", "check_extension")
+__all__ = ("CAPABILITIES", "ENABLE_CHECKS", "EnableRequest", "check_extension", "enable_cap")
 
 Answer = Callable[[Profile, Machine, Vm | None], int]
 
@@ -52,6 +55,11 @@ def _pre_fault(profile: Profile, machine: Machine, vm: Vm | None) -> int:
     return int(machine.two_dimensional_paging)
 
 
+def _quirks(profile: Profile, machine: Machine, vm: Vm | None = None) -> int:
+    """Those that can be disabled; shadow paging always ignores the guest's PAT (kvm_x86_vendor_init)."""
+    return profile.quirks & ~(0 if machine.two_dimensional_paging else uapi.KVM_X86_QUIRK_IGNORE_GUEST_PAT)
+
+
 CAPABILITIES: Mapping[int, Answer] = MappingProxyType(
     {
         uapi.KVM_CAP_USER_MEMORY: _one,
@@ -60,6 +68,9 @@ CAPABILITIES: Mapping[int, Answer] = MappingProxyType(
         uapi.KVM_CAP_DESTROY_MEMORY_REGION_WORKS: _one,
         uapi.KVM_CAP_JOIN_MEMORY_REGIONS_WORKS: _one,
         uapi.KVM_CAP_READONLY_MEM: _one,
+        uapi.KVM_CAP_DISABLE_QUIRKS: _one,
+        uapi.KVM_CAP_MAX_VCPU_ID: lambda profile, machine, vm: machine.max_vcpu_ids,
+        uapi.KVM_CAP_DISABLE_QUIRKS2: _quirks,
         uapi.KVM_CAP_MULTI_ADDRESS_SPACE: _address_spaces,
         uapi.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: lambda profile, machine, vm: 3,
         uapi.KVM_CAP_DIRTY_LOG_RING: lambda profile, machine, vm: 1 << 20,  # bytes, 65536 entries
@@ -80,3 +91,55 @@ def check_extension(profile: Profile, machine: Machine, vm: Vm | None, cap: int)
     """The answer on /dev/kvm (vm None) or on a VM; never an error (kvm_vm_ioctl_check_extension_generic)."""
     answer = CAPABILITIES.get(cap)
     return 0 if answer is None else answer(profile, machine, vm)
+
+
+@dataclass(frozen=True, slots=True)
+class EnableRequest:
+    """KVM_ENABLE_CAP of a VM: the first word is all that is looked at."""
+
+    vm: Vm
+    cap: int
+    first: int
+    flags: int
+
+    @property
+    def unknown_quirks(self) -> int:
+        """What the first word has that is no quirk of this kernel."""
+        return self.first & ~_quirks(self.vm.profile, self.vm.machine)
+
+
+_SOURCE = "kvm_vm_ioctl_enable_cap"
+ENABLE_CHECKS: tuple[Check[EnableRequest], ...] = (
+    Check(
+        "flags-zero",
+        errno.EINVAL,
+        "flags must be 0",
+        _SOURCE,
+        lambda r: r.flags == 0,
+        lambda r: f"flags={r.flags:#x}",
+    ),
+    Check(
+        "capability-can-be-enabled",
+        errno.EINVAL,
+        "the capability must be one that a VM can be asked for",
+        _SOURCE,
+        lambda r: r.cap in (uapi.KVM_CAP_DISABLE_QUIRKS, uapi.KVM_CAP_DISABLE_QUIRKS2),
+        lambda r: f"cap={r.cap}",
+    ),
+    Check(
+        "quirks-known",
+        errno.EINVAL,
+        "KVM_CAP_DISABLE_QUIRKS2 takes only quirks that the kernel has",
+        _SOURCE,
+        lambda r: r.cap == uapi.KVM_CAP_DISABLE_QUIRKS or not r.unknown_quirks,
+        lambda r: f"args[0]={r.first:#x} unknown {r.unknown_quirks:#x}",
+        "KVM_CHECK_EXTENSION of the capability has a bit for each",
+    ),
+)
+
+
+def enable_cap(vm: Vm, cap: int, args: Sequence[int], flags: int) -> None:
+    """KVM_ENABLE_CAP: quirks are disabled for good; other capabilities are listed with the known divergences."""
+    request = EnableRequest(vm, cap, args[0] if args else 0, flags)
+    require(ENABLE_CHECKS, request)
+    vm.disabled_quirks |= request.first & ~request.unknown_quirks

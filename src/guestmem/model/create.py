@@ -24,7 +24,6 @@ from guestmem.units import to_s64
 
 __all__ = ("GUEST_MEMFD_CHECKS", "VCPU_CHECKS", "VM_CHECKS", "GuestMemfdRequest", "create_guest_memfd")
 
-MAX_VCPU_IDS = 4096  # KVM_MAX_VCPU_IDS
 _SIZE_FIELD = GUEST_MEMFD_HUGE_MASK << GUEST_MEMFD_HUGE_SHIFT
 
 VM_CHECKS: tuple[Check[tuple[Machine, int]], ...] = (
@@ -43,10 +42,10 @@ VCPU_CHECKS: tuple[Check[tuple[Vm, int]], ...] = (
     Check(
         "vcpu-id",
         errno.EINVAL,
-        f"the vCPU id must be below {MAX_VCPU_IDS}",
+        "the vCPU id must be below KVM_CAP_MAX_VCPU_ID",
         "kvm_vm_ioctl_create_vcpu",
-        lambda asked: asked[1] < MAX_VCPU_IDS,
-        lambda asked: f"id={asked[1]:#x}",
+        lambda asked: asked[1] < asked[0].machine.max_vcpu_ids,
+        lambda asked: f"id={asked[1]:#x} limit {asked[0].machine.max_vcpu_ids:#x}",
     ),
     Check(
         "vcpu-id-free",

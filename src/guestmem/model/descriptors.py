@@ -131,11 +131,14 @@ class Descriptors:
 
     def vm_of(self, fd: int) -> Vm:
         """The VM of a descriptor; EBADF, or ENOTTY and EINVAL as a VM ioctl on it would give."""
-        return self._of(fd, VmFile).vm
+        file = self._files.get(fd)
+        if not isinstance(file, VmFile) or observed():
+            file = self._checked(fd, VmFile)
+        return file.vm
 
     def vcpu_of(self, fd: int) -> Vcpu:
         """The vCPU of a descriptor; EBADF, or ENOTTY and EINVAL as a vCPU ioctl on it would give."""
-        return self._of(fd, VcpuFile).vcpu
+        return self._checked(fd, VcpuFile).vcpu
 
     def guest_memfd_of(self, fd: int) -> GuestMemfd:
         """The guest_memfd of a descriptor; EBADF, EINVAL."""
@@ -172,10 +175,8 @@ class Descriptors:
         for fd in list(self._files):
             self.close(fd)
 
-    def _of(self, fd: int, wanted: type[F]) -> F:
-        file = self._files.get(fd)
-        if not isinstance(file, wanted) or observed():
-            file = self.file(fd)
-            self.require_kind(fd, file, passed=isinstance(file, wanted))
+    def _checked(self, fd: int, wanted: type[F]) -> F:
+        file = self.file(fd)
+        self.require_kind(fd, file, passed=isinstance(file, wanted))
         assert isinstance(file, wanted)
         return file

@@ -190,7 +190,7 @@ def _kind(fault: Fault) -> str:
 
 
 def _say_slot(fault: Fault) -> str:
-    return repr(fault.slot) if fault.slot else f"no slot has gfn {fault.gfn:#x}"
+    return str(fault.slot) if fault.slot else f"no slot has gfn {fault.gfn:#x}"
 
 
 def _say_result(fault: Fault, result: FaultResult) -> str:

@@ -88,7 +88,8 @@ class AddressSpace:
 
     def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0, *, shared: bool = False) -> int:
         """Map zeroed memory, whole pages, at a multiple of align; the address. EINVAL for size 0."""
-        require((LENGTH_NOT_ZERO,), size)
+        if not size:
+            require((LENGTH_NOT_ZERO,), size)
         size = align_up(size, self.page_size)
         addr = self.find_hole(size, max(align, self.page_size))
         self.vmas.set(addr, addr + size, Vma(self.anonymous, 0, prot, shared, page_order=page_order))
@@ -120,6 +121,10 @@ class AddressSpace:
         vma = Vma(file.source, addr - offset, prot, shared, may_exec, held=_FileReference(file, length))
         self.vmas.set(addr, addr + length, vma)
         return addr
+
+    def place(self, start: int, end: int, vma: Vma) -> None:
+        """A mapping that the process has made itself, at addresses of its own choice."""
+        self.vmas.set(start, end, vma)
 
     def unmap(self, addr: int, end: int) -> None:
         """Remove the mappings of whole pages [addr, end)."""

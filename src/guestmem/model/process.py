@@ -15,7 +15,7 @@ from guestmem.errors import KvmError
 from guestmem.model import create, file_calls, mmap
 from guestmem.model.attributes import AttributesRequest, set_attributes
 from guestmem.model.auxiliary import AUX_KINDS
-from guestmem.model.capabilities import check_extension
+from guestmem.model.capabilities import check_extension, enable_cap
 from guestmem.model.checks import Check, require
 from guestmem.model.descriptors import Descriptors, VcpuFile, VmFile
 from guestmem.model.fallocate import FallocateRequest, fallocate
@@ -23,7 +23,7 @@ from guestmem.model.files import ANONYMOUS, KVM_DEVICE, OpenFile, PathFile
 from guestmem.model.hostmem import AddressSpace
 from guestmem.model.madvise import madvise
 from guestmem.model.pools import HostPools
-from guestmem.model.profiles import V7_2, Machine, Profile
+from guestmem.model.profiles import NEWEST, Machine, Profile
 from guestmem.model.region import set_memory_region
 from guestmem.model.region_checks import Region
 from guestmem.model.vcpu import PreFaultRequest, Vcpu
@@ -59,7 +59,7 @@ class Process(Descriptors):
     name = "model"
     boot_pages = 0  # no code runs
 
-    def __init__(self, profile: Profile = V7_2, machine: Machine | None = None, rule: Rule = DEFAULT) -> None:
+    def __init__(self, profile: Profile = NEWEST, machine: Machine | None = None, rule: Rule = DEFAULT) -> None:
         super().__init__()
         self.profile = profile
         self.machine = machine or profile.machine
@@ -143,6 +143,10 @@ class Process(Descriptors):
         vm = file.vm if isinstance(file, VmFile) else None
         self.require_kind(fd, file, passed=vm is not None or file.kind is KVM_DEVICE)
         return check_extension(self.profile, self.machine, vm, cap)
+
+    def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
+        """KVM_ENABLE_CAP on a VM: only quirks can be disabled."""
+        enable_cap(self.vm_of(fd), cap, args, flags)
 
     def create_vm(self, fd: int, type: int) -> int:
         """KVM_CREATE_VM: EINVAL for a type that KVM_CAP_VM_TYPES does not report."""

@@ -21,7 +21,19 @@ from guestmem.uapi import (
     KVM_X86_SW_PROTECTED_VM,
 )
 
-__all__ = ("NEXT", "PROFILES", "V6_12", "V6_18", "V7_2", "Machine", "Profile", "has_private_mem", "profile_named")
+__all__ = (
+    "NEWEST",
+    "NEXT",
+    "PROFILES",
+    "V6_12",
+    "V6_18",
+    "V7_2",
+    "V7_3",
+    "Machine",
+    "Profile",
+    "has_private_mem",
+    "profile_named",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,7 @@ class Machine:
     user_limit: int = 0x7FFF_FFFF_F000  # end of user space; 4-level paging
     nx_huge_pages: bool = False  # the NX hugepage workaround: instruction fetches map base pages
     geometry: Geometry = X86_64
+    max_vcpu_ids: int = 4096  # KVM_MAX_VCPU_IDS: 4 * CONFIG_KVM_MAX_NR_VCPUS; 16384 in distribution kernels
     pools: tuple[tuple[int, int], ...] = ()
     """Pairs of order and how many host pages of it there are; an order that is missing has no limit."""
 
@@ -65,6 +78,8 @@ class Profile:
     gmem_mmap: bool  # guest_memfd has an mmap operation, and pseudo file systems (pipes too) are noexec
     pre_fault_renews_root: bool  # else pre-fault spins on a root made before the last slot deletion
     dirty_log_off_recovers: bool  # else huge mappings come back only at the next fault
+    quirks: int = 0x7FF  # KVM_X86_VALID_QUIRKS
+    binding_overlap_last: bool = False  # kvm_gmem_commit_memory_region: after what the architecture checks
     huge: bool = False  # guest_memfd folios may be larger than a page
 
 
@@ -104,20 +119,29 @@ V6_18 = replace(
 V7_2 = replace(
     V6_18,
     name="v7.2",
+    quirks=0xFFF,  # NESTED_SVM_SHARED_PAT
     title="Linux 7.2 (7.2.13), software-protected VMs, two-dimensional paging",
     machine=Machine(),
     binding_overlap_errno=errno.EEXIST,
     signed_binding_offset=False,
 )
-NEXT = replace(
+V7_3 = replace(
     V7_2,
+    name="v7.3",
+    title="Linux 7.3 (7.3.4), software-protected VMs, two-dimensional paging",
+    binding_overlap_last=True,
+)
+NEXT = replace(
+    V7_3,
     name="next",
-    title="no kernel yet: 7.2 with hugepage guest_memfd",
+    title="no kernel yet: 7.3 with hugepage guest_memfd",
     machine=Machine(gpa_bits=52),
     huge=True,
 )
 
-PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (V6_12, V6_18, V7_2, NEXT)})
+NEWEST = V7_3  # the newest released kernel: what is meant where nothing is said
+
+PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (V6_12, V6_18, V7_2, V7_3, NEXT)})
 
 
 def profile_named(name: str) -> Profile:

@@ -20,7 +20,7 @@ from guestmem.model.region_checks import (
     new_slot_checks,
 )
 from guestmem.model.vm import GuestMemfd, Memslot, Vm
-from guestmem.uapi import KVM_X86_DEFAULT_VM
+from guestmem.uapi import KVM_X86_DEFAULT_VM, KVM_X86_QUIRK_SLOT_ZAP_ALL
 
 __all__ = ("set_memory_region",)
 
@@ -29,11 +29,11 @@ def set_memory_region(vm: Vm, region: Region, file: OpenFile | None) -> None:
     """Do what the ioctl asks, or raise the KvmError of the first check that fails. file: what region.fd names."""
     request = RegionRequest(vm, region, file)
     require(ARGUMENT_CHECKS, request)
-    request.old = old = request.space.by_id.get(region.slot & 0xFFFF)
+    request.old = old = vm.spaces[region.slot >> 16].by_id.get(region.slot & 0xFFFF)
     if not region.size:
         require(DELETE_CHECKS, request)
         assert old is not None
-        note("change", "delete {!r}".format, old)
+        note("change", "delete {}".format, old)
         _delete(vm, old)
     elif old is None:
         require(new_slot_checks(request), request)
@@ -48,7 +48,7 @@ def _create(vm: Vm, request: RegionRequest) -> None:
     if request.region.wants_gmem:
         assert isinstance(request.file, GuestMemfd)
         request.file.bind(slot, request.region.offset >> vm.page_shift)
-    note("change", "create {!r}".format, slot)
+    note("change", "create {}".format, slot)
     vm.spaces[slot.as_id].insert(slot)
     vm.slot_pages += slot.npages
     vm.had_slots = True
@@ -70,16 +70,16 @@ def _modify(vm: Vm, request: RegionRequest, old: Memslot) -> None:
         require(PLACE_CHECKS, request)
         _drop_mappings(vm, old)
         require(MAP_CHECKS, request)
-        note("change", "move {!r} to {:#x}".format, old, region.gpa)
+        note("change", "move {} to {:#x}".format, old, region.gpa)
         space = vm.spaces[old.as_id]
         space.remove(old)
         old.base_gfn, old.flags = request.base_gfn, region.flags
         space.insert(old)
     elif region.flags != old.flags:
-        note("change", "flags of {!r} become {:#x}".format, old, region.flags)
+        note("change", "flags of {} become {:#x}".format, old, region.flags)
         _set_flags(vm, old, region.flags)
     else:
-        note("change", "nothing: {!r}".format, old)
+        note("change", "nothing: {} stays as it is".format, old)
 
 
 def _set_flags(vm: Vm, slot: Memslot, flags: int) -> None:
@@ -94,9 +94,9 @@ def _set_flags(vm: Vm, slot: Memslot, flags: int) -> None:
 
 
 def _drop_mappings(vm: Vm, slot: Memslot) -> None:
-    """A slot goes or moves (kvm_arch_flush_shadow_memslot): default VMs drop every mapping they have."""
+    """A slot goes or moves (kvm_arch_flush_shadow_memslot): default VMs drop every mapping, while that quirk is on."""
     vm.mmio.generation += 1
-    if vm.type == KVM_X86_DEFAULT_VM:
+    if vm.type == KVM_X86_DEFAULT_VM and not vm.disabled_quirks & KVM_X86_QUIRK_SLOT_ZAP_ALL:
         vm.root_generation += 1
         vm.mmio.clear()
         vm.invalidate(0, 1 << (vm.machine.gpa_bits - vm.page_shift))

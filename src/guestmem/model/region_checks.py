@@ -1,6 +1,6 @@
 """The checks of KVM_SET_USER_MEMORY_REGION and _REGION2, the binding's included, in the kernel's order.
 
-They stand in groups (kvm_vm_ioctl_set_memory_region, kvm_set_memory_region, kvm_gmem_bind,
+They are in groups (kvm_vm_ioctl_set_memory_region, kvm_set_memory_region, kvm_gmem_bind,
 kvm_arch_prepare_memory_region), because the kernel branches between them. They look at a request and at the part of a
 VM and of a file that ``VmSlots`` and ``BindableFile`` hold, and at nothing else: the ioctl, the refusals of a layout
 and the proofs run the same ones.
@@ -17,16 +17,17 @@ from typing import NamedTuple
 
 from guestmem.model.checks import Check
 from guestmem.model.files import OpenFile
-from guestmem.model.vm import AddressSpaceSlots, BindableFile, Memslot, VmSlots
+from guestmem.model.vm import BindableFile, Memslot, VmSlots
 from guestmem.rules import Binding, Rule
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from guestmem.units import U64, to_s64
 
 __all__ = (
     "ARGUMENT_CHECKS",
-    "BINDING_CHECKS",
     "CREATE_CHECKS",
     "DELETE_CHECKS",
+    "FILE_CHECKS",
+    "FREE_CHECKS",
     "MAP_CHECKS",
     "MODIFY_CHECKS",
     "PLACE_CHECKS",
@@ -83,11 +84,6 @@ class RegionRequest:
         self.old: Memslot | None = None
         self.base_gfn = region.gpa >> vm.page_shift  # the first frame asked for
         self.npages = region.size >> vm.page_shift
-
-    @property
-    def space(self) -> AddressSpaceSlots:
-        """The slots of the address space named."""
-        return self.vm.spaces[self.region.slot >> 16]
 
     def slot(self) -> Memslot:
         """The slot that a checked request makes."""
@@ -340,7 +336,7 @@ PLACE_CHECKS: tuple[Check[RegionRequest], ...] = (
     ),
 )
 
-BINDING_CHECKS: tuple[Check[RegionRequest], ...] = (
+FILE_CHECKS: tuple[Check[RegionRequest], ...] = (
     Check(
         "fd-open",
         errno.EBADF,
@@ -375,11 +371,15 @@ BINDING_CHECKS: tuple[Check[RegionRequest], ...] = (
         lambda r: f"{_values_file_range(r)} file size {r.gmem.size:#x}",
         "create a larger file: holes cost nothing",
     ),
+)
+
+# kvm_gmem_bind asks it with the others; from 7.3 on kvm_gmem_commit_memory_region does, after MAP_CHECKS.
+FREE_CHECKS: tuple[Check[RegionRequest], ...] = (
     Check(
         "binding-free",
         lambda r: r.vm.profile.binding_overlap_errno,
         "no other slot may own any of the range",
-        _BIND,
+        "kvm_gmem_bind; kvm_gmem_commit_memory_region in 7.3",
         lambda r: _bound(r) is None,
         _say_bound,
     ),
@@ -404,13 +404,16 @@ def new_slot_checks(request: RegionRequest) -> tuple[Check[RegionRequest], ...]:
     """The checks of a slot that does not exist yet, after those of the arguments."""
     if not request.region.flags & KVM_MEM_GUEST_MEMFD:
         return NEW_SLOT_CHECKS
-    return _new_binding_checks(request.vm.rule if request.vm.profile.huge else None)
+    profile = request.vm.profile
+    return _new_binding_checks(request.vm.rule if profile.huge else None, overlap_last=profile.binding_overlap_last)
 
 
 @cache
-def _new_binding_checks(rule: Rule | None) -> tuple[Check[RegionRequest], ...]:
+def _new_binding_checks(rule: Rule | None, *, overlap_last: bool) -> tuple[Check[RegionRequest], ...]:
     by_rule = () if rule is None else (_rule_check(rule),)
-    return (*CREATE_CHECKS, *PLACE_CHECKS, *BINDING_CHECKS, *by_rule, *MAP_CHECKS)
+    if overlap_last:
+        return (*CREATE_CHECKS, *PLACE_CHECKS, *FILE_CHECKS, *MAP_CHECKS, *FREE_CHECKS, *by_rule)
+    return (*CREATE_CHECKS, *PLACE_CHECKS, *FILE_CHECKS, *FREE_CHECKS, *by_rule, *MAP_CHECKS)
 
 
 def _rule_check(rule: Rule) -> Check[RegionRequest]:

@@ -1,6 +1,6 @@
 """The state of one VM: struct kvm, its memslots and its guest_memfds, which point at one another.
 
-Only state and what keeps it whole stand here; what a call checks and does is in the modules of the calls. A file
+This module holds state and what keeps it consistent; what a call checks and does is in the modules of the calls. A file
 belongs for ever to the VM that made it and keeps that VM alive; a memslot knows the file it is bound to and the file
 knows its slots (``bindings``), and neither keeps the other alive.
 
@@ -41,7 +41,7 @@ __all__ = ("AddressSpaceSlots", "BindableFile", "GuestMemfd", "Memslot", "Vm", "
 # -- memslots --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Memslot:
     """struct kvm_memory_slot: frames [base_gfn, base_gfn + npages), pgoff in base pages of ``gmem``."""
 
@@ -75,9 +75,11 @@ class Memslot:
         """Whether the slot was created with a guest_memfd (kvm_slot_can_be_private)."""
         return bool(self.flags & KVM_MEM_GUEST_MEMFD)
 
-    def __repr__(self) -> str:
-        where = f"gpa frames [{self.base_gfn:#x}, {self.end_gfn:#x})"
-        return f"Memslot({self.as_id}:{self.id} {where} flags={self.flags:#x} hva={self.userspace_addr:#x})"
+    def __str__(self) -> str:
+        frames = f"guest frames [{self.base_gfn:#x}, {self.end_gfn:#x})"
+        return f"slot {self.as_id}:{self.id} ({frames}, flags={self.flags:#x}, userspace_addr={self.userspace_addr:#x})"
+
+    __repr__ = __str__
 
 
 @dataclass(slots=True)
@@ -152,6 +154,7 @@ class Vm(VmSlots):
         self.mmu_seq = 0  # mmu_invalidate_seq
         self.mmu_invalidations: list[tuple[int, int]] = []  # in progress
         self.root_generation = 0  # grows when every root is thrown away (kvm_mmu_zap_all_fast)
+        self.disabled_quirks = 0  # KVM_X86_QUIRK_*
         self.references = 1
         host.on_invalidate.append(self._host_invalidate)
 

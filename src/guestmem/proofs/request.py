@@ -17,7 +17,7 @@ from guestmem.geometry import Geometry
 from guestmem.model.checks import Check
 from guestmem.model.create import GUEST_MEMFD_CHECKS
 from guestmem.model.profiles import NEXT, Profile
-from guestmem.model.region_checks import ARGUMENT_CHECKS, BINDING_CHECKS, CREATE_CHECKS, Region, RegionRequest
+from guestmem.model.region_checks import ARGUMENT_CHECKS, CREATE_CHECKS, FILE_CHECKS, FREE_CHECKS, Region, RegionRequest
 from guestmem.model.vm import AddressSpaceSlots, BindableFile, VmSlots
 from guestmem.proofs.paths import Explorer, Sum
 from guestmem.proofs.symbolic import Formula, OneOf, SymInt
@@ -27,7 +27,7 @@ from guestmem.units import is_power_of_two
 
 __all__ = ("RANGE_CHECKS", "CheckFormula", "formulas", "region_request", "vm_of", "walk")
 
-RANGE_CHECKS = tuple(check for check in BINDING_CHECKS if check.name in ("binding-in-file", "binding-free"))
+RANGE_CHECKS = (*(check for check in FILE_CHECKS if check.name == "binding-in-file"), *FREE_CHECKS)
 """The checks of the file range; the binding's others are about the descriptor."""
 
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from guestmem.recordings.calls import HostRead, Madvise, Mmap
-from guestmem.recordings.ioctls import CheckExtension, PreFault, RecordedExit, RunTouch, SetUserMemoryRegion2
+from guestmem.recordings.ioctls import CheckExtension, EnableCap, PreFault, RecordedExit, RunTouch, SetUserMemoryRegion2
 from guestmem.recordings.operation import Operation
 from guestmem.recordings.vocabulary import Begin
 from guestmem.uapi import (
     CAPABILITIES,
+    KVM_CAP_DISABLE_QUIRKS,
+    KVM_CAP_DISABLE_QUIRKS2,
     KVM_MEM_GUEST_MEMFD,
     MADV_COLLAPSE,
     MADV_MERGEABLE,
@@ -124,6 +126,10 @@ def _foreign_capability(operation: Operation, exits: Exits, before: History | No
     return isinstance(operation, CheckExtension) and operation.cap not in CAPABILITIES
 
 
+def _enabled_capability(operation: Operation, exits: Exits, before: History | None) -> bool:
+    return isinstance(operation, EnableCap) and operation.cap not in (KVM_CAP_DISABLE_QUIRKS, KVM_CAP_DISABLE_QUIRKS2)
+
+
 DIVERGENCES: tuple[Divergence, ...] = (
     Divergence(
         "stale-mmio",
@@ -152,6 +158,13 @@ DIVERGENCES: tuple[Divergence, ...] = (
         "the model answers 0 for every number outside its table",
         _foreign_capability,
         lasting=False,
+    ),
+    Divergence(
+        "enabled-capabilities",
+        "KVM_ENABLE_CAP of anything but quirks",
+        "the model answers EINVAL: neither dirty rings nor dirty bits that start as set are modelled, nor what lies "
+        "outside of guest memory",
+        _enabled_capability,
     ),
     Divergence(
         "guard-regions",

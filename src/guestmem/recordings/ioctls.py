@@ -36,6 +36,18 @@ class CheckExtension(Operation, tag="check_extension"):
         self.result = here.backend.check_extension(here.fd(self.on), self.cap)
 
 
+class EnableCap(Operation, tag="enable_cap"):
+    """KVM_ENABLE_CAP on a VM; args are four words, those left out 0."""
+
+    on: Handle
+    cap: U32
+    args: Annotated[list[U64], msgspec.Meta(max_length=4)] = msgspec.field(default_factory=list)
+    flags: U32 = 0
+
+    def run(self, here: Handles) -> None:
+        here.backend.enable_cap(here.fd(self.on), self.cap, self.args, self.flags)
+
+
 class CreateVcpu(Operation, tag="create_vcpu"):
     """KVM_CREATE_VCPU."""
 

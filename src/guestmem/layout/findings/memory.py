@@ -77,7 +77,8 @@ def _kind(coverage: Coverage, index: int) -> str:
     backing = coverage.layout.slots[index].backing
     if backing.kind == "hugetlb":
         return f"hugetlb memory with {format_size(backing.page_size)} pages"
-    return "memory with 4K pages" if backing.kind == "unknown" else f"{backing.kind} memory"
+    what = "memory with 4K pages" if backing.kind == "unknown" else f"{backing.kind} memory"
+    return f"{what} without transparent huge pages" if backing.thp is False else what
 
 
 def _find_dirty_logging(coverage: Coverage) -> Iterator[Finding]:
