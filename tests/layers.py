@@ -25,13 +25,28 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lab",),
     ("kvm", "model"),
     ("backend",),
+    ("arguments",),
     ("rules",),
     ("geometry",),
-    ("units", "runmap", "uapi", "harness", "pagemap", "version", "text", "outfile"),
+    ("units", "runmap", "uapi", "harness", "pagemap", "version", "text", "outfile", "duplicates"),
     ("errors",),
 )
 BACKENDS = ("model", "kvm", "lab")
-WORDS = ("harness", "backend", "rules", "geometry", "units", "runmap", "uapi", "version", "text", "outfile", "errors")
+WORDS = (
+    "harness",
+    "backend",
+    "arguments",
+    "rules",
+    "geometry",
+    "units",
+    "runmap",
+    "uapi",
+    "version",
+    "text",
+    "outfile",
+    "duplicates",
+    "errors",
+)
 
 # What a room may not reach although it is below: by its own imports anywhere, nor through the imports of others.
 APART: Mapping[str, tuple[str, ...]] = {

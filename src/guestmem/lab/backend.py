@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from guestmem.arguments import checked
 from guestmem.backend import METHODS, Backend, Statistics
 from guestmem.errors import BackendUnavailable, HostSignal, NotVisible
 from guestmem.kvm.guest import BOOT_PAGES
@@ -118,3 +119,4 @@ def _forwarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 for _name, _method in METHODS.items():
     if _name not in vars(LabBackend):
         setattr(LabBackend, _name, _forwarded(_name, _method))
+checked(Backend, Statistics)(LabBackend)  # type: ignore[type-abstract]
