@@ -3,6 +3,8 @@
 PYTHON ?= python3
 FUZZ_SECONDS ?= 60
 HOST_KERNELS ?= .host-kernels
+KERNELS ?= 6.12
+CONFORMANCE ?= --lab
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -16,7 +18,7 @@ as_root = if [ "$$(id -u)" = 0 ]; then $(1); elif command -v sudo >/dev/null; th
 	else echo 'as root, run: $(1)' >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab-tools ci-tools test-lab test-host lint prove bench fuzz-readers docs clean
+.PHONY: help run test lab-tools ci-tools test-lab test-host lint prove conformance bench fuzz-readers docs clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +52,9 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy --strict
 
 prove: $(VENV)/.installed-dev  ## prove the whole table again, and compare it with docs/proofs.md
 	$(BIN)/python docs/proofs.py --check
+
+conformance: $(VENV)/.installed-dev  ## build the KVM selftests of KERNELS (6.12) and run them on the model and in the lab
+	$(BIN)/python -m conformance $(CONFORMANCE) $(KERNELS)
 
 bench: $(VENV)/.installed-dev  ## measure the speed, also compared with this machine's kernel if it has KVM
 	$(BIN)/python -m benchmarks

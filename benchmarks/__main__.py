@@ -12,6 +12,7 @@ import guestmem
 from benchmarks import hosts, layouts, sequences
 from benchmarks.kernel import Unavailable, kernel_slot
 from benchmarks.measure import median_us, say
+from benchmarks.programs import programs
 from guestmem.recordings.run import run_recording
 from guestmem.targets import target_named
 from guestmem.units import GIB, MIB, TIB
@@ -31,6 +32,7 @@ def main() -> None:
     layouts.large_layout()
     layouts.fleets()
     hosts.looks()
+    programs()
     start()
 
 

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli", "pytest_plugin"),
     ("report",),
-    ("fuzz", "doctor", "explain", "layout", "proofs", "races"),
+    ("fuzz", "doctor", "exec", "explain", "layout", "proofs", "races"),
     ("targets", "host"),
     ("guestmem",),
     ("recordings",),
@@ -28,15 +28,30 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("arguments",),
     ("rules",),
     ("geometry",),
-    ("units", "runmap", "uapi", "harness", "version", "text"),
+    ("units", "runmap", "uapi", "harness", "pagemap", "version", "text", "outfile", "duplicates"),
     ("errors",),
 )
 BACKENDS = ("model", "kvm", "lab")
-WORDS = ("harness", "backend", "arguments", "rules", "geometry", "units", "runmap", "uapi", "version", "text", "errors")
+WORDS = (
+    "harness",
+    "backend",
+    "arguments",
+    "rules",
+    "geometry",
+    "units",
+    "runmap",
+    "uapi",
+    "version",
+    "text",
+    "outfile",
+    "duplicates",
+    "errors",
+)
 
 # What a room may not reach although it is below: by its own imports anywhere, nor through the imports of others.
 APART: Mapping[str, tuple[str, ...]] = {
     "recordings": (*BACKENDS, "guestmem"),
+    "exec": ("kvm", "lab"),
     "layout": ("kvm", "lab"),
     "proofs": ("kvm", "lab"),
     "races": tuple(room for layer in LAYERS for room in layer if room != "races"),

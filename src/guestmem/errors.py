@@ -22,6 +22,7 @@ __all__ = (
     "NotVisible",
     "UnexpectedExit",
     "errno_name",
+    "errno_number",
 )
 
 EHWPOISON = 133  # Python 3.11's errno module does not name it
@@ -37,6 +38,15 @@ def errno_name(number: int) -> str:
     ('EOPNOTSUPP', 'EHWPOISON')
     """
     return _NAMES.get(number, f"errno {number}")
+
+
+def errno_number(name: str) -> int:
+    """The number of a symbolic errno as ``errno_name`` writes it; ValueError for an unknown name.
+
+    >>> errno_number("EINVAL")
+    22
+    """
+    return next((number for number, known in _NAMES.items() if known == name), 0) or int(name.removeprefix("errno "))
 
 
 class InputError(ValueError):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from guestmem.uapi import KVMIO
+
 __all__ = (
     "CPUID2",
     "CPUID_ENTRY2",
@@ -35,7 +37,6 @@ __all__ = (
 )
 
 _WORD = 8
-_KVMIO: Final = 0xAE
 _NONE, _WRITE, _READ = 0, 1, 2
 
 
@@ -99,7 +100,7 @@ class Ioctl:
     @property
     def number(self) -> int:
         """The encoded request, _IOC(direction, KVMIO, minor, size)."""
-        return self.direction << 30 | self.size << 16 | _KVMIO << 8 | self.minor
+        return self.direction << 30 | self.size << 16 | KVMIO << 8 | self.minor
 
 
 def _struct(name: str, size: int, *fields: tuple[str, int, int]) -> Struct:

@@ -122,6 +122,10 @@ class AddressSpace:
         self.vmas.set(addr, addr + length, vma)
         return addr
 
+    def place(self, start: int, end: int, vma: Vma) -> None:
+        """A mapping that the process has made itself, at addresses of its own choice."""
+        self.vmas.set(start, end, vma)
+
     def unmap(self, addr: int, end: int) -> None:
         """Remove the mappings of whole pages [addr, end)."""
         gone = list(self.vmas.runs(addr, end))

@@ -16,6 +16,7 @@ from guestmem.uapi import (
     MAP_PRIVATE,
     MAP_SHARED,
     MAP_SHARED_VALIDATE,
+    MAP_TYPE,
     PROT_EXEC,
     PROT_READ,
     PROT_WRITE,
@@ -24,7 +25,6 @@ from guestmem.units import S64_MAX, U64, U64_MAX, align_up
 
 __all__ = ("OFFSET_CHECKS", "MmapRequest", "mmap", "mprotect", "munmap")
 
-_MAP_TYPE = 0xF
 _LEGACY_MAP_MASK = 0x7C07F9F3  # flags that MAP_SHARED_VALIDATE knows without the file's help; not MAP_SYNC
 _PROT_SEM = 8  # atomic operations; means nothing on x86
 _PROT_GROWSDOWN, _PROT_GROWSUP = 0x01000000, 0x02000000
@@ -50,7 +50,7 @@ class MmapRequest:
     @property
     def map_type(self) -> int:
         """MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE or something invalid."""
-        return self.flags & _MAP_TYPE
+        return self.flags & MAP_TYPE
 
     @property
     def shared(self) -> bool:

@@ -46,6 +46,7 @@ class Stage2:
         self._orders = geometry.orders
         self.leaves: RunMap[Leaf] = RunMap()
         self.statistics = LeafCounters(Counter(), Counter(), Counter(), Counter(), Counter())
+        self.generation = 0  # grows when leaves go or change: what a CPU has cached of them is void then
 
     def get(self, gfn: int) -> Leaf | None:
         """The leaf that maps gfn."""
@@ -85,10 +86,12 @@ class Stage2:
             self.leaves.clear(first, last)
             self.statistics.zaps[leaf.order] += (last - first) >> leaf.order
             zapped += (last - first) >> leaf.order
+        self.generation += zapped > 0
         return zapped
 
     def split(self, start_gfn: int, end_gfn: int) -> None:
         """Replace the huge leaves of the range by base pages that map the same (dirty logging starts)."""
+        self.generation += 1
         for run_start, run_end, leaf in list(self.leaves.runs(start_gfn, end_gfn)):
             if leaf.order:
                 small = Leaf(0, leaf.source, leaf.delta, leaf.private, leaf.writable)

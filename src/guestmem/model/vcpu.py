@@ -16,13 +16,13 @@ from guestmem.model.checks import Check, flags_zero, note, observed, require
 from guestmem.model.fault import get_page, look_up_slot, read_attribute, resolve
 from guestmem.model.hostmem import Anonymous
 from guestmem.model.levels import mapping_order
-from guestmem.model.page_fault import MMIO, Fault, FaultResult
+from guestmem.model.page_fault import MAPPED, MMIO, Fault, FaultResult
 from guestmem.model.stage2 import Leaf
 from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_EXIT_FLAG_PRIVATE
 from guestmem.units import U64, align_down
 
-__all__ = ("PRE_FAULT_CHECKS", "PreFaultRequest", "Vcpu")
+__all__ = ("PRE_FAULT_CHECKS", "PreFaultRequest", "Translation", "Vcpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,15 @@ PRE_FAULT_PAGE_CHECKS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """How an access to a frame is answered: by a leaf, or without one by the result of the fault it took."""
+
+    leaf: Leaf | None
+    result: FaultResult
+    private: bool = False  # the fault counted the access as private
+
+
 class Vcpu:
     """One vCPU of a VM."""
 
@@ -113,20 +122,25 @@ class Vcpu:
     def touch(self, touch: Touch) -> list[Exit]:
         """One guest access: the exits it took, the last one "done" unless it was abandoned."""
         vm = self.vm
+        answer = self.translate(touch.gpa >> vm.page_shift, write=touch.rw == "w", fetch=touch.rw == "x")
+        if answer.leaf is None:
+            return _exits(answer, touch, vm.page_size)
+        return [_access(answer.leaf, touch, vm.page_shift)]
+
+    def translate(self, gfn: int, *, write: bool, fetch: bool) -> Translation:
+        """What answers an access to a frame: a leaf, by a fault if need be, or how that fault ended."""
+        vm = self.vm
         self._root = vm.root_generation
-        gfn, write = touch.gpa >> vm.page_shift, touch.rw == "w"
         leaf = vm.stage2.get(gfn)
-        if leaf is None or (write and not leaf.writable):
-            fault = Fault(vm, gfn, write=write, fetch=touch.rw == "x", reserved=vm.mmio.is_stale(gfn))
-            result = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
-            if result.kind != "mapped":
-                vm.stage2.statistics.exits[result.kind] += 1
-                return _exits(fault, result, touch, vm.page_size)
-            leaf = fault.leaf
-            assert leaf is not None
-        elif observed():
-            _explain_leaf(vm, gfn, leaf)
-        return [_access(leaf, touch, vm.page_shift)]
+        if leaf is not None and (leaf.writable or not write):
+            if observed():
+                _explain_leaf(vm, gfn, leaf)
+            return Translation(leaf, MAPPED)
+        fault = Fault(vm, gfn, write=write, fetch=fetch, reserved=vm.mmio.is_stale(gfn))
+        result = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
+        if result.kind != "mapped":
+            vm.stage2.statistics.exits[result.kind] += 1
+        return Translation(fault.leaf, result, fault.private)
 
     def pre_fault(self, request: PreFaultRequest) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY: map the range as a guest read would, page by page; 0 once any page was done."""
@@ -212,7 +226,8 @@ def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
     return Exit("done", value=value if touch.rw == "r" else None)
 
 
-def _exits(fault: Fault, result: FaultResult, touch: Touch, page_size: int) -> list[Exit]:
+def _exits(translation: Translation, touch: Touch, page_size: int) -> list[Exit]:
+    result = translation.result
     if result.kind == "mmio":
         if touch.rw == "w":
             data = (touch.value & ((1 << 8 * touch.size) - 1)).to_bytes(touch.size, "little").hex()
@@ -221,7 +236,7 @@ def _exits(fault: Fault, result: FaultResult, touch: Touch, page_size: int) -> l
         return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=answer)]
     name = errno_name(result.errno)
     if result.kind == "memory_fault":
-        flags = KVM_MEMORY_EXIT_FLAG_PRIVATE if fault.private else 0
+        flags = KVM_MEMORY_EXIT_FLAG_PRIVATE if translation.private else 0
         gpa = align_down(touch.gpa, page_size)
         return [Exit("memory_fault", errno=name, flags=flags, gpa=gpa, size=page_size)]
     return [Exit("unknown", errno=name)]

@@ -16,12 +16,16 @@ from guestmem.layout.coverage import Coverage, SlotCoverage
 from guestmem.layout.reasons import Reason
 from guestmem.report.picture import Run, best_runs
 from guestmem.report.words import gain_text, leaves_text, size_text
+from guestmem.text import safe
 from guestmem.units import format_size
 from guestmem.version import __version__
 
-__all__ = ("to_html",)
+__all__ = (
+    "WIDTH",
+    "to_html",
+)
 
-_WIDTH = 1_000_000  # units of the map; a page of a 4 GiB guest is one
+WIDTH = 1_000_000  # units of the map; a page of a 4 GiB guest is one
 
 
 def to_html(checked: list[Checked], profile: str) -> str:
@@ -36,7 +40,7 @@ def to_html(checked: list[Checked], profile: str) -> str:
     return environment.get_template("check.html.j2").render(
         version=__version__,
         profile=profile,
-        width=_WIDTH,
+        width=WIDTH,
         gain=gain_text,
         size=size_text,
         levels=[format_size(size) for size in sizes],
@@ -48,7 +52,7 @@ def _source(one: Checked) -> dict[str, Any]:
     coverage, layout = one.coverage, one.layout
     top = max((slot.end for slot in layout.slots), default=1)
     return {
-        "name": layout.source,
+        "name": safe(layout.source),
         "what": layout.machine or layout.format,
         "size": size_text(coverage.size),
         "leaves": leaves_text(coverage.host.sizes, coverage.leaves),
@@ -74,8 +78,8 @@ def _run(coverage: Coverage, run: Run, top: int) -> dict[str, str]:
     where = f"{item.slot.name} {run.start:#x}-{run.end:#x} ({size_text(run.end - run.start)})"
     return {
         "kind": _kind(run.level),
-        "x": f"{run.start * _WIDTH / top:.6g}",
-        "width": f"{(run.end - run.start) * _WIDTH / top:.6g}",
+        "x": f"{run.start * WIDTH / top:.6g}",
+        "width": f"{(run.end - run.start) * WIDTH / top:.6g}",
         "title": "; ".join([f"{where}: {by}", *why]),
     }
 
