@@ -52,7 +52,6 @@ def plan(
     """
     from guestmem.layout.planning.migration import migrate, start_of
     from guestmem.layout.planning.plan import make_plan
-    from guestmem.report.plan_json import entry_of, to_json
 
     host = layouts.host_of("next", page_size, rule, geometry, "possible")
     overrides = layouts.overrides_of([], None, [], None)
@@ -63,17 +62,20 @@ def plan(
         if name not in known:
             raise InputError(f"--movable {name}: the regions are {', '.join(sorted(known))}")
     plans = [make_plan(layout, host, movable=movable, one_file=one_file) for layout in found]
-    entries = [
-        entry_of(layout.source, made, None if target is None else migrate(start_of(layout, made), target))
+    moves = [
+        None if target is None else migrate(start_of(layout, made), target)
         for layout, made in zip(found, plans, strict=True)
     ]
+    answers = list(zip(plans, moves, strict=True))
     if as_json:
-        typer.echo(to_json(entries))
+        from guestmem.report.plan_json import to_json
+
+        typer.echo(to_json(answers))
     else:
         from guestmem.report.console import console
         from guestmem.report.plan_text import print_plans
 
-        print_plans(console(), entries)
+        print_plans(console(), answers)
 
 
 def _target(to: str, rule: str, geometry: str) -> HostLimits:
