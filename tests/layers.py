@@ -25,13 +25,27 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lab",),
     ("kvm", "model"),
     ("backend",),
+    ("arguments",),
     ("rules",),
     ("geometry",),
-    ("units", "runmap", "uapi", "harness", "pagemap", "version", "text"),
+    ("units", "runmap", "uapi", "harness", "pagemap", "version", "text", "outfile"),
     ("errors",),
 )
 BACKENDS = ("model", "kvm", "lab")
-WORDS = ("harness", "backend", "rules", "geometry", "units", "runmap", "uapi", "version", "text", "errors")
+WORDS = (
+    "harness",
+    "backend",
+    "arguments",
+    "rules",
+    "geometry",
+    "units",
+    "runmap",
+    "uapi",
+    "version",
+    "text",
+    "outfile",
+    "errors",
+)
 
 # What a room may not reach although it is below: by its own imports anywhere, nor through the imports of others.
 APART: Mapping[str, tuple[str, ...]] = {
