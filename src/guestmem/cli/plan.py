@@ -30,18 +30,14 @@ Exit status: 0, or 2 bad usage or input, 4 an optional part is missing.
 def plan(
     sources: list[str] = layouts.SOURCES,
     format: str = layouts.FORMAT,
-    page_size: str = typer.Option(
-        None, "--page-size", metavar="SIZE", help="Page size of the files; the largest if not given."
-    ),
+    page_size: str = layouts.PAGE_SIZE,
     one_file: bool = typer.Option(False, "--one-file", help="One file for all RAM, not one per region."),
     rule: str = typer.Option("congruent", "--rule", metavar="NAME", help="The alignment rule to satisfy."),
     to: str = typer.Option(
         None, "--to", metavar="GEOMETRY|SIZE", help="Also say what must move on a host with larger pages."
     ),
     movable: list[str] = typer.Option([], "--movable", metavar="REGION", help="A region whose GPA may be changed."),
-    geometry: str = typer.Option(
-        "x86-64", "--geometry", metavar="NAME", help="The architecture: which page sizes it has."
-    ),
+    geometry: str = layouts.GEOMETRY,
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     firecracker: str = layouts.FIRECRACKER,
 ) -> None:
@@ -54,8 +50,7 @@ def plan(
     from guestmem.layout.planning.plan import make_plan
 
     host = layouts.host_of("next", page_size, rule, geometry, "possible")
-    overrides = layouts.overrides_of([], None, [], None)
-    found = [layout for layout in layouts.load_layouts(sources, format, firecracker, overrides) if layout.slots]
+    found = [layout for layout in layouts.load_layouts(sources, format, firecracker) if layout.slots]
     target = None if to is None else _target(to, rule, geometry)
     known = {slot.region for layout in found for slot in layout.slots}
     for name in movable:
