@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("arguments",),
     ("rules",),
     ("geometry",),
-    ("units", "runmap", "uapi", "harness", "pagemap", "version", "text", "outfile"),
+    ("units", "runmap", "uapi", "harness", "pagemap", "version", "text", "outfile", "duplicates"),
     ("errors",),
 )
 BACKENDS = ("model", "kvm", "lab")
@@ -44,6 +44,7 @@ WORDS = (
     "version",
     "text",
     "outfile",
+    "duplicates",
     "errors",
 )
 

@@ -57,7 +57,7 @@ def test_columns_of_a_fleet_that_mean_nothing_here_are_not_even_read() -> None:
 
 
 def test_a_table_of_more_rows_than_memory_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_parquet, "_MAX_ROWS", 2)
+    monkeypatch.setattr(fleet_parquet, "MAX_ROWS", 2)
     with pytest.raises(LayoutError, match="at most 2"):
         fleet_parquet.read("x", parquet_of(vm=["a"] * 3, gpa=[0] * 3, size=[4096] * 3))
 

@@ -115,6 +115,7 @@ def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, row
 def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
     from guestmem.outfile import write_text
     from guestmem.report.check_html import to_html
+    from guestmem.text import safe
 
     write_text(path, to_html(checked, profile))
-    typer.echo(f"wrote {path}", err=True)
+    typer.echo(f"wrote {safe(str(path))}", err=True)

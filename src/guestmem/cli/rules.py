@@ -55,8 +55,9 @@ def rules(
         typer.echo(to_json(verdicts))
     elif as_markdown:
         from guestmem.report.rules_markdown import to_markdown
+        from guestmem.text import safe
 
-        typer.echo(to_markdown(verdicts, f"guestmem rules --markdown {' '.join(sources)}"), nl=False)
+        typer.echo(to_markdown(verdicts, f"guestmem rules --markdown {safe(' '.join(sources))}"), nl=False)
     else:
         from guestmem.report.console import console
         from guestmem.report.rules_text import print_verdicts

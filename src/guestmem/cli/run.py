@@ -75,7 +75,10 @@ def _progress(files: int) -> Iterator[tuple[Callable[[str], None], Callable[[], 
         yield lambda name: None, lambda: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from guestmem.text import safe
 
     # No thread that refreshes it: the kvm backend forks.
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} sequences"))
@@ -88,6 +91,6 @@ def _progress(files: int) -> Iterator[tuple[Callable[[str], None], Callable[[], 
         def next_file(name: str) -> None:
             nonlocal done
             done += 1
-            progress.update(task, description=f"file {done} of {files}: {name}", refresh=True)
+            progress.update(task, description=escape(f"file {done} of {files}: {safe(name)}"), refresh=True)
 
         yield next_file, lambda: progress.update(task, advance=1, refresh=True)

@@ -15,6 +15,7 @@ from typing import Literal
 from guestmem.geometry import Geometry
 from guestmem.layout.binding import FileLimits
 from guestmem.layout.coverage import Coverage, HostLimits, best_possible, cover
+from guestmem.layout.refusal import is_by_rule
 from guestmem.layout.value import File, Layout, Range, Slot
 from guestmem.layout.vmm import DISPLAY
 from guestmem.rules import RULES, Rule
@@ -70,11 +71,22 @@ def judge(
     for rule in rules:
         files = FileLimits(page_size, rule)
         coverage = cover(bound, HostLimits(geometry, files=files))
-        limits = (files.limit(slot, File(slot.file or ""), geometry) for slot in bound.slots)
-        found.append(RuleVerdict(rule, tuple(limit.refusal for limit in limits), coverage))
+        found.append(RuleVerdict(rule, tuple(_refusals(coverage)), coverage))
     best = best_possible(cover(bound, HostLimits(geometry, files=FileLimits())))
     capped = tuple(bytes_ if size <= page_size else 0 for size, bytes_ in zip(geometry.page_sizes, best, strict=True))
     return Verdicts(bound, packing, page_size, geometry, capped, tuple(found))
+
+
+def _refusals(coverage: Coverage) -> Iterator[str | None]:
+    """Why each slot is refused: by the rule in its own words, else by the check that KVM makes before any rule."""
+    for index, slot in enumerate(coverage.layout.slots):
+        refused = coverage.refused.get(index)
+        if refused is None:
+            yield None
+        elif is_by_rule(refused):
+            yield coverage.host.files.limit(slot, File(slot.file or ""), coverage.host.geometry).refusal
+        else:
+            yield f"KVM refuses the slot with {refused}"
 
 
 def _bindable(layout: Layout) -> Iterator[Slot]:

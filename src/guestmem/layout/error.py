@@ -12,6 +12,7 @@ from guestmem.errors import InputError
 __all__ = ("LayoutError", "printable")
 
 _LINE_LIMIT = 1000
+_DECIMAL_BITS = 128
 _VALUE_LIMIT = 60  # characters of a stranger's value that are worth showing
 
 
@@ -20,7 +21,11 @@ def printable(value: object, limit: int = _VALUE_LIMIT) -> str:
 
     >>> printable("a\\x1b[31mb")
     'a?[31mb'
+    >>> printable(1 << 20000, 10)
+    '0x10000000...'
     """
+    if isinstance(value, int) and value.bit_length() > _DECIMAL_BITS:
+        value = hex(value)  # Python refuses to write thousands of digits in decimal
     text = str(value[: limit + 1] if isinstance(value, (str, bytes)) else value)
     text = "".join(char if char.isprintable() else "?" for char in text[: limit + 1])
     return text if len(text) <= limit else text[:limit] + "..."

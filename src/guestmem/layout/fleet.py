@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from guestmem.layout.budget import MAX_SLOTS, within
 from guestmem.layout.coverage import HostLimits, cover
 from guestmem.layout.reasons import Reason
 from guestmem.layout.value import Backing, File, Layout, Range, Severity, Slot
@@ -88,6 +89,7 @@ class FleetSums:
 def check_fleet(fleet: Fleet, host: HostLimits) -> FleetSums:
     """Judge every VM."""
     vms = len(fleet.names)
+    within(fleet.source, int(np.bincount(fleet.columns.vm).max(initial=0)), MAX_SLOTS, "slots of one VM")
     columns = fleet.columns.sorted()
     simple = simple_vms(columns, vms, host.geometry.base_page_size)
     if host.files.page_size:  # the vectorised path knows guest_memfds of released kernels only

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from guestmem.layout.budget import MAX_BYTES, MAX_DOCUMENT, MAX_TOML
+
 __all__ = ("FORMATS", "Format", "reader")
 
 
@@ -21,6 +23,7 @@ class Format:
 
     start: the first bytes after blanks. keys: one of them is in the document's object; "[].KEY" is in the first
     object of a list, "lines.KEY" in the first line of JSON Lines, "config.KEY" inside of "config". text: a pattern.
+    most: the bytes that are read; fewer of what is decoded as a whole.
     """
 
     title: str
@@ -29,6 +32,7 @@ class Format:
     start: bytes = b""
     keys: tuple[str, ...] = ()
     text: bytes = b""
+    most: int = MAX_BYTES
 
     def starts(self, data: bytes) -> bool:
         """Whether the file begins as this format does."""
@@ -38,9 +42,9 @@ class Format:
         """Whether one of the keys tells this format."""
         return any(key in keys for key in self.keys)
 
-    def is_named_in(self, head: bytes) -> bool:
-        """Whether broken JSON holds the name of one of the keys."""
-        names = (key.rpartition(".")[2] for key in self.keys if not key.startswith("lines."))
+    def is_named_in(self, head: bytes, place: str = "") -> bool:
+        """Whether JSON that is not decoded holds the name of one of the keys, of those in one place only."""
+        names = (key.rpartition(".")[2] for key in self.keys if not key.startswith("lines.") and key.startswith(place))
         return any(b'"%b"' % name.encode() in head for name in names)
 
     def has_text(self, data: bytes) -> bool:
@@ -67,11 +71,16 @@ FORMATS = {
         "qemu_trace.read",
         text=rb"kvm_set_user_memory (AddrSpace#\d+ )?Slot#",
     ),
-    "libvirt": Format("libvirt domain XML", "libvirt.read", start=b"<"),
+    "libvirt": Format("libvirt domain XML", "libvirt.read", start=b"<", most=MAX_DOCUMENT),
     "firecracker": Format(
-        "Firecracker config", "firecracker.read", keys=("machine-config", "boot-source", "mem_size_mib")
+        "Firecracker config",
+        "firecracker.read",
+        keys=("machine-config", "boot-source", "mem_size_mib"),
+        most=MAX_DOCUMENT,
     ),
-    "firecracker-uffd": Format("Firecracker UFFD handshake", "firecracker.read_uffd", keys=("[].base_host_virt_addr",)),
+    "firecracker-uffd": Format(
+        "Firecracker UFFD handshake", "firecracker.read_uffd", keys=("[].base_host_virt_addr",), most=MAX_DOCUMENT
+    ),
     "gdb-dump": Format("debugger dump of the memory ioctls", "gdb_dump.read", text=rb"^IOCTL fd=-?\d+ cmd=0x"),
     "strace": Format("strace log of a VMM", "strace.read", text=rb"\bioctl\((fd=)?(0x)?\d"),
     "recording": Format("guestmem recording, JSON Lines", "recording.read", keys=("op", "lines.op")),
@@ -79,8 +88,12 @@ FORMATS = {
     "guestmem-fleet": Format(
         "guestmem layouts, JSON Lines", "own.read_fleet", "fleet_jsonl.read", keys=("lines.slots",)
     ),
-    "guestmem-json": Format("guestmem layout, JSON", "own.read_json", keys=("slots",)),
-    "guestmem-toml": Format("guestmem layout, TOML", "own.read_toml", text=rb"^[ \t]*(\[\[slots\]\]|slots[ \t]*=)"),
+    "guestmem-json": Format("guestmem layout, JSON", "own.read_json", keys=("slots",), most=MAX_DOCUMENT),
+    "guestmem-toml": Format(
+        "guestmem layout, TOML", "own.read_toml", text=rb"^[ \t]*(\[\[slots\]\]|slots[ \t]*=)", most=MAX_TOML
+    ),
     "guestmem-parquet": Format("slots of many VMs, Parquet", fleet="fleet_parquet.read", start=b"PAR1"),
-    "cloud-hypervisor": Format("Cloud Hypervisor VM config", "cloud_hypervisor.read", keys=("memory", "config.memory")),
+    "cloud-hypervisor": Format(
+        "Cloud Hypervisor VM config", "cloud_hypervisor.read", keys=("memory", "config.memory"), most=MAX_DOCUMENT
+    ),
 }

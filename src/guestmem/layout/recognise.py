@@ -16,18 +16,29 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from guestmem.layout.budget import MAX_BYTES, Budget
 from guestmem.layout.error import LayoutError, printable
 from guestmem.layout.formats import FORMATS, Format, reader
+from guestmem.layout.text import MAX_LINE
 from guestmem.layout.value import Layout
-from guestmem.units import MIB, format_size
+from guestmem.units import format_size
 
 if TYPE_CHECKING:
     from guestmem.layout.fleet import Fleet
 
-__all__ = ("MAX_BYTES", "load", "read", "read_fleet", "recognise")
+__all__ = ("load", "read", "read_fleet", "recognise")
 
-MAX_BYTES = 256 * MIB
 _HEAD = 1 << 16
+_NO_JSON = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+# The first part of a key of the table: what a value holds beyond that costs no memory.
+_NAMES = tuple(
+    dict.fromkeys(key.removeprefix("lines.").partition(".")[0] for one in FORMATS.values() for key in one.keys)
+)
+_Keys = msgspec.defstruct(
+    "_Keys",
+    [(f"key{at}", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for at, _ in enumerate(_NAMES)],
+    rename={f"key{at}": name for at, name in enumerate(_NAMES)},
+)
 
 
 def load(source: str) -> bytes:
@@ -48,7 +59,7 @@ def load(source: str) -> bytes:
         data = _unpack(source, data)
     if len(data) > MAX_BYTES:
         remedy = "keep the lines that matter, as in grep kvm_set_user_memory"
-        raise LayoutError(source, f"at most {format_size(MAX_BYTES)} are read", remedy=remedy)
+        raise LayoutError(source, f"at most {format_size(MAX_BYTES)} are read, unpacked", remedy=remedy)
     return data.removeprefix(BOM_UTF8)
 
 
@@ -60,8 +71,8 @@ def read(
     if not chosen.layouts:
         raise LayoutError(source, f"{chosen.title} is read by 'guestmem check' only")
     version = {"version": firecracker} if firecracker and chosen.layouts.startswith("firecracker.") else {}
-    layouts: list[Layout] = reader(chosen.layouts)(source, data, **version)
-    return layouts
+    budget = Budget(source)
+    return [budget.take(layout) for layout in reader(chosen.layouts)(source, data, **version)]
 
 
 def read_fleet(source: str, data: bytes, format: str | None = None) -> Fleet | None:
@@ -76,12 +87,15 @@ def read_fleet(source: str, data: bytes, format: str | None = None) -> Fleet | N
 def _chosen(source: str, data: bytes, format: str | None) -> Format:
     if format is not None and format not in FORMATS:
         raise LayoutError(source, f"needed one of {', '.join(FORMATS)}", field="format", value=format)
-    return FORMATS[format or recognise(source, data)]
+    chosen = FORMATS[format or recognise(source, data)]
+    if chosen.most and len(data) > chosen.most:
+        raise LayoutError(source, f"at most {format_size(chosen.most)} of {chosen.title} are read", remedy="split it")
+    return chosen
 
 
 def recognise(source: str, data: bytes) -> str:
     """The name of the format; a LayoutError lists the known ones when it is none of them."""
-    if not data.strip():
+    if not data or data.isspace():
         raise LayoutError(source, "the file is empty")
     head = data[:_HEAD].lstrip()
     found = _first(lambda one: one.starts(head))
@@ -99,27 +113,33 @@ def _first(fits: Callable[[Format], bool]) -> str | None:
 
 
 def _recognise_json(data: bytes) -> str | None:
-    """By keys: of the document, else of its first line."""
+    """By keys: of the document, else of its first line; of a list by what its head names."""
+    head = data[:_HEAD].lstrip()
+    if head[:1] == b"[":
+        return _first(lambda one: one.is_named_in(head, "[]."))
     try:
-        keys = _keys(msgspec.json.decode(data))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        keys = _keys(data)
+    except _NO_JSON:
         try:
-            first = _keys(msgspec.json.decode(data.lstrip().split(b"\n", 1)[0]))
-            keys = {*first, *(f"lines.{key}" for key in first)}
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            keys = {f"lines.{key}" for key in _keys(data.lstrip()[:MAX_LINE].partition(b"\n")[0])}
+        except _NO_JSON:
             # Neither a document nor lines: let the reader of the likeliest format say what is wrong with it.
-            return _first(lambda one: one.is_named_in(data[:_HEAD]))
+            return _first(lambda one: one.is_named_in(head))
+        keys |= {key.removeprefix("lines.") for key in keys}
     return _first(lambda one: one.has_key(keys))
 
 
-def _keys(value: Any) -> set[str]:
-    """The keys of an object as the table has them."""
-    if isinstance(value, list):
-        return {f"[].{key}" for key in value[0]} if value and isinstance(value[0], dict) else set()
-    if not isinstance(value, dict):
-        return set()
-    config = value.get("config")
-    return {*value, *(f"config.{key}" for key in config)} if isinstance(config, dict) else set(value)
+def _keys(data: bytes) -> set[str]:
+    """Those keys of an object that the table knows, as it has them."""
+    keys = _present(msgspec.json.decode(data, type=_Keys))
+    config = bytes(keys.get("config", b""))
+    inside = _present(msgspec.json.decode(config, type=_Keys)) if config[:1] == b"{" else {}
+    return {*keys, *(f"config.{key}" for key in inside)}
+
+
+def _present(keys: Any) -> dict[str, msgspec.Raw]:
+    values = {name: getattr(keys, field) for name, field in zip(_NAMES, _Keys.__struct_fields__, strict=True)}
+    return {name: value for name, value in values.items() if value is not msgspec.UNSET}
 
 
 def _unpack(source: str, data: bytes) -> bytes:

@@ -43,6 +43,9 @@ class SlotTable:
             for key, old in self._slots.items()
         )
 
+    def __len__(self) -> int:
+        return len(self._slots) + len(self._vms)
+
     def vms(self) -> list[str]:
         """VMs in the order they were first seen."""
         return list(self._vms)
@@ -69,6 +72,9 @@ class MappingTable:
 
     def __init__(self) -> None:
         self._maps: list[ProcessMapping] = []
+
+    def __len__(self) -> int:
+        return len(self._maps)
 
     def map(self, mapping: ProcessMapping) -> None:
         """Add a mapping over whatever was there."""

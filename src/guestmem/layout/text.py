@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from guestmem.duplicates import duplicate_key
 from guestmem.layout.error import LayoutError, printable
 from guestmem.units import U64_MAX
 
@@ -47,12 +48,20 @@ def number(source: str, text: str, base: int, *, line: int, field: str) -> int:
     return value
 
 
-def decode_json(source: str, data: bytes, *, line: int = 0) -> Any:
-    """Decode one JSON value, whatever the bytes are."""
+def decode_json(source: str, data: bytes | str, type: type[_T], *, line: int = 0) -> _T:
+    """Decode one JSON value of a type, whatever the bytes are; a LayoutError names the field that does not fit.
+
+    Keys that the type does not know cost no memory.
+    """
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        value = msgspec.json.decode(data, type=type)
+    except msgspec.ValidationError as error:
+        raise _unfit(source, error, line) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise LayoutError(source, f"needed JSON ({printable(error, 100)})", line=line) from None
+    if (key := duplicate_key(data)) is not None:
+        raise LayoutError(source, "needed each key once in an object", line=line, field="key", value=key)
+    return value
 
 
 def convert(source: str, value: Any, type: type[_T], *, line: int = 0) -> _T:
@@ -60,7 +69,11 @@ def convert(source: str, value: Any, type: type[_T], *, line: int = 0) -> _T:
     try:
         return msgspec.convert(value, type)
     except (msgspec.ValidationError, RecursionError) as error:
-        text = str(error)
-        match = _PATH.search(text)
-        field = match[1].removeprefix("$.") if match else ""
-        raise LayoutError(source, printable(_PATH.sub("", text), 120), line=line, field=field) from None
+        raise _unfit(source, error, line) from None
+
+
+def _unfit(source: str, error: Exception, line: int) -> LayoutError:
+    text = str(error)
+    match = _PATH.search(text)
+    field = match[1].removeprefix("$.") if match else ""
+    return LayoutError(source, printable(_PATH.sub("", text), 120), line=line, field=field)

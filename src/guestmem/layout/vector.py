@@ -23,6 +23,7 @@ U64s: TypeAlias = npt.NDArray[np.uint64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
 _FAR = np.uint64(2**64 - 1)
+_BLOCK = 1 << 16  # rows
 _MAX_END = np.uint64(1 << 62)  # beyond, sums could wrap
 _MAX_HVA = np.uint64((1 << 56) - 4096)
 
@@ -49,8 +50,8 @@ class Columns:
         """The rows in the order that the computation needs."""
         return self.rows(np.lexsort((self.gpa, self.space, self.vm)))
 
-    def rows(self, which: npt.NDArray[Any]) -> Columns:
-        """Some of the rows: by a mask, or by their places in order."""
+    def rows(self, which: npt.NDArray[Any] | slice) -> Columns:
+        """Some of the rows: by a mask, by their places in order, or from one to another."""
         return Columns(*(getattr(self, name)[which] for name in self.__slots__))
 
 
@@ -69,6 +70,7 @@ def simple_vms(columns: Columns, vms: int, base: int) -> Flags:
     bad = (columns.size == 0) | ((columns.size | columns.gpa) & page != 0) | (columns.size >= np.uint64(1 << 43))
     bad |= (columns.gpa >= _MAX_END) | (columns.size >= _MAX_END)
     bad |= columns.has_hva & ((columns.hva & page != 0) | (columns.hva >= _MAX_HVA - columns.size))
+    bad |= columns.space > 1  # KVM_MAX_NR_ADDRESS_SPACES
     end = columns.gpa + columns.size
     same = _same_space(columns)
     bad[1:] |= same & (columns.gpa[1:] < end[:-1])
@@ -77,7 +79,31 @@ def simple_vms(columns: Columns, vms: int, base: int) -> Flags:
 
 def cover_columns(columns: Columns, vms: int, host: HostLimits) -> Sums:
     """Sum up every VM. Columns must be sorted, and the VMs simple."""
-    starts = np.searchsorted(columns.vm, np.arange(vms))
+    starts = np.searchsorted(columns.vm, np.arange(vms + 1))
+    sums = Sums(
+        np.zeros(vms, np.uint64), tuple(np.zeros(vms, np.uint64) for _ in host.sizes), tuple({} for _ in host.sizes)
+    )
+    first = 0
+    while first < vms:  # some VMs at a time: a column of their bytes for each reason takes more than all rows do
+        last = max(int(np.searchsorted(starts, starts[first] + _BLOCK, side="right")) - 1, first + 1)
+        rows = columns.rows(slice(int(starts[first]), int(starts[last])))
+        _add(sums, slice(first, last), _cover_block(rows, first, last - first, host))
+        first = last
+    return sums
+
+
+def _add(sums: Sums, place: slice, block: Sums) -> None:
+    sums.size[place] = block.size
+    for mapped, values in zip(sums.mapped, block.mapped, strict=True):
+        mapped[place] = values
+    for by_reason, found in zip(sums.lost, block.lost, strict=True):
+        for reason, values in found.items():
+            by_reason.setdefault(reason, np.zeros(len(sums.size), np.uint64))[place] = values
+
+
+def _cover_block(columns: Columns, first: int, vms: int, host: HostLimits) -> Sums:
+    """The sums of VMs number ``first`` and on, whose rows these are."""
+    starts = np.searchsorted(columns.vm, np.arange(first, first + vms))
     counts = np.diff(np.append(starts, len(columns)))
     end = columns.gpa + columns.size
     same = _same_space(columns)

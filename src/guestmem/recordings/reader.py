@@ -16,16 +16,19 @@ from typing import BinaryIO, cast
 
 import msgspec
 
+from guestmem.duplicates import duplicate_key
 from guestmem.errors import InputError
 from guestmem.recordings.calls import HostWrite
 from guestmem.recordings.ioctls import RecordedTouch, RunTouch
 from guestmem.recordings.operation import HostAddress, Operation
 from guestmem.recordings.vocabulary import Begin, Line
+from guestmem.text import safe
 from guestmem.units import U64
 
 __all__ = ("RecordingError", "Sequence", "read_sequences", "sequences_in")
 
 MAX_LINE_BYTES = 1 << 20
+MAX_SEQUENCE_BYTES = 16 << 20  # its operations are held at once, and take ten times as much
 _MAX_SHOWN = 160
 
 
@@ -35,9 +38,10 @@ class RecordingError(InputError):
     def __init__(self, path: str, line: int, problem: str) -> None:
         problem = problem[:_MAX_SHOWN]
         # What a recording says may be quoted in the problem, and must not write to a terminal.
-        super().__init__(f"{path}:{line}: {problem if problem.isprintable() else repr(problem)}")
+        super().__init__(f"{safe(path)}:{line}: {safe(problem)}")
         self.path = path
         self.line = line
+        self.problem = problem
 
 
 @dataclass(slots=True)
@@ -60,9 +64,13 @@ def read_sequences(path: Path) -> Iterator[Sequence]:
 def sequences_in(file: BinaryIO, name: str) -> Iterator[Sequence]:
     """Yield the sequences of an open recording that errors call ``name``; it must be seekable."""
     sequence: Sequence | None = None
+    size = 0
     decoder: msgspec.json.Decoder[Begin | Operation] = msgspec.json.Decoder(Line)
     for number, raw in _lines(file, name):
         operation = _decode(decoder, raw, name, number)
+        size = len(raw) + (0 if isinstance(operation, Begin) else size)
+        if size > MAX_SEQUENCE_BYTES:
+            raise RecordingError(name, number, f"the sequence is longer than {MAX_SEQUENCE_BYTES} bytes; split it")
         if isinstance(operation, Begin):
             if sequence is not None:
                 yield sequence
@@ -106,6 +114,8 @@ def _decode(decoder: msgspec.json.Decoder[Begin | Operation], raw: bytes, name: 
         line = decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RecordingError(name, number, str(error) or "nested too deeply") from error
+    if (key := duplicate_key(raw)) is not None:
+        raise RecordingError(name, number, f"the key {key!r} is given twice")
     _check_numbers(line, name, number)
     return line
 

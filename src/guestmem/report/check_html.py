@@ -16,6 +16,7 @@ from guestmem.layout.coverage import Coverage, SlotCoverage
 from guestmem.layout.reasons import Reason
 from guestmem.report.picture import Run, best_runs
 from guestmem.report.words import gain_text, leaves_text, size_text
+from guestmem.text import safe
 from guestmem.units import format_size
 from guestmem.version import __version__
 
@@ -56,7 +57,7 @@ def _source(one: Checked) -> dict[str, Any]:
     coverage, layout = one.coverage, one.layout
     top = max((slot.end for slot in layout.slots), default=1)
     return {
-        "name": layout.source,
+        "name": safe(layout.source),
         "what": layout.machine or layout.format,
         "size": size_text(coverage.size),
         "leaves": leaves_text(coverage.host.sizes, coverage.leaves),

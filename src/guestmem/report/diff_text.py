@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from guestmem.recordings.diff import Collected, Group, grouped
 from guestmem.report.values import causes_text
-from guestmem.text import counted
+from guestmem.text import counted, safe
 
 if TYPE_CHECKING:
     from guestmem.fuzz.campaign import Campaign, Figures
@@ -45,7 +45,7 @@ def _fuzz(campaign: Campaign, figures: Figures, groups: list[Group], written: li
     a, b = campaign.a.name, campaign.b.name
     yield from causes_text(groups, a, b)
     for path in written:
-        yield f"written: {path}"
+        yield f"written: {safe(str(path))}"
     if figures.differ and not groups:
         yield differing_text(figures)
     for seed, how in figures.ended.items():

@@ -18,7 +18,7 @@ __all__ = ("explain_text",)
 
 def explain_text(where: str, sequence: str, operation: int, explanations: list[Explanation]) -> str:
     """One operation; where is its file and line."""
-    lines = [f"{where}: {safe(sequence)}, operation {operation}"]
+    lines = [f"{safe(where)}: {safe(sequence)}, operation {operation}"]
     for touch in dict.fromkeys(explanation.touch for explanation in explanations):
         lines += _operation([explanation for explanation in explanations if explanation.touch == touch])
     return "\n".join(lines)

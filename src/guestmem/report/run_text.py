@@ -45,7 +45,7 @@ def _outcomes(outcomes: Counter[tuple[str, str]]) -> Iterator[str]:
 
 
 def _difference(number: int, difference: Disagreement, on: str) -> Iterator[str]:
-    where = f"{difference.file}:{difference.line}"
+    where = f"{safe(difference.file)}:{difference.line}"
     touch = "" if difference.touch is None else f", touch {difference.touch}"
     yield f"difference {number}: {where}: {safe(difference.sequence)}, operation {difference.index}{touch}"
     yield f"  {difference.op} {words(difference.arguments)}"

@@ -10,6 +10,7 @@ from guestmem.layout.binding import BindingLimit
 from guestmem.layout.coverage import Coverage, cover
 from guestmem.layout.findings.value import Bytes, Finding, gained_by, lost_to
 from guestmem.layout.reasons import Reason
+from guestmem.layout.refusal import is_by_rule
 from guestmem.layout.value import Layout, Slot
 from guestmem.units import align_up, format_size
 
@@ -26,11 +27,12 @@ def find_file_findings(coverage: Coverage) -> Iterator[Finding]:
         file = layout.file_of(slot)
         if file is None or not slot.guest_memfd:
             continue
+        refused = coverage.refused.get(index)
+        if refused is not None and not is_by_rule(refused):
+            continue  # no rule is asked about it
         limit = files.limit(slot, file, coverage.host.geometry)
         reasons = {lost.reason for lost in coverage.slots[index].lost}
-        if Reason.REFUSED in reasons:
-            continue
-        if limit.refusal is not None:
+        if refused is not None:
             yield _refused(coverage, index, limit, room)
         elif reasons & {Reason.OFFSET, Reason.BINDING}:
             yield _misaligned(coverage, index, limit, room)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from guestmem.layout.coverage import Coverage, HostLimits, cover
 from guestmem.layout.planning.moves import Move, MoveOrder, MoveStep, in_order
 from guestmem.layout.planning.offsets import best_offset, cost_at, laid_out
-from guestmem.layout.planning.plan import FilePlan, Plan, as_planned, file_of
-from guestmem.layout.value import Layout, Slot
+from guestmem.layout.planning.plan import FilePlan, Plan, as_planned, by_file, file_of
+from guestmem.layout.value import Layout, Range, Slot, merged
 
 __all__ = ("FileMigration", "Migration", "migrate", "start_of")
 
@@ -60,8 +60,7 @@ def migrate(bound: Layout, host: HostLimits) -> Migration:
     """Plan the move of a bound layout to a host whose guest_memfds have host.files.page_size pages."""
     why = tuple(_why(slot, host) for slot in bound.slots)
     slots, files = list(bound.slots), []
-    for name in dict.fromkeys(slot.file for slot in bound.slots):
-        members = [index for index, slot in enumerate(bound.slots) if slot.file == name]
+    for name, members in by_file(bound.slots).items():
         moves = _moves(slots, members, why, host)
         for move in moves:
             slots[move.slot] = replace(slots[move.slot], offset=move.target)
@@ -89,7 +88,8 @@ def _why(slot: Slot, host: HostLimits) -> str | None:
 def _moves(slots: list[Slot], members: list[int], why: tuple[str | None, ...], host: HostLimits) -> tuple[Move, ...]:
     """Places for the bindings of a file that move, around those that stay."""
     stay = [slots[index] for index in members if why[index] is None]
-    taken = sorted((slot.offset or 0, (slot.offset or 0) + slot.size) for slot in stay)
+    runs = merged(Range(slot.offset or 0, (slot.offset or 0) + slot.size) for slot in stay)
+    taken = [(run.start, run.end) for run in runs]
     movers = [index for index in members if why[index] is not None]
     targets = laid_out([slots[index] for index in movers], host, taken)
     return tuple(

@@ -7,8 +7,11 @@ proved to be the least (moves are whole: none is cut in parts). A move that over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import accumulate
 from typing import Literal
 
 __all__ = ("Move", "MoveOrder", "MoveStep", "in_order")
@@ -47,27 +50,58 @@ class MoveOrder:
 def in_order(moves: Sequence[Move]) -> MoveOrder:
     """Order the moves. Moves whose source is their target need nothing."""
     here = sorted((move for move in moves if move.source != move.target), key=lambda move: (move.size, move.source))
-    waits_for = {move: {other for other in here if other is not move and move.overwrites(other)} for move in here}
-    saved: list[Move] = []
+    waiters: list[list[int]] = [[] for _ in here]  # by the move whose source they would overwrite
+    waits = [0] * len(here)
+    for first, second in _conflicts(here):
+        waiters[second].append(first)
+        waits[first] += 1
+    ready = [index for index, count in enumerate(waits) if not count]  # heaps: of places in here,
+    restorable: list[int] = []  # and of places in saved
+    saved: dict[int, int] = {}  # place in here -> when
+    gone = [False] * len(here)  # whether the data is no longer at its source
     steps: list[MoveStep] = []
-    scratch = 0
+    used = scratch = smallest = 0
 
-    def leave() -> None:
-        """The data of the last step is no longer at its source."""
-        here.remove(steps[-1].move)
-        for waiting in waits_for.values():
-            waiting.discard(steps[-1].move)
+    def leave(left: int) -> None:
+        gone[left] = True
+        for waiting in waiters[left]:
+            waits[waiting] -= 1
+            if not waits[waiting]:
+                heappush(*((restorable, saved[waiting]) if waiting in saved else (ready, waiting)))
 
-    while here or saved:
-        if (move := next((move for move in saved if not waits_for[move]), None)) is not None:
-            saved.remove(move)
+    order: list[int] = []  # of those saved
+    for _ in range(2 * len(here)):  # each is copied, or saved and restored
+        if restorable:
+            move = here[order[heappop(restorable)]]
             steps.append(MoveStep("restore", move))
-        elif (move := next((move for move in here if not waits_for[move]), None)) is not None:
-            steps.append(MoveStep("copy", move))
-            leave()
+            used -= move.size
+        elif ready:
+            index = heappop(ready)
+            steps.append(MoveStep("copy", here[index]))
+            leave(index)
         else:
-            saved.append(here[0])
-            steps.append(MoveStep("save", here[0]))
-            leave()
-            scratch = max(scratch, sum(move.size for move in saved))
+            while smallest < len(here) and gone[smallest]:
+                smallest += 1
+            if smallest == len(here):
+                break
+            saved[smallest] = len(order)
+            order.append(smallest)
+            steps.append(MoveStep("save", here[smallest]))
+            leave(smallest)
+            used += here[smallest].size
+            scratch = max(scratch, used)
     return MoveOrder(tuple(steps), scratch)
+
+
+def _conflicts(moves: Sequence[Move]) -> Iterator[tuple[int, int]]:
+    """(first, second) where the first move would overwrite the source of the second."""
+    by_source = sorted(range(len(moves)), key=lambda index: moves[index].source)
+    starts = [moves[index].source for index in by_source]
+    furthest = list(accumulate((moves[index].source + moves[index].size for index in by_source), max))
+    for first, move in enumerate(moves):
+        place = bisect_left(starts, move.target + move.size) - 1
+        while place >= 0 and furthest[place] > move.target:
+            second = by_source[place]
+            if second != first and move.overwrites(moves[second]):
+                yield first, second
+            place -= 1

@@ -7,6 +7,7 @@ for some size. Nothing here is proved to be the least; every offset that is name
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from operator import itemgetter
@@ -14,11 +15,11 @@ from operator import itemgetter
 from guestmem.layout.coverage import HostLimits, cover
 from guestmem.layout.value import File, Layout, Range, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
-from guestmem.units import align_up
+from guestmem.units import align_down, align_up
 
 __all__ = ("best_offset", "cost_at", "laid_out")
 
-Taken = Sequence[tuple[int, int]]  # file ranges [start, end) in use, ascending
+Taken = Sequence[tuple[int, int]]  # file ranges [start, end) in use, ascending and disjoint
 
 
 def cost_at(slot: Slot, offset: int, host: HostLimits) -> int | None:
@@ -26,7 +27,7 @@ def cost_at(slot: Slot, offset: int, host: HostLimits) -> int | None:
     return _cost(slot.gpa, slot.size, offset, host)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 16)
 def _cost(gpa: int, size: int, offset: int, host: HostLimits) -> int | None:
     bound = Slot(gpa, size, file="f", offset=offset, flags=KVM_MEM_GUEST_MEMFD)
     coverage = cover(Layout("plan", "plan", (bound,), files=(File("f"),), private=(Range(gpa, bound.end),)), host)
@@ -35,8 +36,25 @@ def _cost(gpa: int, size: int, offset: int, host: HostLimits) -> int | None:
 
 def best_offset(slot: Slot, host: HostLimits, start: int = 0, taken: Taken = ()) -> tuple[int, int] | None:
     """(leaves, offset) of the cheapest offset from start on, the lowest of equals; None if none is accepted."""
-    costs = ((cost_at(slot, offset, host), offset) for offset in sorted(_candidates(slot, host, start, taken)))
-    return min(((cost, offset) for cost, offset in costs if cost is not None), default=None)
+    best: tuple[int, int] | None = None
+    for hoped in sorted((_hoped(slot, offset, host), offset) for offset in _candidates(slot, host, start, taken)):
+        if best is not None and best <= hoped:
+            break  # the others cost no less, and most need not be judged
+        cost = cost_at(slot, hoped[1], host)
+        if cost is not None and (best is None or (cost, hoped[1]) < best):
+            best = cost, hoped[1]
+    return best
+
+
+def _hoped(slot: Slot, offset: int, host: HostLimits) -> int:
+    """Leaves at an offset if congruence alone decided: no rule or binding makes them fewer."""
+    leaves = mapped = 0
+    for page in reversed(host.sizes):
+        if page <= host.files.page_size and (slot.gpa - offset) % page == 0:
+            frames = max(align_down(slot.end, page) - align_up(slot.gpa, page), mapped)
+            leaves += (frames - mapped) // page
+            mapped = frames
+    return leaves + (slot.size - mapped) // host.sizes[0]
 
 
 def laid_out(slots: Sequence[Slot], host: HostLimits, taken: Taken = ()) -> tuple[int | None, ...]:
@@ -78,7 +96,8 @@ def _aligned(slot: Slot, host: HostLimits, start: int) -> Iterator[tuple[int, in
 
 def _beside(slot: Slot, offset: int, step: int, taken: Taken) -> int:
     """The first of the offsets at which the slot touches nothing taken."""
-    for low, high in taken:
-        if offset < high and low < offset + slot.size:
-            offset += -(-(high - offset) // step) * step
+    place = bisect_right(taken, offset, key=itemgetter(1))
+    while place < len(taken) and taken[place][0] < offset + slot.size:
+        offset += max(-(-(taken[place][1] - offset) // step), 0) * step
+        place += 1
     return offset

@@ -13,12 +13,13 @@ from itertools import pairwise
 from math import inf
 
 from guestmem.layout.bound import as_bound
+from guestmem.layout.budget import MAX_PLANNED, within
 from guestmem.layout.coverage import Coverage, HostLimits, best_possible, cover
 from guestmem.layout.planning.offsets import cost_at, laid_out
 from guestmem.layout.value import File, Layout, Range, Slot
 from guestmem.units import align_up
 
-__all__ = ("FilePlan", "Plan", "as_planned", "bound_now", "hva_modulus", "make_plan")
+__all__ = ("FilePlan", "Plan", "as_planned", "bound_now", "by_file", "hva_modulus", "make_plan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +91,28 @@ def bound_now(layout: Layout, *, one_file: bool) -> Layout:
 def make_plan(layout: Layout, host: HostLimits, *, movable: Collection[str] = (), one_file: bool = False) -> Plan:
     """Plan the private slots of a layout for a host whose guest_memfds have host.files.page_size pages."""
     bound = bound_now(layout, one_file=one_file)
-    fixed = [slot for slot in layout.slots if not any(slot.gpa == one.gpa for one in bound.slots)]
+    within(layout.source, len(bound.slots), MAX_PLANNED, "slots to plan for")
+    taken = {slot.gpa for slot in bound.slots}
+    fixed = [slot for slot in layout.slots if slot.gpa not in taken]
     placed = _with_moved_gpas(list(bound.slots), fixed, host, movable)
     slots, files = list(placed), []
-    refused: list[int] = []
-    for name in dict.fromkeys(slot.file for slot in placed):
-        members = [index for index, slot in enumerate(placed) if slot.file == name]
+    refused: set[int] = set()
+    for name, members in by_file(placed).items():
         offsets = _offsets([placed[index] for index in members], host)
         for index, offset in zip(members, offsets, strict=True):
             slots[index] = replace(slots[index], offset=slots[index].offset if offset is None else offset)
-        refused += [index for index, offset in zip(members, offsets, strict=True) if offset is None]
+        refused.update(index for index, offset in zip(members, offsets, strict=True) if offset is None)
         files.append(file_of(name or "", [slots[index] for index in members if index not in refused], host))
     planned = cover(as_planned(bound, slots, host, files), host)
     return Plan(cover(bound, host), planned, bound.slots, tuple(slots), tuple(files), tuple(sorted(refused)))
+
+
+def by_file(slots: Sequence[Slot]) -> dict[str | None, list[int]]:
+    """The indexes of the slots that each file has, in order."""
+    found: dict[str | None, list[int]] = {}
+    for index, slot in enumerate(slots):
+        found.setdefault(slot.file, []).append(index)
+    return found
 
 
 def as_planned(bound: Layout, slots: Sequence[Slot], host: HostLimits, files: Sequence[FilePlan]) -> Layout:

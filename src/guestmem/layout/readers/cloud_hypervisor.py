@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 
 from guestmem.layout.error import LayoutError
 from guestmem.layout.placement import ALIGNED_BASE, DEFAULT_HUGE, DEFAULT_HUGE_ASSUMPTION, hva_assumption
-from guestmem.layout.text import convert, decode_json
+from guestmem.layout.text import decode_json
 from guestmem.layout.value import Assumption, Backing, Layout, ReaderRemark, Slot
 from guestmem.units import GIB, KIB, MIB, U64, align_down, align_up, format_size, is_power_of_two
 
@@ -54,6 +53,10 @@ class _Config(msgspec.Struct):
     memory: _Memory = msgspec.field(default_factory=lambda: _Memory(size=512 * MIB))
 
 
+class _Document(_Config):
+    config: _Config | None = None  # the answer of vm.info
+
+
 @dataclass(frozen=True, slots=True)
 class _Piece:
     zone: _Zone
@@ -65,10 +68,8 @@ class _Piece:
 
 def read(source: str, data: bytes) -> list[Layout]:
     """The memslots of the config's RAM and virtio-mem regions."""
-    value: Any = decode_json(source, data)
-    if isinstance(value, dict) and isinstance(value.get("config"), dict):
-        value = value["config"]  # the answer of vm.info
-    memory = convert(source, value, _Config).memory
+    document = decode_json(source, data, _Document)
+    memory = (document.config or document).memory
     zones = _zones(source, memory)
     pieces, remarks = _lay_out(source, zones)
     if memory.hotplug_method == "VirtioMem":

@@ -7,13 +7,11 @@ upper gap. Neither JSON carries the version, so it is an option. Each range is o
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from guestmem.layout.error import LayoutError
 from guestmem.layout.placement import ALIGNED_BASE, hva_assumption
-from guestmem.layout.text import convert, decode_json
+from guestmem.layout.text import decode_json
 from guestmem.layout.value import Assumption, Backing, Layout, Slot
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES
 from guestmem.units import GIB, KIB, MIB, U64, is_power_of_two
@@ -24,6 +22,7 @@ DEFAULT_VERSION = (1, 13)
 _NEW = ((0, 3 * GIB), (4 * GIB, 256 * GIB), (512 * GIB, U64))
 _OLD = ((0, 3328 * MIB), (4 * GIB, U64))
 _MAX_MIB = 1 << 40
+_NULL = msgspec.Raw(b"null")
 
 
 class _MachineConfig(msgspec.Struct):
@@ -34,7 +33,10 @@ class _MachineConfig(msgspec.Struct):
 
 class _Config(msgspec.Struct, rename="kebab"):
     machine_config: _MachineConfig = msgspec.field(default_factory=_MachineConfig)
-    memory_hotplug: dict[str, Any] | None = None
+    memory_hotplug: msgspec.Raw = _NULL
+    mem_size_mib: int | msgspec.UnsetType = msgspec.field(
+        default=msgspec.UNSET, name="mem_size_mib"
+    )  # the body of PUT /machine-config
 
 
 class _Mapping(msgspec.Struct):
@@ -58,11 +60,10 @@ def ranges(size: int, version: tuple[int, int] = DEFAULT_VERSION) -> list[tuple[
 
 def read(source: str, data: bytes, *, version: tuple[int, int] = DEFAULT_VERSION) -> list[Layout]:
     """The memslots of a config; ``version`` decides where RAM is cut."""
-    value = decode_json(source, data)
-    if isinstance(value, dict) and "mem_size_mib" in value:
-        value = {"machine-config": value}  # the body of PUT /machine-config
-    config = convert(source, value, _Config)
+    config = decode_json(source, data, _Config)
     machine = config.machine_config
+    if config.mem_size_mib is not msgspec.UNSET:
+        machine = decode_json(source, data, _MachineConfig)
     if not 0 < machine.mem_size_mib < _MAX_MIB:
         needed = "needed a positive number of MiB"
         raise LayoutError(source, needed, field="machine-config.mem_size_mib", value=machine.mem_size_mib)
@@ -79,7 +80,7 @@ def read(source: str, data: bytes, *, version: tuple[int, int] = DEFAULT_VERSION
 
 def read_uffd(source: str, data: bytes, *, version: tuple[int, int] = DEFAULT_VERSION) -> list[Layout]:
     """The memslots of a restored VM: HVAs are facts, GPAs follow from the sizes and the version."""
-    mappings = convert(source, decode_json(source, data), list[_Mapping])
+    mappings = decode_json(source, data, list[_Mapping])
     placed = ranges(_total(source, mappings), version)
     if [size for _, size, _ in placed] != [mapping.size for mapping in mappings]:
         wanted = ", ".join(f"{size:#x}" for _, size, _ in placed)
@@ -132,7 +133,7 @@ def _placement(slots: list[Slot]) -> Assumption:
 
 
 def _hotplug(config: _Config) -> list[Assumption]:
-    if config.memory_hotplug is None:
+    if bytes(config.memory_hotplug) == bytes(_NULL):
         return []
     return [Assumption("slots", "hotpluggable memory is not a slot until it is plugged: it is taken as unplugged")]
 

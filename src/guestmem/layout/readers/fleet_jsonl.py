@@ -9,13 +9,12 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import msgspec
 import numpy as np
 
-from guestmem.layout.error import LayoutError, printable
+from guestmem.layout.budget import MAX_ROWS, Budget, within
 from guestmem.layout.fleet import Fleet
 from guestmem.layout.readers.own import LayoutSpec, SlotSpec, from_spec
-from guestmem.layout.text import lines
+from guestmem.layout.text import decode_json, lines
 from guestmem.layout.value import Backing, Layout
 from guestmem.layout.vector import Columns
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES
@@ -67,17 +66,16 @@ def read(source: str, data: bytes) -> Fleet:
     rows = _Rows()
     names: list[str] = []
     others: dict[int, Layout] = {}
-    decoder = msgspec.json.Decoder(LayoutSpec)
+    budget = Budget(source)
     for line, text in lines(source, data):
         if not text.strip():
             continue
-        try:
-            spec = decoder.decode(text)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise LayoutError(source, printable(error, 160), line=line) from None
+        spec = decode_json(source, text, LayoutSpec, line=line)
         if not _add(rows, len(names), spec):
-            others[len(names)] = from_spec(f"{source}:{line}", spec)
+            others[len(names)] = budget.take(from_spec(f"{source}:{line}", spec))
         names.append(spec.name or f"line {line}")
+        within(source, len(names), MAX_ROWS, "VMs", line=line)
+        within(source, len(rows.vm), MAX_ROWS, "slots", line=line)
     return Fleet(source, "guestmem-fleet", names, rows.columns(), others)
 
 

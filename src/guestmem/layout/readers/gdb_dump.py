@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from guestmem.layout.budget import MAX_KEPT, within
 from guestmem.layout.error import LayoutError
 from guestmem.layout.replay import SlotTable, with_attribute
 from guestmem.layout.text import lines
@@ -47,6 +48,9 @@ def read(source: str, data: bytes) -> list[Layout]:
             process.created.append(File("", words[0], words[1]))
         elif command == _ATTRIBUTES:
             _attributes(process, vm, words)
+        kept = len(process.table) + len(process.created) + len(process.by_fd) + len(process.private)
+        within(source, kept, MAX_KEPT, "slots and files", line=line)
+        within(source, len(process.private.get(vm, ())), MAX_KEPT, "private ranges", line=line)
     found = [_layout(source, process, vm) for vm in process.table.vms() if process.table.slots(vm)]
     if not found:
         raise LayoutError(source, "no slot is left after the last call", remedy="dump the whole start of the VMM")

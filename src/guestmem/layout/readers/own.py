@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from guestmem.layout.budget import Budget
 from guestmem.layout.error import LayoutError, printable
 from guestmem.layout.placement import hva_assumption, private_assumption
 from guestmem.layout.text import convert, decode_json, lines
@@ -23,12 +24,16 @@ from guestmem.uapi import (
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
 )
-from guestmem.units import KIB, U64, is_power_of_two, parse_size
+from guestmem.units import KIB, S64_MAX, U32_MAX, U64, is_power_of_two, parse_size
 
 __all__ = ("FORMAT", "LayoutSpec", "from_spec", "read_fleet", "read_json", "read_toml", "schema")
 
 FORMAT = "guestmem-layout/1"
 _Number = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(max_length=24)]
+# As wide as the fields of the ioctls: the slot's number is the lower half of a u32, the address space the upper.
+_U16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+_U32 = Annotated[int, msgspec.Meta(ge=0, le=U32_MAX)]
+_FileFlags = Annotated[int, msgspec.Meta(ge=0, le=S64_MAX)]
 SlotFlag = Literal["log_dirty_pages", "readonly", "guest_memfd"]
 FileFlag = Literal["mmap", "init_shared"]
 _MAX_DOTS = 100
@@ -54,12 +59,12 @@ class SlotSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     size: _Number
     hva: _Number | None = None
     offset: _Number | None = None
-    flags: int | list[SlotFlag] = 0
+    flags: _U32 | list[SlotFlag] = 0
     region: str = ""
     file: str | None = None
     backing: BackingSpec | None = None
-    slot: int | None = None
-    address_space: int = 0
+    slot: _U16 | None = None
+    address_space: _U16 = 0
 
 
 class FileSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -67,7 +72,7 @@ class FileSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
     name: str
     size: _Number = 0
-    flags: int | list[FileFlag] = 0
+    flags: _FileFlags | list[FileFlag] = 0
     page_size: _Number = 0
 
 
@@ -99,7 +104,7 @@ def schema() -> dict[str, Any]:
 
 def read_json(source: str, data: bytes) -> list[Layout]:
     """One layout as JSON."""
-    return [from_spec(source, convert(source, decode_json(source, data), LayoutSpec))]
+    return [from_spec(source, decode_json(source, data, LayoutSpec))]
 
 
 def read_toml(source: str, data: bytes) -> list[Layout]:
@@ -115,10 +120,9 @@ def read_toml(source: str, data: bytes) -> list[Layout]:
 
 def read_fleet(source: str, data: bytes) -> list[Layout]:
     """JSON Lines, one layout a line."""
+    budget = Budget(source)
     return [
-        from_spec(
-            f"{source}:{line}", convert(source, decode_json(source, text.encode(), line=line), LayoutSpec, line=line)
-        )
+        budget.take(from_spec(f"{source}:{line}", decode_json(source, text, LayoutSpec, line=line)))
         for line, text in lines(source, data)
         if text.strip()
     ]

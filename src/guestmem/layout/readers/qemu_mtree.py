@@ -15,13 +15,14 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from guestmem.layout.budget import MAX_DOCUMENT, MAX_KEPT, MAX_NAME, within
 from guestmem.layout.error import LayoutError
 from guestmem.layout.placement import ALIGNED_BASE, PAGE_BELOW_BASE, THP_ASSUMPTION, hva_assumption
-from guestmem.layout.text import lines
+from guestmem.layout.text import MAX_LINE, lines
 from guestmem.layout.value import Assumption, Backing, Layout, Slot
 from guestmem.layout.vmm import DISPLAY
 from guestmem.uapi import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
-from guestmem.units import GIB, KIB, MIB, U64, align_down, align_up
+from guestmem.units import GIB, KIB, MIB, U64, align_down, align_up, format_size
 
 __all__ = ("read",)
 
@@ -35,6 +36,7 @@ _BLOCK = re.compile(
 _GPA2HVA = re.compile(r"Host virtual address for 0x([0-9a-f]+) \((.*)\) is 0x([0-9a-f]+)")
 _VERSION = re.compile(r"(\d+\.\d+\.\d+)(?:\D.*)?")
 _RAM_TYPES = ("ram", "rom", "romd", "ramd")
+_MAX_ROW = 4 * MAX_NAME  # a name, an owner and a parent
 _UNITS = {"K": KIB, "M": MIB, "G": GIB}
 
 
@@ -58,6 +60,14 @@ class _Monitor:
     bases: dict[str, int] = field(default_factory=dict)  # by RAMBlock
     hvas: list[tuple[int, int]] = field(default_factory=list)  # gpa, hva
     shared: dict[str, bool] = field(default_factory=dict)  # by memory backend
+
+
+class _Text(msgspec.Struct):
+    text: str = msgspec.field(name="human-readable-text")
+
+
+class _Answer(msgspec.Struct):
+    answer: msgspec.Raw = msgspec.field(name="return")
 
 
 class _Known:
@@ -94,7 +104,7 @@ class _Known:
 
 def read(source: str, data: bytes) -> list[Layout]:
     """The memslots of the "memory" address space."""
-    monitor = _parse(source, _monitor_text(data))
+    monitor = _parse(source, _monitor_text(source, data))
     if monitor.memory is None:
         raise LayoutError(source, 'needed a FlatView with AS "memory"', remedy="capture the whole of 'info mtree -f'")
     known = _Known(monitor.memory, monitor)
@@ -106,21 +116,21 @@ def read(source: str, data: bytes) -> list[Layout]:
     return [_layout(source, monitor, slots, bool(under_kvm))]
 
 
-def _monitor_text(data: bytes) -> bytes:
+def _monitor_text(source: str, data: bytes) -> bytes:
     """Monitor text out of QMP answers ({"return": "FlatView..."}), or the text as it is."""
-    if data.lstrip()[:1] != b"{":
+    if data[:MAX_LINE].lstrip()[:1] != b"{":
         return data
+    if len(data) > MAX_DOCUMENT:
+        raise LayoutError(source, f"at most {format_size(MAX_DOCUMENT)} of QMP answers are read", remedy="split it")
     texts = []
     for line in data.splitlines():
         try:
-            value = msgspec.json.decode(line)
+            answer = bytes(msgspec.json.decode(line, type=_Answer).answer)
+            plain = answer[:1] == b'"'
+            text = msgspec.json.decode(answer) if plain else msgspec.json.decode(answer, type=_Text).text
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             continue
-        answer = value.get("return") if isinstance(value, dict) else None
-        if isinstance(answer, dict):
-            answer = answer.get("human-readable-text")
-        if isinstance(answer, str):
-            texts.append(answer)
+        texts.append(text)
     return "\n".join(texts).encode("utf-8", "replace")
 
 
@@ -141,17 +151,22 @@ def _parse(source: str, data: bytes) -> _Monitor:
         elif text.strip() == "Dispatch":
             dispatch = True
         elif spaces and not dispatch and (match := _ROW.fullmatch(text)):
+            within(source, len(match[4]), _MAX_ROW, "characters of a row", line=line)
             rows.append(_row(source, line, match))
         elif match := _BLOCK.fullmatch(text):
+            within(source, len(match[1]), MAX_NAME, "characters of a name", line=line)
             _block(monitor, match)
         elif match := _GPA2HVA.match(text):
             monitor.hvas.append((int(match[1][-16:], 16), int(match[3][-16:], 16)))
         elif text.startswith("memory backend: "):
             backend = text[16:].strip()
+            within(source, len(backend), MAX_NAME, "characters of a name", line=line)
         elif backend and text.strip().startswith("share: "):
             monitor.shared[backend] = text.strip() == "share: true"
         elif not monitor.version and (match := _VERSION.fullmatch(text)):
             monitor.version = match[1]
+        kept = len(spaces) + len(rows) + len(monitor.page_sizes) + len(monitor.hvas) + len(monitor.shared)
+        within(source, kept, MAX_KEPT, "rows and blocks", line=line)
     return monitor
 
 

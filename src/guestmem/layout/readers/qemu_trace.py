@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from guestmem.layout.budget import MAX_KEPT, within
 from guestmem.layout.error import LayoutError
 from guestmem.layout.placement import private_assumption
 from guestmem.layout.replay import SlotTable
@@ -41,6 +42,7 @@ def read(source: str, data: bytes) -> list[Layout]:
         slot, ret = _slot(source, line, dict(_PAIR.findall(after)))
         if ret == 0:
             table.set(pid[1] if pid else "", slot)
+            within(source, len(table), MAX_KEPT, "slots", line=line)
     layouts = [_layout(source, table.slots(vm)) for vm in table.vms()]
     if not any(layout.slots for layout in layouts):
         raise LayoutError(source, "no slot is left at the end of the trace", remedy="trace a whole start of QEMU")

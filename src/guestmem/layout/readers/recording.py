@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field, replace
 
+from guestmem.layout.budget import Budget
 from guestmem.layout.error import LayoutError
 from guestmem.layout.placement import ALIGNED_BASE, hva_assumption
 from guestmem.layout.replay import SlotTable, with_attribute
@@ -42,11 +43,15 @@ class _State:
 
 def read(source: str, data: bytes) -> list[Layout]:
     """One layout per VM that has slots at the end of its sequence."""
+    budget = Budget(source)
     try:
-        found = [layout for sequence in sequences_in(io.BytesIO(data), source) for layout in _layouts(source, sequence)]
+        found = [
+            budget.take(layout)
+            for sequence in sequences_in(io.BytesIO(data), source)
+            for layout in _layouts(source, sequence)
+        ]
     except RecordingError as error:
-        problem = str(error).removeprefix(f"{source}:{error.line}: ")
-        raise LayoutError(source, problem, line=error.line) from None
+        raise LayoutError(source, error.problem, line=error.line) from None
     if not found:
         raise LayoutError(source, "no VM of this recording has a slot at its end")
     return found

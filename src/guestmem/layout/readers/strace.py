@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
+from guestmem.layout.budget import MAX_KEPT, within
 from guestmem.layout.error import LayoutError
 from guestmem.layout.placement import DEFAULT_HUGE, DEFAULT_HUGE_ASSUMPTION, THP_ASSUMPTION
 from guestmem.layout.replay import MappingTable, ProcessMapping, SlotTable
@@ -56,6 +57,12 @@ class _Trace:
     guest_memfds: dict[int, int] = field(default_factory=dict)  # fd -> bytes seen mapped
     huge: bool = False  # a default huge page size was assumed
 
+    @property
+    def kept(self) -> int:
+        """How much of the log is remembered."""
+        calls = len(self.table) + len(self.maps) + len(self.opaque)
+        return calls + len(self.memfds) + len(self.names) + len(self.guest_memfds)
+
 
 def read(source: str, data: bytes) -> list[Layout]:
     """The decoded slots that are left at the end, one layout per VM descriptor, with remarks on what is missing."""
@@ -76,6 +83,7 @@ def read(source: str, data: bytes) -> list[Layout]:
                 _call(trace, line, name, before + half[2], half[3])
         elif whole := _WHOLE.fullmatch(body):
             _call(trace, line, *whole.groups())
+        within(source, len(halves) + trace.kept, MAX_KEPT, "mappings, descriptors and calls", line=line)
     return _layouts(trace)
 
 
