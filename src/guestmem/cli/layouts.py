@@ -40,8 +40,8 @@ FORMAT = typer.Option(
     "--format",
     metavar="NAME",
     help="The file's format, where it is not recognised: qemu-mtree, qemu-trace, libvirt, firecracker, "
-    "firecracker-uffd, cloud-hypervisor, gdb-dump, strace, recording, guestmem-fleet, guestmem-json, guestmem-toml, "
-    "guestmem-parquet.",
+    "firecracker-uffd, cloud-hypervisor, gdb-dump, strace, recording, guestmem-fleet, guestmem-host, "
+    "guestmem-json, guestmem-toml, guestmem-parquet.",
 )
 HVA = typer.Option([], "--hva", metavar="REGION=ADDRESS", help="The host address of a region's start.")
 HVA_ALIGN = typer.Option(None, "--hva-align", metavar="SIZE", help="How unknown host addresses are aligned.")
