@@ -11,7 +11,7 @@ from typing import get_args
 from guestmem.host.document import BackingEntry, HostReport, HostSlot, HostVm
 from guestmem.layout.error import LayoutError
 from guestmem.layout.placement import private_assumption
-from guestmem.layout.text import convert, decode_json
+from guestmem.layout.text import decode_json
 from guestmem.layout.value import Backing, BackingKind, File, Layout, Slot
 from guestmem.uapi import GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP
 from guestmem.units import KIB, U64, is_power_of_two
@@ -24,7 +24,7 @@ _KINDS: tuple[BackingKind, ...] = get_args(BackingKind)
 
 def read(source: str, data: bytes) -> list[Layout]:
     """The VMs of a file that ``guestmem host --save`` or ``--json`` wrote."""
-    found = to_layouts(source, convert(source, decode_json(source, data), HostReport))
+    found = to_layouts(source, decode_json(source, data, HostReport))
     if not found:
         raise LayoutError(source, "holds no VM whose slots were read")
     return found
