@@ -51,10 +51,10 @@ def _world(vms: int, size: int) -> World:
 def _look_s(world: World, size: int) -> float:
     from kernel_world import WorldProcesses
 
-    from guestmem.host.mappings import Mapping
+    from guestmem.host.mappings import HostMapping
 
     kernel = world.kernel()
-    processes = WorldProcesses(Mapping(_HVA, _HVA + size, "anonymous", thp=True), huge=False)
+    processes = WorldProcesses(HostMapping(_HVA, _HVA + size, "anonymous", thp=True), huge=False)
     start = time.process_time()
     report = survey(kernel, processes)
     spent = time.process_time() - start

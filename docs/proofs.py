@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guestmem.geometry import X86_64
+from guestmem.outfile import write_text
 from guestmem.proofs.answers import Answer, Asked, ask_all, claim_named, lattice_from, whole_table
 from guestmem.proofs.solver import version
 from guestmem.proofs.verdict import Holds, NotAsked, Unknown
@@ -134,7 +135,7 @@ def main() -> int:
     made = {HERE / "proofs.md": page(asked, answers), HERE / "lattice.svg": svg(lattice_from(answers), TITLE)}
     if "--check" not in sys.argv:
         for path, text in made.items():
-            path.write_text(text)
+            write_text(path, text)
         return 0
     stale = [path.name for path, text in made.items() if _without_version(path.read_text()) != _without_version(text)]
     print(f"{len(answers)} questions asked; " + (f"not as published: {', '.join(stale)}" if stale else "as published"))

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from guestmem.host.kernel import Kernel
-from guestmem.host.mappings import Mapping as HostMapping
+from guestmem.host.kernel import KernelView
+from guestmem.host.mappings import HostMapping as HostMapping
 from guestmem.host.memory import RecordedMemory
 from guestmem.host.structs import KernelStructs
 
@@ -81,11 +81,11 @@ class World:
         self.ranges[address] = data
         return address
 
-    def kernel(self) -> Kernel:
+    def kernel(self) -> KernelView:
         chain = [VM_LIST, *(head + SHAPES.offset("kvm.vm_list") for head in self.heads), VM_LIST]
         for here, there in pairwise(chain):
             self.ranges[here] = there.to_bytes(8, "little")
-        return Kernel(RecordedMemory(self.ranges), SHAPES, {"vm_list": VM_LIST}, DIRECT_MAP)
+        return KernelView(RecordedMemory(self.ranges), SHAPES, {"vm_list": VM_LIST}, DIRECT_MAP)
 
     def add_vm(
         self, slots: list[Slot], root: int | None = None, counted: tuple[int, int, int] = (0, 0, 0), pid: int = 7

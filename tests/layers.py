@@ -25,15 +25,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lab",),
     ("kvm", "model"),
     ("backend",),
+    ("arguments",),
     ("rules",),
     ("geometry",),
-    ("units", "runmap", "uapi", "harness", "version", "text", "duplicates"),
+    ("units", "runmap", "uapi", "harness", "pagemap", "version", "text", "outfile", "duplicates"),
     ("errors",),
 )
 BACKENDS = ("model", "kvm", "lab")
 WORDS = (
     "harness",
     "backend",
+    "arguments",
     "rules",
     "geometry",
     "units",
@@ -41,6 +43,7 @@ WORDS = (
     "uapi",
     "version",
     "text",
+    "outfile",
     "duplicates",
     "errors",
 )

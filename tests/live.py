@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guestmem.host.kernel import Kernel
-from guestmem.host.mappings import Mapping, ThpSettings, parse_smaps
+from guestmem.host.kernel import KernelView
+from guestmem.host.mappings import HostMapping, ThpSettings, parse_smaps
 from guestmem.host.memory import RecordedMemory
 from guestmem.host.structs import KernelStructs
 
@@ -26,7 +26,7 @@ MADVISE = ThpSettings(anonymous=None, shmem=False)  # transparent_hugepage=madvi
 class Look:
     """One stage on one kernel: what can be read, and what was seen by other means (``vm``)."""
 
-    kernel: Kernel
+    kernel: KernelView
     processes: RecordedProcesses
     vm: dict[str, Any]
 
@@ -49,7 +49,7 @@ class RecordedProcesses:
     def vm_descriptors(self, pid: int | None) -> Iterator[tuple[int, int]]:
         return iter(())
 
-    def mappings(self, pid: int) -> list[Mapping]:
+    def mappings(self, pid: int) -> list[HostMapping]:
         lines = []
         for place, fields in self._vm["smaps"].items():
             lines.append(f"{place} rw-p 00000000 00:00 1 {fields['path']}")
@@ -74,4 +74,6 @@ def look(kernel: str, stage: str) -> Look:
     role = {name: (first, width) for name, (first, width) in data["role_bits"].items()}
     structs = KernelStructs(data["offsets"], data["sizes"] | SIZES, lengths, role)
     symbols = {"vm_list": int(data["vm_list"], 16)}
-    return Look(Kernel(memory, structs, symbols, int(data["page_offset_base_value"], 16)), RecordedProcesses(vm), vm)
+    return Look(
+        KernelView(memory, structs, symbols, int(data["page_offset_base_value"], 16)), RecordedProcesses(vm), vm
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import fake_tools
@@ -10,7 +11,8 @@ import pytest
 from fake_lab import fake_machine
 from program import Guestmem, runner
 
-from guestmem.lab import programs
+from guestmem.doctor.software import examine_lab
+from guestmem.lab import inventory, programs
 from guestmem.lab.errors import LabFailed
 from guestmem.lab.machine import LabMachine
 from guestmem.lab.qemu import Hardware
@@ -106,12 +108,35 @@ def test_status_as_json_says_the_same(guestmem: Guestmem, fake: Path) -> None:
 
     found = json.loads(ended.out)
     assert set(found) == {
-        "ready", "qemu", "directory", "kernels", "usable", "unfinished", "missing_tools", "size"
+        "ready", "qemu", "directory", "kernels", "usable", "unfinished", "missing_tools", "size", "damaged"
     }  # fmt: skip
     assert (found["ready"], found["qemu"], found["missing_tools"], found["unfinished"]) == (False, "", [], [])
     (kernel,) = found["kernels"]
     assert found["usable"] == [kernel["key"]]
     assert (kernel["release"], kernel["spec"]) == ("6.12.9-guestmem", str(fake / "linux.tar.gz"))
+
+
+def test_a_truncated_kernel_is_not_ready_and_everybody_says_what_to_do(guestmem: Guestmem, fake: Path) -> None:
+    """The stand-in of the kernel has 7 bytes."""
+    (fake / "bin" / "qemu-system-x86_64").write_text("#!/bin/sh\necho QEMU emulator version 7.2.22\n")
+    (fake / "bin" / "qemu-system-x86_64").chmod(0o755)
+    archive = str(fake / "linux.tar.gz")
+    image = Path(guestmem("build", "--kernel", archive).out.split()[-1])
+    os.truncate(image, 3)
+
+    status = guestmem("status")
+    assert (status.code, status.out.splitlines()[-1].split()) == (1, ["ready", "no"])
+    assert f"; damaged, vmlinux has 3 bytes of 7: guestmem lab build --kernel {archive}\n" in status.out
+    booted = guestmem("exec", "--kernel", archive, "true")
+    assert (booted.code, booted.out) == (4, "")
+    assert "is damaged: vmlinux has 3 bytes of 7; run: guestmem lab build --kernel" in one_line(booted.err)
+    finding = examine_lab(inventory.status())
+    assert (finding.cause, finding.remedy) == (
+        "the kernel is damaged: vmlinux has 3 bytes of 7",
+        "guestmem lab build",
+    )
+    assert guestmem("build", "--kernel", archive).code == 0
+    assert (image.read_text(), guestmem("status").code) == ("kernel\n", 0)
 
 
 def test_clean_says_what_it_freed_and_a_second_time_nothing(guestmem: Guestmem, fake: Path) -> None:

@@ -1,4 +1,4 @@
-"""ctrl-C in the middle of run, diff and fuzz: the status that shells give it, and nothing is left behind."""
+"""ctrl-C and other signals in the middle of a command: the status that shells give them, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -30,14 +30,19 @@ class Program:
             stderr=subprocess.PIPE,
         )
 
-    def interrupted_when(self, ready: Callable[[int], bool]) -> tuple[int, str, str]:
-        """Press ctrl-C once it has come that far; how it ended, and what it said on stdout and stderr."""
+    def interrupted_when(
+        self, ready: Callable[[int], bool], number: signal.Signals = signal.SIGINT, *, alone: bool = False
+    ) -> tuple[int, str, str]:
+        """Press ctrl-C, or send another signal to all of it, or to the first process alone, once it has come that far.
+
+        How it ended, and what it said on stdout and stderr.
+        """
         end = time.monotonic() + PATIENCE_S
         while not ready(self.process.pid):
             assert self.process.poll() is None, "it ended before it came that far"
             assert time.monotonic() < end, "it never came that far"
             time.sleep(0.01)
-        os.killpg(self.process.pid, signal.SIGINT)
+        (os.kill if alone else os.killpg)(self.process.pid, number)
         out, err = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, out, err
 
@@ -89,36 +94,106 @@ def has_a_child(pid: int) -> bool:
     return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
-def test_run_leaves_no_half_recording(started: Callable[..., Program], long_recording: Path, tmp_path: Path) -> None:
+STOPS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+
+
+@STOPS
+def test_run_leaves_no_half_recording(
+    started: Callable[..., Program], long_recording: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     program = started("run", "--record", "seen.jsonl", long_recording.name)
 
-    code, out, err = program.interrupted_when(lambda pid: any(tmp_path.glob(".seen.jsonl.*")))
+    code, out, err = program.interrupted_when(lambda pid: any(tmp_path.glob(".guestmem-*")), number)
 
-    assert (code, out) == (130, "")
+    assert (code, out) == (128 + number, "")
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == [long_recording]
 
 
-def test_diff_ends(started: Callable[..., Program], long_recording: Path) -> None:
+@STOPS
+def test_diff_ends(started: Callable[..., Program], long_recording: Path, number: signal.Signals) -> None:
     program = started("diff", long_recording, "--on", "model:v6.12", "--on", "model:v7.2")
 
-    code, out, err = program.interrupted_when(has_open(long_recording))
+    code, out, err = program.interrupted_when(has_open(long_recording), number)
 
-    assert (code, out) == (130, "")
+    assert (code, out) == (128 + number, "")
     assert "Traceback" not in err
     assert not program.somebody_is_left()
 
 
-def test_fuzz_says_how_far_it_came_and_its_child_is_gone(started: Callable[..., Program], tmp_path: Path) -> None:
+@STOPS
+@pytest.mark.parametrize("alone", [False, True])
+def test_fuzz_says_how_far_it_came_and_its_child_is_gone(
+    started: Callable[..., Program], tmp_path: Path, number: signal.Signals, alone: bool
+) -> None:
     program = started("fuzz", "--on", "model:v6.12", "--on", "model:v7.2", "--sequences", 10**6, "--out", "found")
 
-    code, out, err = program.interrupted_when(has_a_child)
+    code, out, err = program.interrupted_when(has_a_child, number, alone=alone)
 
-    assert code == 130
+    assert code == 128 + number
     assert " sequences on model:v6.12 and model:v7.2, " in out
     assert err == ""
     assert not program.somebody_is_left()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+SWALLOWING = """
+import time
+from guestmem import cli
+
+def command():
+    for _ in range(3):
+        try:
+            print("here", flush=True)
+            time.sleep(60)
+        except BaseException:
+            pass
+    time.sleep(60)
+
+cli.app = command
+cli.main()
+"""
+
+
+def test_a_signal_whose_exception_is_swallowed_on_its_way_is_raised_again() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SWALLOWING], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.read(5)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out, err) == (128 + signal.SIGTERM, b"here\n" * 2, b"")
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_so(tmp_path: Path, long_recording: Path) -> None:
+    command = [sys.executable, "-m", "guestmem", "run", str(long_recording)]
+    with subprocess.Popen(["nohup", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        end = time.monotonic() + PATIENCE_S
+        while not has_open(long_recording)(process.pid):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_question_that_takes_long_ends_with_its_workers(started: Callable[..., Program]) -> None:
+    program = started("prove", "--jobs", "2")
+
+    def two_workers(pid: int) -> bool:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return sum("libz3" in Path(f"/proc/{child}/maps").read_text() for child in children) == 2
+
+    began = time.monotonic()
+    code, out, err = program.interrupted_when(two_workers, signal.SIGTERM, alone=True)
+
+    assert (code, out) == (128 + signal.SIGTERM, "")
+    assert "Traceback" not in err
+    assert time.monotonic() - began < 15
+    end = time.monotonic() + PATIENCE_S
+    while program.somebody_is_left():
+        assert time.monotonic() < end, "a worker outlives its parent"
+        time.sleep(0.01)
 
 
 def test_the_child_of_a_killed_fuzz_ends_by_itself(started: Callable[..., Program]) -> None:

@@ -17,7 +17,7 @@ import guestmem
 from guestmem.cli import app
 from guestmem.errors import BackendUnavailable, InputError
 from guestmem.host.document import HostReport, HostSlot
-from guestmem.host.kernel import Kernel, open_kernel
+from guestmem.host.kernel import KernelView, open_kernel
 from guestmem.host.machine import look_at_machine
 from guestmem.layout.coverage import cover
 from guestmem.layout.live import paused_qemu, read_live
@@ -33,7 +33,7 @@ needs_qemu = pytest.mark.skipif(
 
 
 @pytest.fixture
-def kernel() -> Iterator[Kernel]:
+def kernel() -> Iterator[KernelView]:
     try:
         opened = open_kernel()
     except BackendUnavailable as missing:
@@ -43,7 +43,7 @@ def kernel() -> Iterator[Kernel]:
 
 
 @pytest.fixture
-def kvm(kernel: Kernel) -> Iterator[Kvm]:
+def kvm(kernel: KernelView) -> Iterator[Kvm]:
     try:
         opened = guestmem.open("kvm")
     except BackendUnavailable as missing:
@@ -113,7 +113,7 @@ def test_looking_leaves_no_descriptor_behind(kvm: Kvm) -> None:
     assert vm is not None
 
 
-def test_a_process_without_a_vm_is_said_to_have_none(kernel: Kernel) -> None:
+def test_a_process_without_a_vm_is_said_to_have_none(kernel: KernelView) -> None:
     assert look_at_machine(os.getppid()).vms == []
     result = CliRunner().invoke(app, ["host", str(os.getppid())])
     assert isinstance(result.exception, InputError)
@@ -130,7 +130,7 @@ def test_a_process_without_a_vm_is_said_to_have_none(kernel: Kernel) -> None:
     ],
     ids=["microvm", "q35", "q35 on a memfd"],
 )
-def test_every_slot_is_as_qemu_says_and_check_says_the_same_of_it(kernel: Kernel, arguments: str) -> None:
+def test_every_slot_is_as_qemu_says_and_check_says_the_same_of_it(kernel: KernelView, arguments: str) -> None:
     pytest.importorskip("qemu.qmp")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("/dev/kvm is not usable")

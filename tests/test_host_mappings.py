@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guestmem.host.mappings import Mapping, ThpSettings, parse_smaps, read_thp_settings
+from guestmem.host.mappings import HostMapping, ThpSettings, parse_smaps, read_thp_settings
 from guestmem.host.regions import region_of
 
 K, MIB = 1024, 1 << 20
@@ -20,7 +20,7 @@ def smaps(path: str = "", flags: str = "rd wr mr mw me ac sd", offset: int = 0, 
     return "\n".join([*lines, f"VmFlags: {flags}", ""])
 
 
-def only(text: str, thp: ThpSettings = EVERYWHERE) -> Mapping:
+def only(text: str, thp: ThpSettings = EVERYWHERE) -> HostMapping:
     (found,) = parse_smaps(text, thp)
     return found
 
@@ -110,9 +110,9 @@ def test_a_kernel_without_huge_pages_grants_none(tmp_path: Path) -> None:
 
 
 def test_neighbours_of_one_object_are_one_region() -> None:
-    low = Mapping(0x1000, 0x3000, "shmem", path="/memfd:ram (deleted)", offset=0)
-    high = Mapping(0x3000, 0x9000, "shmem", path="/memfd:ram (deleted)", offset=0x2000)
-    other = Mapping(0x9000, 0xA000, "shmem", path="/memfd:ram (deleted)", offset=0)
+    low = HostMapping(0x1000, 0x3000, "shmem", path="/memfd:ram (deleted)", offset=0)
+    high = HostMapping(0x3000, 0x9000, "shmem", path="/memfd:ram (deleted)", offset=0x2000)
+    other = HostMapping(0x9000, 0xA000, "shmem", path="/memfd:ram (deleted)", offset=0)
 
     assert region_of(0x4000, [low, high, other]) == region_of(0x1000, [low, high, other])
     assert region_of(0x4000, [low, high, other]).start == 0x1000

@@ -8,8 +8,8 @@ import pytest
 from kernel_world import DIRECT_MAP, GIB, HUGE, MIB, PRESENT, SHAPES, P, Slot, World, WorldProcesses
 
 from guestmem.host.document import HostReport, HostSlot
-from guestmem.host.kernel import Kernel
-from guestmem.host.mappings import Mapping
+from guestmem.host.kernel import KernelView
+from guestmem.host.mappings import HostMapping
 from guestmem.host.memory import RecordedMemory, Unreadable
 from guestmem.host.slots import SlotsChanging, read_slots
 from guestmem.host.survey import survey
@@ -18,10 +18,10 @@ HVA = 0x7F00_0000_0000
 SMALL = PRESENT | 0x77
 BIG = PRESENT | HUGE | 0x77
 MIXED = 1 << 31
-ANONYMOUS = Mapping(HVA, HVA + 8 * GIB, "anonymous", thp=True)
+ANONYMOUS = HostMapping(HVA, HVA + 8 * GIB, "anonymous", thp=True)
 
 
-def looked(world: World, *, huge: bool = True, mapping: Mapping = ANONYMOUS) -> HostReport:
+def looked(world: World, *, huge: bool = True, mapping: HostMapping = ANONYMOUS) -> HostReport:
     return survey(world.kernel(), WorldProcesses(mapping, huge))
 
 
@@ -223,7 +223,7 @@ def test_reverse_maps_tell_what_shadow_paging_maps() -> None:
         ("split", Slot(0, GIB, HVA), False, replace(ANONYMOUS, kind="hugetlb", page_size=2 * MIB, thp=False)),
     ],
 )
-def test_each_cause_of_small_pages_is_told(cause: str, slot: Slot, huge: bool, mapping: Mapping) -> None:
+def test_each_cause_of_small_pages_is_told(cause: str, slot: Slot, huge: bool, mapping: HostMapping) -> None:
     world = World()
     world.add_vm([slot], tree(world, {0: SMALL, 5: SMALL}), counted=(2, 0, 0))
 
@@ -275,7 +275,7 @@ def test_memory_that_goes_away_does_not_end_the_look_at_the_other_vms() -> None:
 
 
 def test_an_unreadable_list_of_vms_is_no_silent_end() -> None:
-    kernel = Kernel(RecordedMemory({}), SHAPES, {"vm_list": 0x1000}, DIRECT_MAP)
+    kernel = KernelView(RecordedMemory({}), SHAPES, {"vm_list": 0x1000}, DIRECT_MAP)
 
     with pytest.raises(Unreadable):
         survey(kernel, WorldProcesses(ANONYMOUS, huge=True))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -230,6 +233,45 @@ def test_a_record_of_another_version_is_no_kernel(fake: Path, archive: str) -> N
     record = build(archive).image.parent / "kernel.json"
     record.write_text('{"key": 1}')
     assert built() == []
+
+
+def test_other_contents_of_the_same_size_are_damage(fake: Path, archive: str) -> None:
+    image = build(archive).image
+    image.write_text("Kernel\n")
+    with pytest.raises(
+        BackendUnavailable, match="vmlinux has other contents than when it was built; run: guestmem lab"
+    ):
+        find_kernel(archive)
+    image.unlink()
+    with pytest.raises(BackendUnavailable, match="damaged: vmlinux: No such file or directory; run: guestmem lab"):
+        find_kernel(archive)
+
+
+# The smallest ELF file with sections: a header, 16 bytes of a section, three section headers (none, those bytes, bss).
+_HEADERS = bytes(64) + struct.pack("<IIQQQQIIQQ", 0, 1, 0, 0, 64, 16, 0, 0, 0, 0)
+_HEADERS += struct.pack("<IIQQQQIIQQ", 0, 8, 0, 0, 80, 1 << 20, 0, 0, 0, 0)
+ELF = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 0, 80, 0, 64, 0, 0, 64, 3, 0)
+ELF += bytes(16) + _HEADERS
+
+
+def test_a_record_of_a_version_without_digests_needs_a_whole_elf_file_and_the_next_build_adds_one(
+    fake: Path, archive: str
+) -> None:
+    done = build(archive)
+    record = done.image.parent / "kernel.json"
+    old = {key: value for key, value in json.loads(record.read_text()).items() if key not in ("size", "digest")}
+    record.write_text(json.dumps(old))
+    for length in range(len(ELF)):
+        done.image.write_bytes(ELF[:length])
+        with pytest.raises(
+            BackendUnavailable, match="damaged: vmlinux is not a whole ELF file; run: guestmem lab build"
+        ):
+            find_kernel(archive)
+    done.image.write_bytes(ELF)
+    assert find_kernel(archive).digest == ""
+    assert build(archive).digest == hashlib.sha256(ELF).hexdigest()
+    assert json.loads(record.read_text()) == {**old, "size": len(ELF), "digest": hashlib.sha256(ELF).hexdigest()}
+    assert made(fake) == ["configure", "compile"]
 
 
 def test_clean_removes_what_the_lab_made_and_nothing_else(fake: Path, archive: str) -> None:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from guestmem.errors import KvmError
+from guestmem.arguments import S32, S64, U32, U64, Alignment, Length, Size, Words
+from guestmem.errors import InputError, KvmError
+from guestmem.harness import PAGE_SIZE
 
 __all__ = ("METHODS", "AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFaultResult", "Statistics", "Touch")
 
@@ -43,12 +45,20 @@ class PreFaultResult:
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """One guest access of size 1, 4 or 8 bytes at gpa, never across a page. rw: "r" load, "w" store, "x" fetch."""
+    """One guest access of size 1, 2, 4 or 8 bytes at gpa, never across a page. rw: "r" load, "w" store, "x" fetch."""
 
     gpa: int
     rw: Literal["r", "w", "x"]
     size: int
     value: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size not in (1, 2, 4, 8) or self.rw not in ("r", "w", "x"):
+            raise ValueError(f"a touch is a load, store or fetch (r, w, x) of 1, 2, 4 or 8 bytes, not {self!r:.80}")
+        if self.gpa >> 64 or self.value >> 64:
+            raise ValueError(f"gpa and value of a touch must be from 0 to 2**64 - 1; they are {self!r:.80}")
+        if self.gpa % PAGE_SIZE + self.size > PAGE_SIZE:
+            raise InputError(f"the touch at gpa {self.gpa:#x} crosses a page")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +104,10 @@ class Boot:
 class Host(Protocol):
     """What a test may do to the host under a guest_memfd; a real kernel offers it only in part, or not at all."""
 
-    def poison(self, fd: int, offset: int) -> None:
+    def poison(self, fd: int, offset: U64) -> None:
         """Memory failure hits the page at offset (bytes); EBADF, EINVAL."""
 
-    def set_huge_page_size(self, fd: int, page_size: int) -> None:
+    def set_huge_page_size(self, fd: int, page_size: U64) -> None:
         """Change the page size (bytes) that a shmem-backed file takes from now on; EBADF, EINVAL."""
 
 
@@ -138,7 +148,7 @@ class Backend(Protocol):
     def dup(self, fd: int) -> int:
         """dup(2)."""
 
-    def reopen(self, fd: int, oflags: int) -> int:
+    def reopen(self, fd: int, oflags: S32) -> int:
         """open("/proc/self/fd/N", oflags)."""
 
     def open_aux(self, kind: AuxKind) -> int:
@@ -147,90 +157,90 @@ class Backend(Protocol):
     def fstat(self, fd: int) -> FileStat | None:
         """FileStat of a guest_memfd, None for any other file."""
 
-    def fallocate(self, fd: int, mode: int, offset: int, len: int) -> None:
+    def fallocate(self, fd: int, mode: S32, offset: S64, len: S64) -> None:
         """fallocate(2); offset and len in bytes, signed."""
 
-    def ftruncate(self, fd: int, length: int) -> None:
+    def ftruncate(self, fd: int, length: S64) -> None:
         """ftruncate(2)."""
 
-    def lseek(self, fd: int, offset: int, whence: int) -> int:
+    def lseek(self, fd: int, offset: S64, whence: S32) -> int:
         """lseek(2)."""
 
-    def read(self, fd: int, len: int) -> int:
+    def read(self, fd: int, len: Length) -> int:
         """read(2) of len bytes; how many there were."""
 
-    def write(self, fd: int, len: int) -> int:
+    def write(self, fd: int, len: Length) -> int:
         """write(2) of len bytes; how many were taken."""
 
-    def pread(self, fd: int, len: int, offset: int) -> int:
+    def pread(self, fd: int, len: Length, offset: S64) -> int:
         """pread(2)."""
 
-    def pwrite(self, fd: int, len: int, offset: int) -> int:
+    def pwrite(self, fd: int, len: Length, offset: S64) -> int:
         """pwrite(2)."""
 
     def fsync(self, fd: int) -> None:
         """fsync(2)."""
 
     # -- ioctls -----------------------------------------------------------------------------------------------------
-    def check_extension(self, fd: int, cap: int) -> int:
+    def check_extension(self, fd: int, cap: U64) -> int:
         """KVM_CHECK_EXTENSION on /dev/kvm or a VM."""
 
-    def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
+    def enable_cap(self, fd: int, cap: U32, args: Words, flags: U32 = 0) -> None:
         """KVM_ENABLE_CAP on a VM; at most four words of arguments, the others 0."""
 
-    def create_vm(self, fd: int, type: int) -> int:
+    def create_vm(self, fd: int, type: U64) -> int:
         """KVM_CREATE_VM on /dev/kvm."""
 
-    def create_vcpu(self, fd: int, id: int) -> int:
+    def create_vcpu(self, fd: int, id: U64) -> int:
         """KVM_CREATE_VCPU on a VM."""
 
-    def create_guest_memfd(self, fd: int, size: int, flags: int, reserved: Sequence[int] = ()) -> int:
+    def create_guest_memfd(self, fd: int, size: U64, flags: U64, reserved: Words = ()) -> int:
         """KVM_CREATE_GUEST_MEMFD on a VM; size in bytes."""
 
-    def set_user_memory_region(self, fd: int, slot: int, flags: int, gpa: int, size: int, userspace_addr: int) -> None:
+    def set_user_memory_region(self, fd: int, slot: U32, flags: U32, gpa: U64, size: U64, userspace_addr: U64) -> None:
         """KVM_SET_USER_MEMORY_REGION on a VM; gpa and size in bytes."""
 
     def set_user_memory_region2(
         self,
         fd: int,
-        slot: int,
-        flags: int,
-        gpa: int,
-        size: int,
-        userspace_addr: int,
+        slot: U32,
+        flags: U32,
+        gpa: U64,
+        size: U64,
+        userspace_addr: U64,
         guest_memfd: int,
-        guest_memfd_offset: int,
-        pad1: int = 0,
-        pad2: Sequence[int] = (),
+        guest_memfd_offset: U64,
+        pad1: U32 = 0,
+        pad2: Words = (),
     ) -> None:
         """KVM_SET_USER_MEMORY_REGION2; guest_memfd is a descriptor, or any int (a u32 to the kernel)."""
 
-    def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
+    def set_memory_attributes(self, fd: int, address: U64, size: U64, attributes: U64, flags: U64) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES on a VM; address and size in bytes."""
 
-    def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
+    def pre_fault_memory(self, fd: int, gpa: U64, size: U64, flags: U64) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY on a vCPU; a refusal is in the value, because gpa and size are written back with it."""
 
     # -- host memory ------------------------------------------------------------------------------------------------
-    def anonymous(self, size: int, prot: int, align: int) -> int:
+    def anonymous(self, size: U64, prot: S32, align: Alignment) -> int:
         """Map size bytes of private anonymous memory at a multiple of align; the address."""
 
-    def mmap(self, fd: int, length: int, prot: int, flags: int, offset: int) -> int:
+    def mmap(self, fd: int, length: U64, prot: S32, flags: S32, offset: S64) -> int:
         """mmap at an address of the kernel's choice; the address."""
 
-    def munmap(self, addr: int, length: int) -> None:
+    def munmap(self, addr: U64, length: U64) -> None:
         """munmap(2)."""
 
-    def mprotect(self, addr: int, length: int, prot: int) -> None:
+    def mprotect(self, addr: U64, length: U64, prot: S32) -> None:
         """mprotect(2)."""
 
-    def madvise(self, addr: int, length: int, advice: int) -> None:
+    def madvise(self, addr: U64, length: U64, advice: S32) -> None:
         """madvise(2)."""
 
-    def host_read(self, addr: int, size: int) -> int:
+    def host_read(self, addr: U64, size: Size) -> int:
         """Load size (1, 4 or 8) bytes, little-endian; HostSignal where the process would get one."""
 
-    def host_write(self, addr: int, size: int, value: int) -> None:
+    def host_write(self, addr: U64, size: Size, value: U64) -> None:
         """Store size (1, 4 or 8) bytes, little-endian; HostSignal where the process would get one."""
 
     # -- the guest --------------------------------------------------------------------------------------------------

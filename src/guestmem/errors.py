@@ -5,7 +5,7 @@ the model, the named check that refused. ``HostSignal``: a host access to memory
 backend cannot show what was asked. ``BackendUnavailable``: this machine cannot run that backend. ``InputError``: what
 the user gave cannot be used, and the message says why. Other misuse of the Python API is TypeError or ValueError; a
 broken invariant is an AssertionError that says it is our bug. ``UnexpectedExit``: a guest ended in a way that no access
-to memory can cause.
+to memory can cause. ``CallUnfinished``: the model is in the middle of a call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import errno as _errno
 __all__ = (
     "EHWPOISON",
     "BackendUnavailable",
+    "CallUnfinished",
     "HostSignal",
     "InputError",
     "KvmError",
@@ -99,3 +100,13 @@ class BackendUnavailable(Exception):
 
 class UnexpectedExit(RuntimeError):
     """KVM_RUN ended in a way that no guest access can cause: the boot memory is not what it has to be."""
+
+
+class CallUnfinished(RuntimeError):
+    """The model is in the middle of a call that another thread makes, or that was interrupted."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(
+            f"{call} cannot be made: the model is in the middle of a call, which another thread makes or which was "
+            f"interrupted; use a model from one thread, and open a new one after an interrupt"
+        )

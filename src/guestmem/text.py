@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("counted", "safe")
+__all__ = ("counted", "safe", "utf8")
 
 
 def safe(text: str) -> str:
@@ -12,6 +12,15 @@ def safe(text: str) -> str:
     'a?[31mb'
     """
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
+def utf8(text: str) -> str:
+    """A file name whose bytes are no UTF-8 as text that can be encoded: each such byte becomes U+FFFD.
+
+    >>> utf8("a\\udcffb")
+    'a\ufffdb'
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def counted(count: int, one: str) -> str:

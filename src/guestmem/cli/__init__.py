@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import typer
 
 from guestmem.cli import check, diff, doctor, explain, fuzz, host, lab, plan, prove, rules, run, schema
 from guestmem.cli import exec as exec_command
+from guestmem.cli.ending import BROKEN_PIPE, stopped_by_signals, whole_output
 from guestmem.version import __version__
 
 __all__ = ("app", "main")
@@ -59,13 +61,15 @@ def _guestmem(
 def main() -> None:
     """The console script: one line on stderr and exit 1 for what failed, 2 for bad input, 4 for what is missing here.
 
-    ctrl-C is 130; 70 is a bug in guestmem, whose traceback is in a file that the line names.
+    128 + a signal's number if one stopped it: 130 for ctrl-C, 141 if nobody reads its output. 70 is a bug in guestmem,
+    whose traceback is in a file that the line names.
     """
-    from guestmem.errors import BackendUnavailable, InputError
+    from guestmem.errors import BackendUnavailable, InputError, KvmError
     from guestmem.lab.errors import BuildFailed, LabFailed, SessionFailed
 
     try:
-        app()
+        with stopped_by_signals(), whole_output():
+            app()
     except InputError as error:
         _fail(str(error))
     except BackendUnavailable as error:
@@ -75,15 +79,20 @@ def main() -> None:
     except (LabFailed, SessionFailed) as error:
         _fail(error.line, 1)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe went away: nothing left to say
-        raise SystemExit(0) from None
+        raise SystemExit(BROKEN_PIPE) from None
+    except KvmError as error:  # a refusal that nobody expected, and no file of the user's
+        _fail_as_bug(error)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        _fail(f"bug in guestmem: {what}; its traceback is in {_traceback_file()}", os.EX_SOFTWARE)
+        _fail_as_bug(error)
+
+
+def _fail_as_bug(error: Exception) -> None:
+    what = f"{type(error).__name__}: {error}"
+    _fail(f"bug in guestmem: {what}; its traceback is in {_traceback_file()}", os.EX_SOFTWARE)
 
 
 def _traceback_file() -> str:
@@ -91,11 +100,16 @@ def _traceback_file() -> str:
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="guestmem-bug-", suffix=".txt", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="guestmem-bug-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as file:
         file.write(f"guestmem {__version__}: {sys.argv}\n\n{traceback.format_exc()}")
     return file.name
 
 
 def _fail(message: str, code: int = 2) -> None:
-    typer.echo(f"guestmem: {message}", err=True)
+    from guestmem.text import safe
+
+    with suppress(OSError):  # nobody listens
+        typer.echo(f"guestmem: {safe(' '.join(message.split()))}", err=True)
     raise SystemExit(code)

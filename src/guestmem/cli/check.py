@@ -115,8 +115,8 @@ def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, row
 
 
 def _write_html(path: Path, checked: list[Checked], profile: str) -> None:
+    from guestmem.outfile import write_text
     from guestmem.report.check_html import to_html
-    from guestmem.report.file import write_text
     from guestmem.text import safe
 
     write_text(path, to_html(checked, profile))

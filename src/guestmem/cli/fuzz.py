@@ -25,7 +25,8 @@ Examples:
 
     guestmem fuzz --on model:v6.18 --on model:v7.2 --sequences 100 --out differences
 
-Exit status: 0 no new difference, 1 new differences, 2 bad usage, 4 a backend or hypothesis is missing here, 130 ctrl-C.
+Exit status: 0 no new difference, 1 new differences, 2 bad usage, 4 a backend or hypothesis is missing here, 130 ctrl-C,
+128 + its number another signal.
 """
 
 
@@ -51,7 +52,8 @@ def fuzz(
     from guestmem.report.recordings_json import fuzz_json
     from guestmem.targets import pair_named
 
-    figures, stopped = Figures(), False
+    figures = Figures()
+    stopped: BaseException | None = None
     groups: list[Group] = []
     a, b = pair_named(on, profile)
     with closing(a), closing(b):
@@ -59,11 +61,11 @@ def fuzz(
         try:
             _count(run_seeds(campaign, seed, sequences), figures, sequences)
             groups = causes(campaign, figures.differ, shrink_s)
-        except KeyboardInterrupt:
-            stopped = True
+        except (KeyboardInterrupt, SystemExit) as signal:
+            stopped = signal.with_traceback(None)  # without what it holds: the child of the campaign
     written = [] if out is None else write_causes(out, groups)
     typer.echo(fuzz_json(campaign, figures, groups) if json else fuzz_text(campaign, figures, groups, written))
-    raise typer.Exit(130 if stopped else 1 if figures.differ else 0)
+    raise stopped or typer.Exit(1 if figures.differ else 0)
 
 
 def _count(seeds: Iterable[Seed], figures: Figures, wanted: int) -> None:

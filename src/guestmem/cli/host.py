@@ -118,7 +118,7 @@ def _findings(report: HostReport) -> dict[int, tuple[Finding, ...]]:
 
 
 def _write_files(report: HostReport, html: Path | None, save: Path | None) -> None:
-    from guestmem.report.file import write_text
+    from guestmem.outfile import write_text
 
     if html is not None:
         from guestmem.report.host_html import to_html

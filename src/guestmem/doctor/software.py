@@ -29,7 +29,8 @@ def examine_lab(status: Status) -> Diagnosis:
         causes.append("no QEMU")
         remedies.append("apt install qemu-system-x86")
     if not kernels:
-        causes.append("no kernel is built")
+        damaged = [f"the kernel is damaged: {each}" for each in status.damaged.values()]
+        causes.append("; ".join(damaged) or "no kernel is built")
         if status.missing_tools:
             remedies.append(f"apt install {' '.join(status.missing_tools)}")
         remedies.append("guestmem lab build")

@@ -7,24 +7,19 @@ would have it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from guestmem import pagemap
 from guestmem.errors import KvmError
 from guestmem.exec import system
 from guestmem.harness import PAGE_SIZE
 from guestmem.uapi import PROT_EXEC, PROT_READ, PROT_WRITE
 
 __all__ = ("ProgramMapping", "fetch", "fetch_path", "group_of", "link", "mappings", "present", "store")
-
-_PAGEMAP_SCAN: Final = 0xC0606610  # linux/fs.h, since 6.7
-_PRESENT_OR_SWAPPED: Final = 8 | 16  # PAGE_IS_PRESENT, PAGE_IS_SWAPPED
-_SCAN_RUNS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,29 +106,13 @@ def present(tid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     fd = os.open(f"/proc/{tid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            yield from _scan(fd, start, end)
+            yield from pagemap.scan(fd, start, end, pagemap.IS_PRESENT | pagemap.IS_SWAPPED)
         except OSError as error:
             if error.errno not in (errno.ENOTTY, errno.EINVAL):
                 raise
             yield from _read_pagemap(fd, start, end)
     finally:
         os.close(fd)
-
-
-def _scan(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """struct pm_scan_arg: the walk stops when the vector of runs is full, and says where."""
-    runs = bytearray(24 * _SCAN_RUNS)
-    vector, mask = system.address_of(runs), _PRESENT_OR_SWAPPED
-    at = start
-    while at < end:
-        request = bytearray(struct.pack("<12Q", 96, 0, at, end, 0, vector, _SCAN_RUNS, 0, 0, 0, mask, mask))
-        count = fcntl.ioctl(fd, _PAGEMAP_SCAN, request, True)
-        for index in range(count):
-            yield struct.unpack_from("<QQ", runs, 24 * index)
-        (walked,) = struct.unpack_from("<Q", request, 32)
-        if walked <= at:
-            return
-        at = walked
 
 
 def _read_pagemap(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -36,7 +36,7 @@ from guestmem.exec.ioctl_names import name_of
 from guestmem.exec.listener import Gone, Listener, ProgramCall
 from guestmem.exec.spaces import Calls, Space
 from guestmem.exec.standins import StandIns, number_in
-from guestmem.exec.turns import Turns
+from guestmem.exec.turns import ProgramTurns
 from guestmem.exec.vcpu.run import RUN_SIZE, VirtualCpu
 from guestmem.exec.windows import MappedFile
 from guestmem.exec.workers import Worker
@@ -87,7 +87,7 @@ class Supervisor:
         on_unserved: Callable[[Unserved], None] = lambda unserved: None,
     ) -> None:
         self.listener = listener
-        self.turns = Turns()
+        self.turns = ProgramTurns()
         self.totals = Totals()
         self.files: dict[GuestMemfd, MappedFile] = {}
         self._new_process = new_process

@@ -12,7 +12,7 @@ import time
 from types import TracebackType
 from typing import Protocol
 
-__all__ = ("Stoppable", "Turns")
+__all__ = ("Stoppable", "ProgramTurns")
 
 _ASK_AGAIN_S = 0.0003
 _SLICE_S = 0.004
@@ -26,7 +26,7 @@ class Stoppable(Protocol):
         """End the slice soon; from any thread."""
 
 
-class Turns:
+class ProgramTurns:
     """The lock. ``running`` is set by its holder while guest code runs."""
 
     def __init__(self) -> None:

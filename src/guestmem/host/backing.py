@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guestmem.host.leaves import FRAME, frames_of
-from guestmem.host.mappings import Kind, Mapping
+from guestmem.host.mappings import HostMapping, Kind
 from guestmem.host.memory import PAGE
 from guestmem.host.processes import Processes
 from guestmem.host.slots import KernelSlot
@@ -37,7 +37,7 @@ class SlotBacking:
     mappings: those that touch the slot. huge: mapped by 2M or larger now. unknown: where the kernel cannot tell that.
     """
 
-    mappings: tuple[Mapping, ...] = ()
+    mappings: tuple[HostMapping, ...] = ()
     huge: tuple[tuple[int, int], ...] = ()
     unknown: tuple[tuple[int, int], ...] = ()
 
@@ -74,7 +74,7 @@ class SlotBacking:
         return FrameBacking(_whole(slot, size, may), _whole(slot, size, now), ~_touched(slot, size, unknown))
 
 
-def find_backing(processes: Processes, pid: int, slot: KernelSlot, mappings: Sequence[Mapping]) -> SlotBacking:
+def find_backing(processes: Processes, pid: int, slot: KernelSlot, mappings: Sequence[HostMapping]) -> SlotBacking:
     """Ask /proc about the memory at the slot's HVA. Before Linux 6.7 only whole mappings can be told."""
     start, end = slot.hva, slot.hva + slot.size
     mine = tuple(item for item in mappings if item.start < end and item.end > start)

@@ -1,19 +1,17 @@
 """The system calls that looking at VMs needs and Python has no wrapper for; with no decision of its own.
 
-bpf(2), pidfd_getfd(2), and the PAGEMAP_SCAN ioctl (Linux 6.7 on). Failures are OSError with the kernel's errno. This
+bpf(2) and pidfd_getfd(2). Failures are OSError with the kernel's errno. This
 is the only module of the package that touches ctypes, ioctl or mmap.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Iterator
 
-__all__ = ("SharedMap", "bpf_create_map", "bpf_load", "bpf_run", "pidfd_getfd", "scan_huge")
+__all__ = ("SharedMap", "bpf_create_map", "bpf_load", "bpf_run", "pidfd_getfd")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _BPF, _PIDFD_GETFD = 321, 438  # x86-64
@@ -21,11 +19,6 @@ _MAP_CREATE, _PROG_LOAD, _PROG_RUN = 0, 5, 10
 _MAP_TYPE_ARRAY, _MAP_MMAPABLE = 2, 1 << 10
 _PROG_TYPE_SYSCALL, _PROG_SLEEPABLE = 31, 1 << 4
 _ATTR_SIZE = 152
-_PAGEMAP_SCAN = 0xC0606610
-_SCAN = struct.Struct("<12Q")
-_PIECE = struct.Struct("<QQQ")
-_IS_HUGE = 1 << 6
-_PIECES = 1 << 12  # that one call may return
 
 
 class SharedMap:
@@ -94,26 +87,6 @@ def pidfd_getfd(pid: int, fd: int) -> int:
         return copy
     finally:
         os.close(process)
-
-
-def scan_huge(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The pieces of [start, end) that a process's own page table maps by a PMD or larger, ascending.
-
-    pagemap is an open /proc/PID/pagemap. ENOTTY: before Linux 6.7.
-    """
-    vector = ctypes.create_string_buffer(_PIECE.size * _PIECES)
-    while start < end:
-        argument = bytearray(
-            _SCAN.pack(_SCAN.size, 0, start, end, 0, ctypes.addressof(vector), _PIECES, 0, 0, _IS_HUGE, 0, _IS_HUGE)
-        )
-        count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
-        for index in range(count):
-            low, high, _ = _PIECE.unpack_from(vector, _PIECE.size * index)
-            yield low, high
-        reached = _SCAN.unpack(argument)[4]
-        if reached <= start:
-            return
-        start = reached
 
 
 def _bpf(command: int, attributes: bytes) -> int:

@@ -15,14 +15,14 @@ from guestmem.host.memory import KernelMemory, u64
 from guestmem.host.structs import KernelStructs, load_structs
 from guestmem.host.symbols import read_symbols
 
-__all__ = ("READERS", "Kernel", "lockdown", "open_kernel")
+__all__ = ("READERS", "KernelView", "lockdown", "open_kernel")
 
 READERS = ("auto", "kcore", "bpf")
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class KernelView:
     """symbols: addresses of variables by name, as far as they can be had.
 
     direct_map: the virtual address of physical address 0, None where it is not known before a VM is looked at.
@@ -42,7 +42,7 @@ class Kernel:
         return u64(self.memory.read(address, 8))
 
 
-def open_kernel(reader: str = "auto") -> Kernel:
+def open_kernel(reader: str = "auto") -> KernelView:
     """The running kernel through ``reader``; BackendUnavailable says in one line why it cannot be read.
 
     "auto" takes /proc/kcore where the list of VMs can be found by its symbol, else the BPF program, which finds them by
@@ -74,22 +74,22 @@ def lockdown(path: Path = _LOCKDOWN) -> str:
     return text.partition("[")[2].partition("]")[0]
 
 
-def _by_kcore(structs: KernelStructs, symbols: dict[str, int]) -> Kernel:
+def _by_kcore(structs: KernelStructs, symbols: dict[str, int]) -> KernelView:
     if "vm_list" not in symbols:
         raise BackendUnavailable("does not tell where VMs are: no symbol vm_list (CONFIG_KALLSYMS_ALL)")
     memory = KcoreMemory()
-    return _with_variables(Kernel(memory, structs, symbols, memory.direct_map))
+    return _with_variables(KernelView(memory, structs, symbols, memory.direct_map))
 
 
-def _by_bpf(structs: KernelStructs, symbols: dict[str, int]) -> Kernel:
+def _by_bpf(structs: KernelStructs, symbols: dict[str, int]) -> KernelView:
     memory = BpfMemory()
-    return _with_variables(Kernel(memory, structs, symbols, current_task=memory.current_task))
+    return _with_variables(KernelView(memory, structs, symbols, current_task=memory.current_task))
 
 
-def _with_variables(kernel: Kernel) -> Kernel:
+def _with_variables(kernel: KernelView) -> KernelView:
     """The same kernel with what its variables say."""
     base, mask = (kernel.symbols.get(name) for name in ("page_offset_base", "shadow_me_mask"))
-    return Kernel(
+    return KernelView(
         kernel.memory,
         kernel.structs,
         kernel.symbols,

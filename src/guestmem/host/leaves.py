@@ -18,7 +18,7 @@ from guestmem.units import GIB, MIB
 
 __all__ = ("ENTRIES", "FRAME", "LARGE", "Leaves", "SlotLeaves", "frames_of", "shared_frames")
 
-ENTRIES = 512  # of a page table
+ENTRIES = PAGE // 8  # of a page table
 FRAME, LARGE = 2 * MIB, GIB  # what the two levels above the base page map
 
 

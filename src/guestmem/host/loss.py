@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from guestmem.host.document import HostReport, HostSlot, HostVm
-from guestmem.host.verdict import Cause
+from guestmem.host.leaves import FRAME
+from guestmem.host.verdict import LossCause
 from guestmem.units import MIB
 
 __all__ = ("Loss", "losses_of", "lost_bytes", "severity_of")
 
 Severity = Literal["note", "warning", "error"]
-_SHAPE = frozenset((Cause.HEAD, Cause.TAIL))  # of guest-physical space: no VMM can have it otherwise
-_UNCHANGEABLE = _SHAPE | {Cause.ORDER_0, Cause.UNKNOWN}
-_FRAME = 2 * MIB
+_SHAPE = frozenset((LossCause.HEAD, LossCause.TAIL))  # of guest-physical space: no VMM can have it otherwise
+_UNCHANGEABLE = _SHAPE | {LossCause.ORDER_0, LossCause.UNKNOWN}
 _SMALL_LOG = 64 * MIB  # dirty-logged device memory, a display's for example, is no loss worth a warning
 
 
@@ -25,7 +25,7 @@ class Loss:
     Heads and tails of slots count as one cause, HEAD.
     """
 
-    cause: Cause
+    cause: LossCause
     size: int
     slots: tuple[HostSlot, ...]
 
@@ -37,15 +37,15 @@ def lost_bytes(vm: HostVm) -> int:
 
 def losses_of(vm: HostVm) -> list[Loss]:
     """What a VM lost, the largest loss first."""
-    sums: dict[Cause, list[tuple[int, HostSlot]]] = {}
+    sums: dict[LossCause, list[tuple[int, HostSlot]]] = {}
     for slot in vm.slots:
         if slot.address_space:
             continue
         levels = {item.level for item in slot.lost}
         for item in slot.lost:
             if item.level == ("1G" if "1G" in levels else "2M"):  # what is lost at 1G holds what is lost at 2M
-                cause = Cause(item.reason)
-                sums.setdefault(Cause.HEAD if cause in _SHAPE else cause, []).append((item.bytes, slot))
+                cause = LossCause(item.reason)
+                sums.setdefault(LossCause.HEAD if cause in _SHAPE else cause, []).append((item.bytes, slot))
     found = [Loss(cause, sum(size for size, _ in parts), _once(parts)) for cause, parts in sums.items()]
     return sorted(found, key=lambda loss: -loss.size)
 
@@ -57,7 +57,7 @@ def severity_of(report: HostReport) -> Severity | None:
         if vm.note and vm.totals.size is None and report.reader != "debugfs":
             return "error"
         for loss in losses_of(vm):
-            least = _SMALL_LOG if loss.cause is Cause.DIRTY_LOG else _FRAME
+            least = _SMALL_LOG if loss.cause is LossCause.DIRTY_LOG else FRAME
             if loss.cause not in _UNCHANGEABLE and loss.size >= least:
                 worst = "warning"
             worst = worst or "note"

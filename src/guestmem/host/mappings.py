@@ -14,7 +14,7 @@ from typing import Literal
 
 from guestmem.units import KIB, MIB
 
-__all__ = ("Kind", "Mapping", "ThpSettings", "parse_smaps", "read_thp_settings")
+__all__ = ("Kind", "HostMapping", "ThpSettings", "parse_smaps", "read_thp_settings")
 
 Kind = Literal["anonymous", "shmem", "file", "hugetlb", "device", "guest_memfd", "unknown"]
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
@@ -24,7 +24,7 @@ _SHM = ("/dev/shm/", "/run/shm/", "/memfd:", "/SYSV", "/dev/zero (deleted)")
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class HostMapping:
     """One mapping: addresses [start, end) in bytes. path is "" for anonymous memory, offset counts bytes in the file.
 
     page_size: of its pages for certain, bytes. thp: whether the kernel may give it transparent huge pages of 2M; None
@@ -60,7 +60,7 @@ def read_thp_settings(directory: Path = _THP) -> ThpSettings:
     return ThpSettings(*found)
 
 
-def parse_smaps(text: str, thp: ThpSettings) -> Iterator[Mapping]:
+def parse_smaps(text: str, thp: ThpSettings) -> Iterator[HostMapping]:
     """Every mapping of a /proc/PID/smaps."""
     head: re.Match[str] | None = None
     fields: dict[str, str] = {}
@@ -77,7 +77,7 @@ def parse_smaps(text: str, thp: ThpSettings) -> Iterator[Mapping]:
         yield _mapping(head, fields, thp)
 
 
-def _mapping(head: re.Match[str], fields: dict[str, str], thp: ThpSettings) -> Mapping:
+def _mapping(head: re.Match[str], fields: dict[str, str], thp: ThpSettings) -> HostMapping:
     start, end = int(head[1], 16), int(head[2], 16)
     flags = fields.get("VmFlags", "").split()
     path = head[6].strip()
@@ -87,7 +87,7 @@ def _mapping(head: re.Match[str], fields: dict[str, str], thp: ThpSettings) -> M
     granted = _granted(kind, flags, thp)
     if fields.get("THPeligible") == "0" and granted is not None:
         granted = False
-    return Mapping(start, end, kind, page_size, granted, huge, path, int(head[4], 16))
+    return HostMapping(start, end, kind, page_size, granted, huge, path, int(head[4], 16))
 
 
 def _kind(path: str, flags: list[str], page_size: int) -> Kind:

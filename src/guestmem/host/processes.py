@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from guestmem.host import calls
-from guestmem.host.mappings import Mapping, ThpSettings, parse_smaps, read_thp_settings
+from guestmem import pagemap
+from guestmem.host.mappings import HostMapping, ThpSettings, parse_smaps, read_thp_settings
 
 __all__ = ("VM_LINK", "LiveProcesses", "Processes")
 
@@ -46,7 +46,7 @@ class Processes(Protocol):
         """(pid, fd) of every descriptor of a VM; of one process, or of all that can be seen."""
         ...
 
-    def mappings(self, pid: int) -> list[Mapping]:
+    def mappings(self, pid: int) -> list[HostMapping]:
         """Its address space, ascending; empty when it cannot be read."""
         ...
 
@@ -91,7 +91,7 @@ class LiveProcesses:
                         if str(entry.readlink()) == VM_LINK:
                             yield number, int(entry.name)
 
-    def mappings(self, pid: int) -> list[Mapping]:
+    def mappings(self, pid: int) -> list[HostMapping]:
         """As Processes says."""
         if self._thp is None:
             self._thp = read_thp_settings()
@@ -109,7 +109,7 @@ class LiveProcesses:
         except OSError:
             return None
         try:
-            return list(calls.scan_huge(file, start, end))
+            return list(pagemap.scan(file, start, end, pagemap.IS_HUGE))
         except OSError as error:
             if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ESRCH, errno.EPERM):
                 return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from guestmem.host.kernel import Kernel
+from guestmem.host.kernel import KernelView
 from guestmem.host.leaves import ENTRIES, FRAME, LARGE, Leaves, shared_frames
 from guestmem.host.memory import PAGE
 from guestmem.host.slots import KernelSlot
@@ -19,7 +19,7 @@ __all__ = ("read_reverse_maps",)
 _CHUNK = 1 << 18  # frames read at once: 2 MiB, a GiB of guest memory
 
 
-def read_reverse_maps(kernel: Kernel, slots: tuple[KernelSlot, ...]) -> Leaves:
+def read_reverse_maps(kernel: KernelView, slots: tuple[KernelSlot, ...]) -> Leaves:
     """Every frame that is mapped by each level."""
     leaves = Leaves.empty(slots)
     for slot in slots:
@@ -30,7 +30,7 @@ def read_reverse_maps(kernel: Kernel, slots: tuple[KernelSlot, ...]) -> Leaves:
     return leaves
 
 
-def _read(kernel: Kernel, slot: KernelSlot, level: int, size: int, leaves: Leaves) -> None:
+def _read(kernel: KernelView, slot: KernelSlot, level: int, size: int, leaves: Leaves) -> None:
     first, last = slot.gpa // size, (slot.end - 1) // size
     width = kernel.structs.sizes["kvm_rmap_head"]
     start = first

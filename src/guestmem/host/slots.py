@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from itertools import pairwise
 
-from guestmem.host.kernel import Kernel
+from guestmem.host.kernel import KernelView
 from guestmem.host.memory import PAGE, Unreadable, u32, u64
 
 __all__ = ("GuestMemfdBinding", "KernelSlot", "SlotsChanging", "read_slots")
@@ -66,7 +66,7 @@ class KernelSlot:
         return bool(self.flags & _GUEST_MEMFD)
 
 
-def read_slots(kernel: Kernel, vm: int, tries: int = _TRIES) -> tuple[KernelSlot, ...]:
+def read_slots(kernel: KernelView, vm: int, tries: int = _TRIES) -> tuple[KernelSlot, ...]:
     """The slots of the struct kvm at ``vm``, ascending by address space and GPA; SlotsChanging when given up."""
     for _ in range(tries):
         try:
@@ -78,7 +78,7 @@ def read_slots(kernel: Kernel, vm: int, tries: int = _TRIES) -> tuple[KernelSlot
     raise SlotsChanging(f"the slots changed during each of {tries} looks")
 
 
-def _try(kernel: Kernel, vm: int) -> tuple[KernelSlot, ...] | None:
+def _try(kernel: KernelView, vm: int) -> tuple[KernelSlot, ...] | None:
     structs = kernel.structs
     pages = vm + structs.offset("kvm.nr_memslot_pages")
     before = kernel.pointer(pages)
@@ -94,7 +94,7 @@ def _try(kernel: Kernel, vm: int) -> tuple[KernelSlot, ...] | None:
     return None if overlap or total != before or kernel.pointer(pages) != before else tuple(slots)
 
 
-def _space(kernel: Kernel, pointer: int) -> list[KernelSlot] | None:
+def _space(kernel: KernelView, pointer: int) -> list[KernelSlot] | None:
     """The slots of one address space; None when an update went on."""
     memory, structs = kernel.memory, kernel.structs
     active = kernel.pointer(pointer)
@@ -121,7 +121,7 @@ def _space(kernel: Kernel, pointer: int) -> list[KernelSlot] | None:
     return found if same and kernel.pointer(active + structs.offset("kvm_memslots.generation")) == generation else None
 
 
-def _slot(kernel: Kernel, data: bytes) -> KernelSlot:
+def _slot(kernel: KernelView, data: bytes) -> KernelSlot:
     def at(name: str) -> int:
         return kernel.structs.offset(f"kvm_memory_slot.{name}")
 
@@ -141,7 +141,7 @@ def _slot(kernel: Kernel, data: bytes) -> KernelSlot:
     )
 
 
-def _binding(kernel: Kernel, data: bytes) -> GuestMemfdBinding | None:
+def _binding(kernel: KernelView, data: bytes) -> GuestMemfdBinding | None:
     structs = kernel.structs
     if not structs.has("kvm_memory_slot.gmem.file"):
         return None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guestmem.errors import BackendUnavailable
-from guestmem.host.kernel import Kernel
+from guestmem.host.kernel import KernelView
 from guestmem.host.leaves import ENTRIES, FRAME, LARGE, Leaves, shared_frames
 from guestmem.host.memory import PAGE, u32, u64, walk_list
 from guestmem.host.slots import KernelSlot
@@ -37,7 +37,7 @@ class Root:
     address_space: int
 
 
-def find_roots(kernel: Kernel, vm: int) -> list[Root]:
+def find_roots(kernel: KernelView, vm: int) -> list[Root]:
     """The valid roots of the VM itself; those of nested guests and those being torn down are left out."""
     structs = kernel.structs
     if not structs.has("kvm.arch.tdp_mmu_roots"):
@@ -53,7 +53,7 @@ def find_roots(kernel: Kernel, vm: int) -> list[Root]:
     return found
 
 
-def walk_roots(kernel: Kernel, vm: int, roots: list[Root], slots: tuple[KernelSlot, ...]) -> Leaves:
+def walk_roots(kernel: KernelView, vm: int, roots: list[Root], slots: tuple[KernelSlot, ...]) -> Leaves:
     """Every leaf below the roots."""
     leaves = Leaves.empty(slots)
     leaves.how = "tdp"
@@ -63,7 +63,7 @@ def walk_roots(kernel: Kernel, vm: int, roots: list[Root], slots: tuple[KernelSl
     return leaves
 
 
-def _walk(kernel: Kernel, root: Root, base: int, slots: tuple[KernelSlot, ...], leaves: Leaves) -> None:
+def _walk(kernel: KernelView, root: Root, base: int, slots: tuple[KernelSlot, ...], leaves: Leaves) -> None:
     space = root.address_space
     shared = shared_frames(slots, space)
     top = max((slot.end for slot in slots if slot.address_space == space), default=0) // PAGE
@@ -86,7 +86,7 @@ def _walk(kernel: Kernel, root: Root, base: int, slots: tuple[KernelSlot, ...], 
 
 
 def _last_level(
-    kernel: Kernel,
+    kernel: KernelView,
     space: int,
     tables: NDArray[np.uint64],
     frames: NDArray[np.uint64],
@@ -111,7 +111,7 @@ def _last_level(
 
 
 def _batches(
-    kernel: Kernel, tables: NDArray[np.uint64], frames: NDArray[np.uint64], leaves: Leaves
+    kernel: KernelView, tables: NDArray[np.uint64], frames: NDArray[np.uint64], leaves: Leaves
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
     """The entries of tables, 512 tables at a time, and the first frame number that each table maps."""
     for start in range(0, len(tables), _BATCH):
@@ -130,13 +130,13 @@ def _note_leaves(leaves: Leaves, space: int, level: int, gfns: NDArray[np.uint64
     leaves.count(big=len(gfns) if level == 2 else 0, giant=len(gfns) if level == 3 else 0)
 
 
-def _field(kernel: Kernel, role: int, name: str) -> int:
+def _field(kernel: KernelView, role: int, name: str) -> int:
     """A field of the role word; 0 where this kernel has none of that name."""
     first, width = kernel.structs.role.get(name, (0, 0))
     return role >> first & ((1 << width) - 1)
 
 
-def _direct_map(kernel: Kernel, vm: int, roots: list[Root]) -> int:
+def _direct_map(kernel: KernelView, vm: int, roots: list[Root]) -> int:
     """Where physical memory is mapped; from a vCPU's root, whose physical address it keeps, if nothing else tells."""
     if kernel.direct_map is not None:
         return kernel.direct_map
@@ -149,7 +149,7 @@ def _direct_map(kernel: Kernel, vm: int, roots: list[Root]) -> int:
     raise BackendUnavailable("page tables cannot be found: neither a symbol nor a vCPU tells the direct map's address")
 
 
-def _vcpus(kernel: Kernel, vm: int) -> list[int]:
+def _vcpus(kernel: KernelView, vm: int) -> list[int]:
     """The first vCPUs of a VM, out of its xarray: one entry by itself, or a node of 64."""
     structs = kernel.structs
     head = kernel.pointer(vm + structs.offset("kvm.vcpu_array.xa_head"))

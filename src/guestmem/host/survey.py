@@ -19,15 +19,15 @@ from guestmem.host.document import (
     SlotStrip,
     VmTotals,
 )
-from guestmem.host.kernel import Kernel
+from guestmem.host.kernel import KernelView
 from guestmem.host.leaves import Leaves
 from guestmem.host.memory import Unreadable
 from guestmem.host.processes import Processes
-from guestmem.host.regions import Region, region_of
+from guestmem.host.regions import NamedMemory, region_of
 from guestmem.host.shadow import read_reverse_maps
 from guestmem.host.slots import KernelSlot, SlotsChanging, read_slots
 from guestmem.host.stage2 import find_roots, walk_roots
-from guestmem.host.verdict import Lost, SlotVerdict, judge_slot
+from guestmem.host.verdict import LostBytes, MappedVerdict, judge_slot
 from guestmem.host.vms import Counters, Vm, find_vms, read_counters
 from guestmem.units import format_size
 
@@ -37,7 +37,7 @@ _TRIES = 3  # of a whole VM whose slots change while it is walked
 
 
 def survey(
-    kernel: Kernel,
+    kernel: KernelView,
     processes: Processes,
     pid: int | None = None,
     *,
@@ -55,7 +55,7 @@ def survey(
     return HostReport(FORMAT, vms, kernel.memory.name, round(time.monotonic() - start, 3), exact)
 
 
-def _look(kernel: Kernel, processes: Processes, vm: Vm, every_space: bool, strips: bool) -> HostVm:
+def _look(kernel: KernelView, processes: Processes, vm: Vm, every_space: bool, strips: bool) -> HostVm:
     name, vmm = processes.name(vm.pid), processes.vmm(vm.pid)
     note = ""
     for _ in range(_TRIES):
@@ -76,7 +76,7 @@ def _look(kernel: Kernel, processes: Processes, vm: Vm, every_space: bool, strip
     return HostVm(vm.pid, name, [], VmTotals(None, empty, empty, [], empty, empty), vmm, vm.type, note)
 
 
-def _walk(kernel: Kernel, vm: Vm) -> tuple[tuple[KernelSlot, ...], Leaves, Counters]:
+def _walk(kernel: KernelView, vm: Vm) -> tuple[tuple[KernelSlot, ...], Leaves, Counters]:
     slots = read_slots(kernel, vm.address)
     roots = find_roots(kernel, vm.address)
     leaves = walk_roots(kernel, vm.address, roots, slots) if roots else read_reverse_maps(kernel, slots)
@@ -84,7 +84,7 @@ def _walk(kernel: Kernel, vm: Vm) -> tuple[tuple[KernelSlot, ...], Leaves, Count
 
 
 def _judged(
-    kernel: Kernel, processes: Processes, vm: Vm, slots: tuple[KernelSlot, ...], leaves: Leaves, strips: bool
+    kernel: KernelView, processes: Processes, vm: Vm, slots: tuple[KernelSlot, ...], leaves: Leaves, strips: bool
 ) -> Iterator[HostSlot]:
     mappings = processes.mappings(vm.pid)
     for slot in slots:
@@ -93,7 +93,9 @@ def _judged(
         yield _slot(slot, leaves, verdict, backing, region_of(slot.hva, mappings))
 
 
-def _slot(slot: KernelSlot, leaves: Leaves, verdict: SlotVerdict, backing: SlotBacking, region: Region) -> HostSlot:
+def _slot(
+    slot: KernelSlot, leaves: Leaves, verdict: MappedVerdict, backing: SlotBacking, region: NamedMemory
+) -> HostSlot:
     bound = slot.binding
     return HostSlot(
         f"{slot.gpa:#x}",
@@ -118,7 +120,7 @@ def _slot(slot: KernelSlot, leaves: Leaves, verdict: SlotVerdict, backing: SlotB
     )
 
 
-def _lost(lost: Lost) -> MappedLost:
+def _lost(lost: LostBytes) -> MappedLost:
     return MappedLost(format_size(lost.page_size), lost.cause.value, lost.size)
 
 

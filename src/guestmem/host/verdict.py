@@ -16,20 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guestmem.host.backing import SlotBacking
-from guestmem.host.kernel import Kernel
+from guestmem.host.kernel import KernelView
 from guestmem.host.leaves import ENTRIES, FRAME, LARGE, SlotLeaves, frames_of
 from guestmem.host.memory import PAGE
 from guestmem.host.slots import KernelSlot
 from guestmem.host.strip import strip_of
 
-__all__ = ("Cause", "Lost", "SlotVerdict", "judge_slot")
+__all__ = ("LossCause", "LostBytes", "MappedVerdict", "judge_slot")
 
 _MIXED = np.uint32(1 << 31)  # KVM_LPAGE_MIXED_FLAG
 _DIRTY_LOG = 1 << 0
 _LEVELS = (FRAME, LARGE)
 
 
-class Cause(StrEnum):
+class LossCause(StrEnum):
     """Why mapped bytes are mapped with smaller pages; the first that holds of a frame, in this order."""
 
     MIXED = "mixed"
@@ -50,30 +50,30 @@ class Cause(StrEnum):
 
 
 _TEXTS = {
-    Cause.MIXED: "private and shared pages in one frame",
-    Cause.HEAD: "the slot starts inside the frame",
-    Cause.TAIL: "the slot ends inside the frame",
-    Cause.HVA: "GPA and HVA not congruent",
-    Cause.TRACKED: "the guest's page tables are shadowed here",
-    Cause.DIRTY_LOG: "dirty logging",
-    Cause.ORDER_0: "guest_memfd hands out single pages",
-    Cause.BACKING: "the host maps 4K here",
-    Cause.SPLIT: "could be larger now: split earlier, or not touched since",
-    Cause.UNKNOWN: "what the host maps here cannot be told",
+    LossCause.MIXED: "private and shared pages in one frame",
+    LossCause.HEAD: "the slot starts inside the frame",
+    LossCause.TAIL: "the slot ends inside the frame",
+    LossCause.HVA: "GPA and HVA not congruent",
+    LossCause.TRACKED: "the guest's page tables are shadowed here",
+    LossCause.DIRTY_LOG: "dirty logging",
+    LossCause.ORDER_0: "guest_memfd hands out single pages",
+    LossCause.BACKING: "the host maps 4K here",
+    LossCause.SPLIT: "could be larger now: split earlier, or not touched since",
+    LossCause.UNKNOWN: "what the host maps here cannot be told",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostBytes:
     """``size`` bytes that are mapped with smaller pages than ``page_size``."""
 
     page_size: int
-    cause: Cause
+    cause: LossCause
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class SlotVerdict:
+class MappedVerdict:
     """Bytes of one slot: allowed by KVM's own verdict and possible as things are set, for 4K, 2M and 1G or larger.
 
     lost: of what is mapped, for 2M, and for 1G where the host backs the slot by 1G pages. strip: the three rows
@@ -82,13 +82,13 @@ class SlotVerdict:
 
     allowed: tuple[int, int, int]
     possible: tuple[int, int, int]
-    lost: tuple[Lost, ...]
+    lost: tuple[LostBytes, ...]
     strip: tuple[str, str, str] | None = None
 
 
 def judge_slot(
-    kernel: Kernel, slot: KernelSlot, leaves: SlotLeaves, backing: SlotBacking, *, strip: bool = False
-) -> SlotVerdict:
+    kernel: KernelView, slot: KernelSlot, leaves: SlotLeaves, backing: SlotBacking, *, strip: bool = False
+) -> MappedVerdict:
     """Read KVM's verdicts for the slot and set them against what is mapped."""
     allowed, possible, lost = [slot.size], [slot.size], []
     could, has = (np.ones(frames_of(slot, FRAME), np.int64) for _ in range(2))
@@ -104,10 +104,12 @@ def judge_slot(
         could[_by_small_frames(slot, size, now)] = level + 2
         has[_by_small_frames(slot, size, able.now)] = level + 2
     rows = (strip_of(could), strip_of(has), strip_of(_mapped_levels(slot, leaves))) if strip else None
-    return SlotVerdict((allowed[0], allowed[1], allowed[2]), (possible[0], possible[1], possible[2]), tuple(lost), rows)
+    return MappedVerdict(
+        (allowed[0], allowed[1], allowed[2]), (possible[0], possible[1], possible[2]), tuple(lost), rows
+    )
 
 
-def _verdict(kernel: Kernel, slot: KernelSlot, level: int, size: int) -> NDArray[np.uint32]:
+def _verdict(kernel: KernelView, slot: KernelSlot, level: int, size: int) -> NDArray[np.uint32]:
     width = kernel.structs.sizes["kvm_lpage_info"]
     frames = frames_of(slot, size)
     if not slot.lpage_info[level]:
@@ -151,7 +153,7 @@ def _lost(
     smaller: NDArray[np.int64],
     huge: NDArray[np.bool_],
     known: NDArray[np.bool_],
-) -> list[Lost]:
+) -> list[LostBytes]:
     """The bytes of each cause. huge and known: whether the host maps the frame so, and whether that can be told."""
     frames = len(verdict)
     head, tail = np.zeros(frames, np.bool_), np.zeros(frames, np.bool_)
@@ -159,22 +161,22 @@ def _lost(
     everywhere = np.ones(frames, np.bool_)
     congruent = (slot.gpa - slot.hva) % size == 0
     holds = {
-        Cause.MIXED: (verdict & _MIXED) != 0,
-        Cause.HEAD: head,
-        Cause.TAIL: tail,
-        Cause.HVA: everywhere & (not congruent) & (verdict != 0),
-        Cause.TRACKED: verdict != 0,
-        Cause.DIRTY_LOG: everywhere & bool(slot.flags & _DIRTY_LOG),
-        Cause.ORDER_0: everywhere & slot.guest_memfd,
-        Cause.BACKING: known & ~huge,
-        Cause.SPLIT: huge,
-        Cause.UNKNOWN: everywhere,
+        LossCause.MIXED: (verdict & _MIXED) != 0,
+        LossCause.HEAD: head,
+        LossCause.TAIL: tail,
+        LossCause.HVA: everywhere & (not congruent) & (verdict != 0),
+        LossCause.TRACKED: verdict != 0,
+        LossCause.DIRTY_LOG: everywhere & bool(slot.flags & _DIRTY_LOG),
+        LossCause.ORDER_0: everywhere & slot.guest_memfd,
+        LossCause.BACKING: known & ~huge,
+        LossCause.SPLIT: huge,
+        LossCause.UNKNOWN: everywhere,
     }
     left = smaller > 0
     found = []
     for cause, where in holds.items():
         bytes_ = int(smaller[left & where].sum())
         if bytes_:
-            found.append(Lost(size, cause, bytes_))
+            found.append(LostBytes(size, cause, bytes_))
         left = left & ~where
     return found

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from guestmem.host import calls
-from guestmem.host.kernel import Kernel
+from guestmem.host.kernel import KernelView
 from guestmem.host.memory import u64, walk_list
 from guestmem.host.processes import Processes
 
@@ -41,7 +41,7 @@ class Counters:
     pages_1g: int
 
 
-def find_vms(kernel: Kernel, processes: Processes, pid: int | None = None) -> Iterator[Vm]:
+def find_vms(kernel: KernelView, processes: Processes, pid: int | None = None) -> Iterator[Vm]:
     """Every VM, or those of one process. What is found by descriptor is held only until the next is asked for."""
     if "vm_list" in kernel.symbols:
         for address in list(
@@ -67,14 +67,14 @@ def find_vms(kernel: Kernel, processes: Processes, pid: int | None = None) -> It
                 os.close(copy)
 
 
-def read_counters(kernel: Kernel, vm: int) -> Counters:
+def read_counters(kernel: KernelView, vm: int) -> Counters:
     """KVM's own count of leaves."""
     return Counters(
         *(kernel.pointer(vm + kernel.structs.offset(f"kvm.stat.pages_{size}")) for size in ("4k", "2m", "1g"))
     )
 
 
-def _vm(kernel: Kernel, address: int, processes: Processes) -> Vm:
+def _vm(kernel: KernelView, address: int, processes: Processes) -> Vm:
     creator = kernel.memory.read(address + kernel.structs.offset("kvm.userspace_pid"), 4)
     thread: int = struct.unpack("<i", creator)[0]
     kind = None
@@ -83,7 +83,7 @@ def _vm(kernel: Kernel, address: int, processes: Processes) -> Vm:
     return Vm(address, processes.process_of(thread) or thread, kind)
 
 
-def _struct_of(kernel: Kernel, fd: int) -> int:
+def _struct_of(kernel: KernelView, fd: int) -> int:
     """The struct kvm behind a descriptor of this process."""
     if kernel.current_task is None:
         raise ValueError("this reader cannot tell which task reads")

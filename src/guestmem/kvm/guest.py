@@ -26,7 +26,7 @@ from guestmem.units import GIB, MIB, align_down
 __all__ = ("BOOT_PAGES", "Guest")
 
 _ROOT, _UPPER, _LOW_DIRECTORY, _LOW_TABLE, _CODE, _WINDOWS = range(6)  # page numbers in the boot memory
-_ENTRIES = 512
+_ENTRIES = PAGE_SIZE // 8  # of a page table
 # Base pages of the boot memory that every touch needs: four levels of tables, the code, the first directory of windows.
 BOOT_PAGES: Final = _WINDOWS + 1
 _MAX_WINDOWS = (BOOT_SIZE // PAGE_SIZE - _WINDOWS) * _ENTRIES

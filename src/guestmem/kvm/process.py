@@ -11,7 +11,8 @@ import platform
 from collections.abc import Sequence
 from types import TracebackType
 
-from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFaultResult, Touch
+from guestmem.arguments import checked
+from guestmem.backend import AuxKind, Backend, Boot, Exit, FileStat, PreFaultResult, Statistics, Touch
 from guestmem.errors import BackendUnavailable, KvmError
 from guestmem.kvm import statistics, structs
 from guestmem.kvm.deadline import Interrupt
@@ -26,6 +27,7 @@ __all__ = ("KvmBackend",)
 _PRE_FAULT_SECONDS = 5
 
 
+@checked(Backend, Statistics)
 class KvmBackend:
     """Backend "kvm": the calls of ``guestmem.backend.Backend`` on /dev/kvm of this machine (x86-64).
 

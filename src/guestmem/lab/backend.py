@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from guestmem.arguments import checked
 from guestmem.backend import METHODS, Backend, Statistics
 from guestmem.errors import BackendUnavailable, HostSignal, NotVisible
 from guestmem.kvm.guest import BOOT_PAGES
 from guestmem.lab import channel
 from guestmem.lab.errors import SessionFailed
 from guestmem.lab.machine import ANSWER_LIMIT_S, LabMachine
+from guestmem.text import counted
 
 __all__ = ("LabBackend",)
 
@@ -64,8 +66,11 @@ class LabBackend(Backend, Statistics):
         Each is made whatever became of the ones before, but for those that refer to a value which is not there.
         """
         reply = self.machine.ask(self._session, channel.Batch(tuple(calls)), self._limit_s)
-        if not isinstance(reply, channel.Done) or len(reply.outcomes) != len(calls):
-            raise channel.ProtocolError(f"{len(calls)} calls were answered by {reply!r:.200}")
+        if not isinstance(reply, channel.Done):
+            self.machine.distrust(channel.ProtocolError(f"calls were answered by {type(reply).__name__}"))
+        if len(reply.outcomes) != len(calls):
+            wrong = f"{counted(len(calls), 'call')} had {counted(len(reply.outcomes), 'outcome')}"
+            self.machine.distrust(channel.ProtocolError(wrong))
         return reply.outcomes
 
     def shutdown(self) -> None:
@@ -102,7 +107,11 @@ def _forwarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: LabBackend, *arguments: Any, **named: Any) -> Any:
         _, *travelling = signature.bind(self, *arguments, **named).args
         values = (tuple(value) if isinstance(value, list) else value for value in travelling)
-        return channel.convert(self._call(name, *values), kind)
+        answer = self._call(name, *values)
+        try:
+            return channel.convert(answer, kind)
+        except channel.ProtocolError as wrong:
+            self.machine.distrust(wrong)
 
     return functools.wraps(method)(call)
 
@@ -110,3 +119,4 @@ def _forwarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 for _name, _method in METHODS.items():
     if _name not in vars(LabBackend):
         setattr(LabBackend, _name, _forwarded(_name, _method))
+checked(Backend, Statistics)(LabBackend)  # type: ignore[type-abstract]

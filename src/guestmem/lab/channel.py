@@ -10,6 +10,7 @@ Pure: no descriptor here, only bytes.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 
 from guestmem.errors import InputError, KvmError
+from guestmem.lab.errors import LabFailed
 from guestmem.units import MIB
 
 __all__ = (
@@ -62,7 +64,7 @@ MAX_BODY = 64 * MIB  # a longer length is garbage on the line, not a message
 _HEADER = struct.Struct("<II")
 
 
-class ProtocolError(Exception):
+class ProtocolError(LabFailed):
     """The other side sent something that is not a message; one of the two is not the guestmem it says it is."""
 
 
@@ -219,6 +221,13 @@ class Ended(_Message, frozen=True):
 
     status: int
 
+    def code(self) -> int:
+        """Its exit code; negative: the signal that killed it. ProtocolError if no process can end like this."""
+        try:
+            return os.waitstatus_to_exitcode(self.status)
+        except (ValueError, OverflowError) as wrong:
+            raise ProtocolError(f"a process ended with status {self.status:#x}: {wrong}") from None
+
 
 Reply = Hello | Opened | Done | Output | Accepted | Ended
 
@@ -239,6 +248,9 @@ def _dec_hook(kind: type, value: Any) -> object:
     raise NotImplementedError(kind.__name__)
 
 
+# What msgspec raises for bytes and values of strangers: also text that is no UTF-8, and lists in lists without end.
+_NO_MESSAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+
 _encoder = msgspec.msgpack.Encoder(enc_hook=_enc_hook)
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
@@ -248,7 +260,7 @@ def encode(message: Request | Reply) -> bytes:
     """The body of a message; ValueError for an argument that does not fit in 64 bits or is of no known kind."""
     try:
         return _encoder.encode(message)
-    except (OverflowError, NotImplementedError, TypeError) as wrong:
+    except (OverflowError, NotImplementedError, TypeError, UnicodeEncodeError) as wrong:
         raise InputError(f"cannot be sent to the lab: {wrong}") from wrong
 
 
@@ -256,7 +268,7 @@ def decode_request(body: bytes) -> Request:
     """The request in a body; ProtocolError if it is none."""
     try:
         return _requests.decode(body)
-    except msgspec.DecodeError as wrong:
+    except _NO_MESSAGE as wrong:
         raise ProtocolError(f"not a request: {wrong}") from wrong
 
 
@@ -264,7 +276,7 @@ def decode_reply(body: bytes) -> Reply:
     """The reply in a body; ProtocolError if it is none."""
     try:
         return _replies.decode(body)
-    except msgspec.DecodeError as wrong:
+    except _NO_MESSAGE as wrong:
         raise ProtocolError(f"not a reply: {wrong}") from wrong
 
 
@@ -272,8 +284,8 @@ def convert(value: Any, kind: Any) -> Any:
     """A travelled value as kind (a type of backend.py, or None); ProtocolError if it is not of that kind."""
     try:
         return msgspec.convert(value, kind, dec_hook=_dec_hook)
-    except msgspec.ValidationError as wrong:
-        raise ProtocolError(f"not a {kind}: {wrong}") from wrong
+    except _NO_MESSAGE as wrong:
+        raise ProtocolError(f"not a value of this call: {wrong}") from wrong
 
 
 def frame(session: int, body: bytes) -> bytes:

@@ -19,8 +19,9 @@ __all__ = ("Status", "status")
 class Status(msgspec.Struct, frozen=True):
     """The lab on this host. qemu is its version line, "" if there is none; directory is the cache.
 
-    usable are the keys of those kernels that have today's configuration, unfinished those of builds that were
-    interrupted; missing_tools are the Debian packages a build would need; size is in bytes on disk.
+    usable are the keys of those kernels that have today's configuration and are whole, damaged those of others by what
+    happened to them, unfinished those of builds that were interrupted; missing_tools are the Debian packages a build
+    would need; size is in bytes on disk.
     """
 
     qemu: str
@@ -30,6 +31,7 @@ class Status(msgspec.Struct, frozen=True):
     unfinished: tuple[str, ...]
     missing_tools: tuple[str, ...]
     size: int
+    damaged: dict[str, str] = {}
 
     @property
     def is_ready(self) -> bool:
@@ -42,8 +44,11 @@ def status() -> Status:
     work = cache.directory() / "work"
     unfinished = tuple(sorted(path.name for path in work.glob("*") if path.is_dir()))
     kernels, lacking = tuple(built()), tuple(missing_tools())
-    usable = tuple(kernel.key for kernel in kernels if kernel.config == config_key(fragment()))
-    return Status(_qemu(), str(cache.directory()), kernels, usable, unfinished, lacking, cache.size(cache.directory()))
+    damaged = {kernel.key: damage for kernel in kernels if (damage := kernel.damage())}
+    today = config_key(fragment())
+    usable = tuple(kernel.key for kernel in kernels if kernel.config == today and kernel.key not in damaged)
+    size = cache.size(cache.directory())
+    return Status(_qemu(), str(cache.directory()), kernels, usable, unfinished, lacking, size, damaged)
 
 
 def _qemu() -> str:

@@ -24,10 +24,11 @@ from typing import Literal
 import msgspec
 
 from guestmem.errors import BackendUnavailable
-from guestmem.lab import cache
+from guestmem.lab import cache, intact
 from guestmem.lab.config import REQUIRED, config_key, fragment, missing
 from guestmem.lab.errors import BuildFailed
 from guestmem.lab.source import Archive, Source, find_source, spec_of
+from guestmem.outfile import write_text
 
 __all__ = ("DEFAULT", "TOOLS", "Kernel", "Progress", "build", "built", "find_kernel", "missing_tools")
 
@@ -64,7 +65,8 @@ class Kernel(msgspec.Struct, frozen=True):
     """A finished kernel: its record, kept as kernel.json in the same directory.
 
     spec is what the user asked for (a version, or a full path); release is what uname -r says in it; config the key of
-    the configuration; without the options that this source does not offer; seconds what the last run of the build took.
+    the configuration; without the options that this source does not offer; seconds what the last run of the build took;
+    size and digest are the file's in bytes and SHA-256 (0 and "" in records of earlier versions).
     """
 
     key: str
@@ -75,11 +77,17 @@ class Kernel(msgspec.Struct, frozen=True):
     without: tuple[str, ...]
     seconds: float
     built: float
+    size: int = 0
+    digest: str = ""
 
     @property
     def image(self) -> Path:
         """The kernel itself, an ELF file with a PVH entry."""
         return _kernels() / self.key / "vmlinux"
+
+    def damage(self) -> str:
+        """What happened to the kernel's file since it was built, in words; "" if nothing. It is read whole."""
+        return intact.damage(self.image, self.size, self.digest)
 
 
 def build(spec: str = DEFAULT, jobs: int = 0, progress: Callable[[Progress], None] = lambda _: None) -> Kernel:
@@ -97,8 +105,8 @@ def build(spec: str = DEFAULT, jobs: int = 0, progress: Callable[[Progress], Non
     progress(Progress("wait"))
     with cache.locked(key), _as_build_failure():
         done = _read(_kernels() / key)
-        if done is not None and isinstance(source, Archive):
-            return done
+        if done is not None and isinstance(source, Archive) and not done.damage():
+            return done if done.digest else _recorded(done, _kernels() / key)
         return _Build(spec, source, key, jobs or os.cpu_count() or 1, progress).run()
 
 
@@ -109,14 +117,16 @@ def built() -> list[Kernel]:
 
 
 def find_kernel(spec: str = DEFAULT) -> Kernel:
-    """The newest finished kernel for spec with today's configuration; BackendUnavailable if there is none."""
+    """The newest whole kernel for spec with today's configuration; BackendUnavailable if there is none."""
     wanted = (spec_of(spec), config_key(fragment()))
+    why = f"the lab has no kernel {spec} of this configuration"
     for kernel in built():
         if (kernel.spec, kernel.config) == wanted:
-            return kernel
-    raise BackendUnavailable(
-        f"the lab has no kernel {spec} of this configuration; run: guestmem lab build --kernel {spec}"
-    )
+            damage = kernel.damage()
+            if not damage:
+                return kernel
+            why = f"the lab's kernel {spec} is damaged: {damage}"
+    raise BackendUnavailable(f"{why}; run: guestmem lab build --kernel {spec}")
 
 
 def missing_tools() -> list[str]:
@@ -162,7 +172,7 @@ class _Build:
         if not made.is_file():
             self.progress(Progress("configure"))
             asked = self.work / "fragment"
-            asked.write_text(fragment())
+            write_text(asked, fragment())
             self.make("allnoconfig", f"KCONFIG_ALLCONFIG={asked}", stage="configure")
         without = missing(fragment(), made.read_text())
         lacking = set(without) & set(REQUIRED)
@@ -186,7 +196,7 @@ class _Build:
         partial.mkdir()
         shutil.copy(self.out / "vmlinux", partial)
         shutil.copy(self.out / ".config", partial / "config")
-        (partial / "kernel.json").write_bytes(msgspec.json.format(msgspec.json.encode(kernel)))
+        kernel = _recorded(kernel, partial)
         _kernels().mkdir(exist_ok=True)
         shutil.rmtree(_kernels() / self.key, ignore_errors=True)
         partial.rename(_kernels() / self.key)
@@ -257,6 +267,14 @@ def _key(source: Source) -> str:
 
 def _kernels() -> Path:
     return cache.directory() / "kernels"
+
+
+def _recorded(kernel: Kernel, directory: Path) -> Kernel:
+    """Write the record of the kernel in a directory, with the size and the digest that its file has now."""
+    image = directory / kernel.image.name
+    kernel = msgspec.structs.replace(kernel, size=image.stat().st_size, digest=intact.digest_of(image))
+    write_text(directory / "kernel.json", msgspec.json.format(msgspec.json.encode(kernel)).decode())
+    return kernel
 
 
 def _read(path: Path) -> Kernel | None:

@@ -7,7 +7,6 @@ answer would be taken for the next one's.
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 import time
@@ -58,9 +57,12 @@ class LabMachine:
         """The machine that a QEMU runs, once it says hello; LabFailed, and QEMU is ended, if it does not."""
         machine = cls(qemu)
         try:
-            hello = machine._await(channel.MACHINE, limit_s)
-            if not isinstance(hello, channel.Hello):
-                raise machine._failed(f"the lab did not come up within {limit_s:g} s")
+            with machine._whole():
+                hello = machine._await(channel.MACHINE, limit_s)
+                if hello is None:
+                    raise machine._failed(f"the lab did not come up within {limit_s:g} s")
+                if not isinstance(hello, channel.Hello):
+                    raise channel.ProtocolError(f"it began with {type(hello).__name__}")
             machine.release = hello.release
         except BaseException:
             machine.close()
@@ -121,7 +123,7 @@ class LabMachine:
             if reply is None:
                 self._end_hung(session, f"no answer to {type(request).__name__} within {limit_s:g} s")
             if isinstance(reply, channel.Ended):
-                raise SessionFailed(f"the process in the lab {_how_ended(reply.status)}", self.console())
+                raise SessionFailed(f"the process in the lab {_how_ended(reply.code())}", self.console())
             return reply
 
     def send(self, session: int, request: channel.Request) -> None:
@@ -137,7 +139,7 @@ class LabMachine:
 
     def end(self, session: int) -> None:
         """Kill a session's process, if it lives; LabFailed if the machine does not do it."""
-        with self._turn:
+        with self._turn, self._whole():
             self._send(channel.frame(session, channel.encode(channel.End())), _END_LIMIT_S)
             deadline = time.monotonic() + _END_LIMIT_S
             while not isinstance(reply := self._await(session, deadline - time.monotonic()), channel.Ended):
@@ -150,6 +152,10 @@ class LabMachine:
         """An exchange that is not cut in two: what is not an answer about the lab ends it."""
         try:
             yield
+        except channel.ProtocolError as wrong:
+            if self.is_open:
+                self.distrust(wrong)
+            raise
         except (LabFailed, SessionFailed):
             raise
         except BaseException:
@@ -162,6 +168,11 @@ class LabMachine:
         except LabFailed as failed:
             raise LabFailed(f"{reason}, and {failed.reason}", failed.console) from None
         raise SessionFailed(f"{reason}; its process in the lab was killed", self.console())
+
+    def distrust(self, wrong: channel.ProtocolError) -> NoReturn:
+        """End a machine that does not speak as the lab does, and say so with its console."""
+        self._failed(f"the lab's answer cannot be used: {wrong.reason}")
+        raise channel.ProtocolError(self._why_ended, self.console()) from wrong
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
@@ -218,6 +229,8 @@ class LabMachine:
         if not data:
             raise self._gone()
         for session, body in self._frames.feed(data):
+            if session > self._sessions:
+                raise channel.ProtocolError(f"a message of session {session}, which was never opened")
             self._waiting[session].append(channel.decode_reply(body))
 
     def _read_console(self) -> bool:
@@ -252,6 +265,5 @@ class LabMachine:
         return LabFailed(reason, self.console())
 
 
-def _how_ended(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
+def _how_ended(code: int) -> str:
     return f"was killed by signal {-code}" if code < 0 else f"ended with {code}"

@@ -91,12 +91,12 @@ def _run(
     while True:
         reply = machine.next(session, deadline - time.monotonic(), stdin if listening and not ended else -1)
         match reply:
-            case channel.Output(stream, data):
+            case channel.Output(stream, data) if stream in outputs:
                 _write(outputs[stream], data)
             case channel.Accepted():
                 listening = True
-            case channel.Ended(status):
-                code = os.waitstatus_to_exitcode(status)
+            case channel.Ended():
+                code = reply.code()
                 return code if code >= 0 else 128 - code
             case None if time.monotonic() >= deadline:
                 machine.end(session)
@@ -108,7 +108,7 @@ def _run(
                 machine.send(session, channel.Input(data))
                 listening, ended = False, not data
             case _:
-                raise channel.ProtocolError(f"{reply!r:.200} from a command")
+                raise channel.ProtocolError(f"a command was answered by {type(reply).__name__}")
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from guestmem.errors import InputError
 from guestmem.lab import cache
 from guestmem.lab.errors import BuildFailed
+from guestmem.text import utf8
 
 __all__ = ("Archive", "Source", "Tree", "find_source", "is_version", "spec_of")
 
@@ -73,6 +74,8 @@ def find_source(spec: str) -> Source:
     if is_version(spec):
         return Archive(_package(f"linux-source-{spec}"))
     path = Path(spec_of(spec))
+    if utf8(str(path)) != str(path):  # make and kernel.json could not name it
+        raise InputError(f"{path}: the path of a kernel source must be UTF-8")
     if path.is_dir():
         return Tree(path)
     if path.is_file():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from guestmem.model.checks import Check, require
+from guestmem.model.checks import Check, flags_zero, require
 from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
@@ -45,14 +45,7 @@ CHECKS: tuple[Check[AttributesRequest], ...] = (
         lambda r: f"VM types {r.vm.machine.vm_types}",
         "use a kernel with KVM_SW_PROTECTED_VM, or hardware with private memory",
     ),
-    Check(
-        "flags-zero",
-        errno.EINVAL,
-        "flags must be 0",
-        _SOURCE,
-        lambda r: r.flags == 0,
-        lambda r: f"flags={r.flags:#x}",
-    ),
+    flags_zero(_SOURCE),
     Check(
         "attributes-supported",
         errno.EINVAL,

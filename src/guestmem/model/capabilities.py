@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from guestmem import uapi
-from guestmem.model.checks import Check, require
+from guestmem.model.checks import Check, flags_zero, require
 from guestmem.model.profiles import Machine, Profile, has_private_mem
 from guestmem.model.region_checks import USER_SLOTS
 from guestmem.model.vm import Vm
@@ -110,14 +110,7 @@ class EnableRequest:
 
 _SOURCE = "kvm_vm_ioctl_enable_cap"
 ENABLE_CHECKS: tuple[Check[EnableRequest], ...] = (
-    Check(
-        "flags-zero",
-        errno.EINVAL,
-        "flags must be 0",
-        _SOURCE,
-        lambda r: r.flags == 0,
-        lambda r: f"flags={r.flags:#x}",
-    ),
+    flags_zero(_SOURCE),
     Check(
         "capability-can-be-enabled",
         errno.EINVAL,

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from errno import EINVAL
 from typing import Any, Generic, TypeVar
 
 from guestmem.errors import KvmError
 
-__all__ = ("Check", "Observation", "note", "observed", "observing", "require")
+__all__ = ("Check", "Observation", "flags_zero", "note", "observed", "observing", "require")
 
 R = TypeVar("R")
 
@@ -56,6 +57,15 @@ class Observation:
     rule: str = ""
     source: str = ""
     errno: int = 0
+
+
+def _say_flags(request: Any) -> str:
+    return f"flags={request.flags:#x}"
+
+
+def flags_zero(source: str) -> Check[Any]:
+    """The check of an ioctl whose flags are for later."""
+    return Check("flags-zero", EINVAL, "flags must be 0", source, lambda r: not r.flags, _say_flags)
 
 
 _observations: ContextVar[list[Observation] | None] = ContextVar("observations", default=None)

@@ -56,17 +56,12 @@ def _say(named: _Named) -> str:
     return f"descriptor {fd} is {'not open' if file is None else file.kind.name}"
 
 
-NAME_EXISTS: Check[_Named] = Check(
-    "descriptor-open",
-    errno.ENOENT,
-    "/proc/self/fd must have the number",
-    "proc_lookupfd_common",
-    lambda named: named[1] is not None,
-    _say,
-)
-FD_EXISTS: Check[_Named] = Check(
-    "descriptor-open", errno.EBADF, "the descriptor must be open", "fdget_raw", lambda named: named[1] is not None, _say
-)
+def _must_be_open(errno: int, rule: str, source: str) -> Check[_Named]:
+    return Check("descriptor-open", errno, rule, source, lambda named: named[1] is not None, _say)
+
+
+NAME_EXISTS = _must_be_open(errno.ENOENT, "/proc/self/fd must have the number", "proc_lookupfd_common")
+FD_EXISTS = _must_be_open(errno.EBADF, "the descriptor must be open", "fdget_raw")
 FD_OPEN: Check[_Named] = Check(
     "descriptor-open",
     errno.EBADF,
@@ -112,10 +107,7 @@ class Descriptors:
 
     def named_file(self, fd: int) -> OpenFile:
         """The same, or the file that an O_PATH descriptor names; EBADF."""
-        file = self._files.get(fd)
-        require((FD_EXISTS,), (fd, file))
-        assert file is not None
-        return file
+        return self._found(fd, FD_EXISTS)
 
     def find_file(self, fd: int) -> OpenFile | None:
         """The open file of a descriptor given as the u32 of an ioctl's argument; None if there is none."""
@@ -124,10 +116,7 @@ class Descriptors:
 
     def file_by_name(self, fd: int) -> OpenFile:
         """The file that /proc/self/fd names; ENOENT."""
-        file = self._files.get(fd)
-        require((NAME_EXISTS,), (fd, file))
-        assert file is not None
-        return file
+        return self._found(fd, NAME_EXISTS)
 
     def vm_of(self, fd: int) -> Vm:
         """The VM of a descriptor; EBADF, or ENOTTY and EINVAL as a VM ioctl on it would give."""
@@ -138,7 +127,10 @@ class Descriptors:
 
     def vcpu_of(self, fd: int) -> Vcpu:
         """The vCPU of a descriptor; EBADF, or ENOTTY and EINVAL as a vCPU ioctl on it would give."""
-        return self._checked(fd, VcpuFile).vcpu
+        file = self._files.get(fd)
+        if not isinstance(file, VcpuFile) or observed():
+            file = self._checked(fd, VcpuFile)
+        return file.vcpu
 
     def guest_memfd_of(self, fd: int) -> GuestMemfd:
         """The guest_memfd of a descriptor; EBADF, EINVAL."""
@@ -174,6 +166,12 @@ class Descriptors:
         """Close every descriptor."""
         for fd in list(self._files):
             self.close(fd)
+
+    def _found(self, fd: int, check: Check[_Named]) -> OpenFile:
+        file = self._files.get(fd)
+        require((check,), (fd, file))
+        assert file is not None
+        return file
 
     def _checked(self, fd: int, wanted: type[F]) -> F:
         file = self.file(fd)

@@ -99,8 +99,12 @@ def _get_host_page(fault: Fault, slot: Memslot) -> FaultResult | None:
         return MMIO
     fault.hva = slot.userspace_addr + (fault.gfn - slot.base_gfn) * vm.page_size
     vma = vm.host.vmas.get(fault.hva)
-    # The page is pinned for the access it is for: unlike a load by the process, a read needs PROT_READ itself.
-    if vma is None or not vma.prot & (PROT_WRITE if fault.write else PROT_READ):
+    # A page that may be written as it is there is taken without a look at the mapping (hva_to_pfn_fast), unless the
+    # slot is read-only. Else, unlike for a load by the process, a read needs PROT_READ itself (check_vma_flags).
+    if vma is None or not (
+        vma.prot & (PROT_WRITE if fault.write else PROT_READ)
+        or (not slot.readonly and vm.host.is_writable(vma, fault.hva))
+    ):
         note("get-page", "hva {:#x} is {}".format, fault.hva, "not mapped" if vma is None else "protected")
         return HOST_ERROR
     offset, page = fault.hva - vma.delta, align_down(fault.hva, vm.page_size)

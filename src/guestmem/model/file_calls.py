@@ -47,43 +47,53 @@ FD_OPEN: Check[FileCall] = Check(
     lambda r: "not open" if r.file is None else r.kind.name,
 )
 
-# The name is a symbolic link, and not one to a directory (do_open, may_open).
+
+def _name_must(name: str, errno: int, rule: str, source: str, passes: Callable[[int], bool]) -> Check[FileCall]:
+    return Check(name, errno, rule, source, lambda r: passes(r.oflags), lambda r: f"oflags={r.oflags:#o}")
+
+
+# The name is a symbolic link, and not one to a directory.
 NAME_CHECKS: tuple[Check[FileCall], ...] = (
-    Check(
+    _name_must(
         "name-is-new",
         errno.EEXIST,
         "O_CREAT with O_EXCL must not find the name",
         "do_open",
-        lambda r: not (r.oflags & _O_CREAT and r.oflags & _O_EXCL) or bool(r.oflags & _O_PATH),
-        lambda r: f"oflags={r.oflags:#o}",
+        lambda oflags: not (oflags & _O_CREAT and oflags & _O_EXCL) or bool(oflags & _O_PATH),
     ),
-    Check(
+    _name_must(
         "name-is-directory",
         errno.ENOTDIR,
         "O_DIRECTORY must find a directory",
         "do_open",
-        lambda r: not r.oflags & _O_DIRECTORY,
-        lambda r: f"oflags={r.oflags:#o}",
+        lambda oflags: not oflags & _O_DIRECTORY,
     ),
-    Check(
+    _name_must(
         "name-is-no-link",
         errno.ELOOP,
         "O_NOFOLLOW must not find a symbolic link, unless only the path is opened",
         "may_open",
-        lambda r: not r.oflags & _O_NOFOLLOW or bool(r.oflags & _O_PATH),
-        lambda r: f"oflags={r.oflags:#o}",
+        lambda oflags: not oflags & _O_NOFOLLOW or bool(oflags & _O_PATH),
     ),
 )
 
-REOPEN_CHECKS: tuple[Check[FileCall], ...] = (
-    Check(
-        "file-can-be-opened",
-        lambda r: r.kind.reopen_errno,
-        "the file must have an open operation: anonymous inodes have none",
-        "do_dentry_open",
-        lambda r: not r.kind.reopen_errno,
-        lambda r: r.kind.name,
-    ),
+
+def _file_can(name: str, rule: str, source: str, errno_of: Callable[[FileCall], int]) -> Check[FileCall]:
+    """The kind of file must have the operation; if it has not, it says with which errno."""
+    return Check(name, errno_of, rule, source, lambda r: not errno_of(r), lambda r: r.kind.name)
+
+
+CAN_REOPEN = _file_can(
+    "file-can-be-opened",
+    "the file must have an open operation: anonymous inodes have none",
+    "do_dentry_open",
+    lambda r: r.kind.reopen_errno,
+)
+CAN_FSYNC = _file_can(
+    "file-has-fsync",
+    "the file must have a sync operation: a guest_memfd has none",
+    "vfs_fsync_range",
+    lambda r: r.kind.fsync_errno,
 )
 
 FTRUNCATE_CHECKS: tuple[Check[FileCall], ...] = (
@@ -115,14 +125,7 @@ LSEEK_CHECKS: tuple[Check[FileCall], ...] = (
         lambda r: 0 <= r.whence <= 4,
         lambda r: f"whence={r.whence}",
     ),
-    Check(
-        "file-seekable",
-        lambda r: r.kind.lseek_errno,
-        "the file must have a position",
-        "vfs_llseek",
-        lambda r: not r.kind.lseek_errno,
-        lambda r: r.kind.name,
-    ),
+    _file_can("file-seekable", "the file must have a position", "vfs_llseek", lambda r: r.kind.lseek_errno),
     Check(
         "offset-in-file",
         lambda r: errno.ENXIO if r.whence > 2 else errno.EINVAL,
@@ -133,28 +136,10 @@ LSEEK_CHECKS: tuple[Check[FileCall], ...] = (
     ),
 )
 
-FSYNC_CHECKS: tuple[Check[FileCall], ...] = (
-    Check(
-        "file-has-fsync",
-        lambda r: r.kind.fsync_errno,
-        "the file must have a sync operation: a guest_memfd has none",
-        "vfs_fsync_range",
-        lambda r: not r.kind.fsync_errno,
-        lambda r: r.kind.name,
-    ),
-)
-
 
 def _transfer_checks(name: str, errno_of: Callable[[FileCall], int]) -> tuple[Check[FileCall], ...]:
     return (
-        Check(
-            f"file-has-{name}",
-            errno_of,
-            f"the file must have a {name} operation",
-            f"vfs_{name}",
-            lambda r: not errno_of(r),
-            lambda r: r.kind.name,
-        ),
+        _file_can(f"file-has-{name}", f"the file must have a {name} operation", f"vfs_{name}", errno_of),
         Check(
             "length-of-counter",
             errno.EINVAL,
@@ -187,13 +172,11 @@ POSITIONED_CHECKS: tuple[Check[FileCall], ...] = (
         lambda r: f"offset={r.offset:#x}",
     ),
     FD_OPEN,
-    Check(
+    _file_can(
         "file-has-positions",
-        lambda r: r.kind.positioned_errno,
         "the file must take positioned reads and writes",
         "ksys_pread64, ksys_pwrite64",
-        lambda r: not r.kind.positioned_errno,
-        lambda r: r.kind.name,
+        lambda r: r.kind.positioned_errno,
     ),
 )
 
@@ -207,7 +190,7 @@ def reopen(file: OpenFile, oflags: int) -> OpenFile:
         file = file.named
     if oflags & _O_PATH:
         return PathFile(file)
-    require(REOPEN_CHECKS, FileCall(file, oflags=oflags))
+    require((CAN_REOPEN,), FileCall(file, oflags=oflags))
     if isinstance(file, MemFd):
         file.get()  # one inode, and nothing here depends on which description is used
         return file
@@ -250,4 +233,4 @@ def transfer_at(file: OpenFile | None, call: Literal["pread", "pwrite"], length:
 
 def fsync(file: OpenFile) -> None:
     """fsync(2): EINVAL for files without the operation, a guest_memfd among them."""
-    require(FSYNC_CHECKS, FileCall(file))
+    require((CAN_FSYNC,), FileCall(file))

@@ -83,8 +83,8 @@ class AddressSpace:
         self.vmas: RunMap[Vma] = RunMap()
         self._lowest = _TOP  # mappings were placed down to here
         self.on_invalidate: list[Callable[[int, int], None]] = []
-        # Private anonymous addresses that were faulted in: True with a page of their own, False with the zero page.
-        self._own_page: RunMap[bool] = RunMap()
+        # The page table: addresses that were faulted in, False where the page is the zero page, which is never written.
+        self._present: RunMap[bool] = RunMap()
 
     def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0, *, shared: bool = False) -> int:
         """Map zeroed memory, whole pages, at a multiple of align; the address. EINVAL for size 0."""
@@ -132,7 +132,7 @@ class AddressSpace:
         self.invalidate(addr, end)
         self.vmas.clear(addr, end)
         self.anonymous.contents.zero(addr, end)
-        self._own_page.clear(addr, end)
+        self._present.clear(addr, end)
         for start, stop, vma in gone:
             self._forget(vma, stop - start)
 
@@ -178,30 +178,32 @@ class AddressSpace:
         """Whole pages of one mapping become present, for the process or for a guest (handle_mm_fault); HostSignal.
 
         Private anonymous memory that is read first is the zero page. The first store gives it a page of its own, and
-        whoever mapped the zero page is notified (wp_page_copy). Of mappings of larger pages nothing is kept.
+        whoever mapped the zero page is notified (wp_page_copy).
         """
         vma.source.host_fault(start - vma.delta, end - vma.delta)
         if not self._may_be_zero_page(vma):
-            return
-        if write:
-            for first, last, own in list(self._own_page.runs(start, end)):
+            self._present.set(start, end, True)
+        elif write:
+            for first, last, own in list(self._present.runs(start, end)):
                 if not own:
                     self.invalidate(first, last)
-            self._own_page.set(start, end, True)
+            self._present.set(start, end, True)
         else:
-            for first, last in list(self._own_page.gaps(start, end)):
-                self._own_page.set(first, last, False)
+            for first, last in list(self._present.gaps(start, end)):
+                self._present.set(first, last, False)
 
     def is_writable(self, vma: Vma, addr: int) -> bool:
-        """Whether a store at addr, where a page is present, needs no fault."""
-        return bool(vma.prot & PROT_WRITE) and (not self._may_be_zero_page(vma) or self._own_page.get(addr) is True)
+        """Whether a store at addr needs no fault: the page is present, and the page table lets it be written."""
+        return bool(vma.prot & PROT_WRITE) and self._present.get(addr) is True
 
-    def alike_until(self, addr: int) -> int:
-        """The end of the addresses from addr on whose pages are not of the process's own, or all are."""
-        here = self._own_page.run_at(addr)
+    def alike_until(self, vma: Vma, addr: int) -> int:
+        """The end of the addresses from addr on, in the mapping, that a guest's read faults find alike."""
+        if not self._may_be_zero_page(vma) and vma.prot & PROT_READ:
+            return U64
+        here = self._present.run_at(addr)
         if here is not None and here[2]:
             return here[1]
-        return next((start for start, _, own in self._own_page.runs(addr, None) if own), U64)
+        return next((start for start, _, own in self._present.runs(addr, None) if own), U64)
 
     def _may_be_zero_page(self, vma: Vma) -> bool:
         return vma.source is self.anonymous and not vma.shared and not vma.page_order
@@ -209,9 +211,9 @@ class AddressSpace:
     def dont_need(self, start: int, end: int, *, shared: bool) -> None:
         """MADV_DONTNEED: private anonymous pages become zero; file pages stay in their file, shared ones too."""
         self.invalidate(start, end)
+        self._present.clear(start, end)
         if not shared:
             self.anonymous.contents.zero(start, end)
-            self._own_page.clear(start, end)
 
     def may_free(self, start: int, end: int) -> None:
         """MADV_FREE: the pages may go when memory is short, which it never is here."""
@@ -224,11 +226,12 @@ class AddressSpace:
                 low, high = max(first, start + vma.delta), min(last, end + vma.delta)
                 if low < high:
                     self.invalidate(low, high)
+                    self._present.clear(low, high)
 
     def unmap_all(self) -> None:
         """The process ends."""
         gone = list(self.vmas)
-        self.vmas, self._own_page = RunMap(), RunMap()
+        self.vmas, self._present = RunMap(), RunMap()
         for start, stop, vma in gone:
             self._forget(vma, stop - start)
 

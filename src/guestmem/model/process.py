@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
-from guestmem.backend import AuxKind, Boot, Exit, FileStat, PreFaultResult, Touch
-from guestmem.errors import KvmError
+from guestmem.arguments import Turns, checked
+from guestmem.backend import AuxKind, Backend, Boot, Exit, FileStat, Host, PreFaultResult, Statistics, Touch
+from guestmem.errors import CallUnfinished, KvmError
 from guestmem.model import create, file_calls, mmap
 from guestmem.model.attributes import AttributesRequest, set_attributes
 from guestmem.model.auxiliary import AUX_KINDS
@@ -53,6 +55,7 @@ PAGE_SIZE_CAN_CHANGE: Check[tuple[GuestMemfd, int]] = Check(
 )
 
 
+@checked(Backend, Host, Statistics, in_turns=True)
 class Process(Descriptors):
     """One process on a modelled host; the backend "model"."""
 
@@ -61,6 +64,7 @@ class Process(Descriptors):
 
     def __init__(self, profile: Profile = NEWEST, machine: Machine | None = None, rule: Rule = DEFAULT) -> None:
         super().__init__()
+        self.turns = Turns()
         self.profile = profile
         self.machine = machine or profile.machine
         self.rule = rule
@@ -80,9 +84,10 @@ class Process(Descriptors):
         return self.install(OpenFile(KVM_DEVICE))
 
     def shutdown(self) -> None:
-        """Close every descriptor, then unmap everything, as exit(2) does in some order."""
-        self.close_all()
-        self.host.unmap_all()
+        """Close every descriptor, then unmap everything, as exit(2) does; after a call that was cut short, nothing."""
+        with suppress(CallUnfinished):
+            self.close_all()
+            self.host.unmap_all()
 
     # -- any file ----------------------------------------------------------------------------------------------------
 

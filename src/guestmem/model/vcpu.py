@@ -10,9 +10,9 @@ import errno
 from dataclasses import dataclass
 
 from guestmem.backend import Exit, PreFaultResult, Touch
-from guestmem.errors import InputError, KvmError, errno_name
+from guestmem.errors import KvmError, errno_name
 from guestmem.harness import mmio_answer
-from guestmem.model.checks import Check, note, observed, require
+from guestmem.model.checks import Check, flags_zero, note, observed, require
 from guestmem.model.fault import get_page, look_up_slot, read_attribute, resolve
 from guestmem.model.hostmem import Anonymous
 from guestmem.model.levels import mapping_order
@@ -36,14 +36,7 @@ class PreFaultRequest:
 
 
 PRE_FAULT_CHECKS: tuple[Check[PreFaultRequest], ...] = (
-    Check(
-        "flags-zero",
-        errno.EINVAL,
-        "flags must be 0",
-        "kvm_vcpu_pre_fault_memory",
-        lambda r: r.flags == 0,
-        lambda r: f"flags={r.flags:#x}",
-    ),
+    flags_zero("kvm_vcpu_pre_fault_memory"),
     Check(
         "range-valid",
         errno.EINVAL,
@@ -79,32 +72,25 @@ PRE_FAULT_CHECKS: tuple[Check[PreFaultRequest], ...] = (
     ),
 )
 
-PRE_FAULT_PAGE_CHECKS: tuple[Check[tuple[FaultResult, int]], ...] = (
-    Check(
-        "gpa-has-memory",
-        errno.ENOENT,
-        "a memslot must have the page",
+
+def _page_check(name: str, kind: str, rule: str, hint: str = "") -> Check[tuple[FaultResult, int]]:
+    return Check(
+        name,
+        lambda fault: errno.ENOENT if kind == "mmio" else fault[0].errno,
+        rule,
         "kvm_tdp_map_page",
-        lambda fault: fault[0].kind != "mmio",
+        lambda fault: fault[0].kind != kind,
         lambda fault: f"gpa={fault[1]:#x}",
-        "set a memslot there",
+        hint,
+    )
+
+
+PRE_FAULT_PAGE_CHECKS = (
+    _page_check("gpa-has-memory", "mmio", "a memslot must have the page", "set a memslot there"),
+    _page_check(
+        "memory-fault", "memory_fault", "a guest read of the page must not exit to user space as a memory fault"
     ),
-    Check(
-        "memory-fault",
-        lambda fault: fault[0].errno,
-        "a guest read of the page must not exit to user space as a memory fault",
-        "kvm_tdp_map_page",
-        lambda fault: fault[0].kind != "memory_fault",
-        lambda fault: f"gpa={fault[1]:#x}",
-    ),
-    Check(
-        "host-error",
-        lambda fault: fault[0].errno,
-        "the host must be able to fault in the page at the slot's userspace_addr",
-        "kvm_tdp_map_page",
-        lambda fault: fault[0].kind != "host_error",
-        lambda fault: f"gpa={fault[1]:#x}",
-    ),
+    _page_check("host-error", "host_error", "the host must be able to fault in the page at the slot's userspace_addr"),
 )
 
 
@@ -136,8 +122,6 @@ class Vcpu:
     def touch(self, touch: Touch) -> list[Exit]:
         """One guest access: the exits it took, the last one "done" unless it was abandoned."""
         vm = self.vm
-        if touch.gpa & (vm.page_size - 1) > vm.page_size - touch.size:
-            raise InputError(f"the touch at gpa {touch.gpa:#x} crosses a page")
         answer = self.translate(touch.gpa >> vm.page_shift, write=touch.rw == "w", fetch=touch.rw == "x")
         if answer.leaf is None:
             return _exits(answer, touch, vm.page_size)
@@ -220,7 +204,7 @@ def _alike_until(fault: Fault) -> int:
     vma = vm.host.vmas.run_at(fault.hva)
     if vma is None or vma[2].page_order or not isinstance(fault.source, Anonymous):
         return 0
-    alike = min(vma[1], vm.host.alike_until(fault.hva))
+    alike = min(vma[1], vm.host.alike_until(vma[2], fault.hva))
     return min(end, fault.gfn + (alike - fault.hva) // vm.page_size)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Literal
 
 from guestmem.errors import InputError
@@ -138,7 +138,12 @@ def _run(units: Sequence[_Unit], processes: int) -> Iterator[list[Answer]]:
         yield from map(_ask_unit, units)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_ask_unit, units)
+        try:
+            yield from pool.map(_ask_unit, units)
+        except BaseException:
+            for worker in active_children():  # else the pool waits for their answers
+                worker.kill()
+            raise
 
 
 @cache

@@ -135,7 +135,7 @@ class Dup(Operation, tag="dup"):
     out: NewHandle
 
     def run(self, here: Handles) -> None:
-        self.result = here.made(self.out, here.backend.dup(here.fd(self.fd)))
+        self.result = here.made(self.out, here.backend.dup(here.fd(self.fd)), copy_of=self.fd)
 
 
 class Close(Operation, tag="close"):

@@ -22,6 +22,7 @@ _HEAD: Final = 5  # bytes before a message: its kind and its length
 _MESSAGE, _ERROR = b"+", b"!"
 _OUTPUT: Final = 1000  # the child's end of the pipe: no number that a sequence is likely to name
 _GRACE_S: Final = 5
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what a terminal or a supervisor sends to all of us
 
 
 class ChildEnded(Exception):
@@ -34,7 +35,7 @@ def messages(work: Callable[[], Iterable[bytes]], limit_s: float) -> Generator[b
     The child is killed and reaped when the generator ends, whatever the reason.
     """
     read_end, write_end = os.pipe()
-    pid, mask = _fork_without_interrupt()
+    pid, mask = _fork_undisturbed()
     if pid == 0:
         _child(work, write_end, limit_s, mask)
     os.close(write_end)
@@ -56,11 +57,11 @@ def messages(work: Callable[[], Iterable[bytes]], limit_s: float) -> Generator[b
         reap()
 
 
-def _fork_without_interrupt() -> tuple[int, set[int]]:
-    """os.fork with SIGINT blocked in both, and the mask before: in what Python runs after a fork it must not arrive."""
+def _fork_undisturbed() -> tuple[int, set[int]]:
+    """os.fork with _STOPS blocked in both, and the mask before: in what Python runs after a fork none must arrive."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         return os.fork(), mask
     except BaseException:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -114,7 +115,8 @@ def _child(work: Callable[[], Iterable[bytes]], write_end: int, limit_s: float, 
 
 
 def _detach(write_end: int, mask: set[int]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to answer
+    for number in _STOPS:  # they are the parent's to answer, who ends its children
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.dup2(write_end, _OUTPUT)

@@ -14,6 +14,7 @@ from guestmem.backend import Backend, Host, Statistics
 from guestmem.errors import InputError, NotVisible
 from guestmem.harness import BOOT_SIZE, BUFFER_ALIGN, BUFFER_SIZE, PAGE_SIZE
 from guestmem.uapi import PROT_READ, PROT_WRITE
+from guestmem.units import U64_MAX
 
 if TYPE_CHECKING:
     from guestmem.recordings.operation import Handle, HostAddress
@@ -32,7 +33,7 @@ BUFFERS: Final = MappingProxyType(
 
 
 class UnknownHandle(InputError):
-    """An operation names a handle, buffer or mapping that nothing made."""
+    """An operation names a handle, buffer or mapping that nothing made, or two that do not belong together."""
 
 
 class NotThere(Exception):
@@ -53,6 +54,8 @@ class Handles:
         self.fds: dict[str, int] = {"kvm": backend.open_kvm()}
         self.mappings: dict[str, _Mapping | None] = {}
         self.buffers: dict[str, int] = {}
+        self._first_names: dict[Handle, Handle] = {}  # of duplicates, the name of what they are of
+        self._vms: dict[Handle, Handle] = {}  # of vCPUs, by first names
         # The VM whose guest ran in this operation, and in the one before.
         self._ran: Handle | None = None
         self._ran_before: Handle | None = None
@@ -66,10 +69,19 @@ class Handles:
         except KeyError:
             raise UnknownHandle(f"handle {handle!r} was made by no operation before this one") from None
 
-    def made(self, out: str, fd: int) -> str:
+    def made(self, out: str, fd: int, *, copy_of: Handle = "", vcpu_of: Handle = "") -> str:
         """Remember a new handle; its name."""
         self.fds[out] = fd
+        self._first_names[out] = self._first_names.get(copy_of, copy_of) or out
+        if vcpu_of:
+            self._vms[out] = self._first_names.get(vcpu_of, vcpu_of)
         return out
+
+    def require_vm(self, vcpu: Handle, vm: Handle) -> None:
+        """UnknownHandle where the vCPU is one of another VM, whose boot buffer and slots are not those of this one."""
+        first, its = self._first_names.get(vm, vm), self._vms.get(self._first_names.get(vcpu, vcpu))
+        if its is not None and its != first:
+            raise UnknownHandle(f"vCPU {vcpu!r} is one of {its!r} and cannot be run as one of {vm!r}")
 
     def closed(self, handle: Handle) -> None:
         """The descriptor of this handle is gone."""
@@ -102,7 +114,7 @@ class Handles:
     def span(self, name: str, off: int, length: int | None) -> tuple[int, int]:
         """Address and length of a part of a mapping; without a length it is as long as the whole."""
         mapping = self._mapping(name)
-        return mapping.addr + off, mapping.length if length is None else length
+        return (mapping.addr + off) & U64_MAX, mapping.length if length is None else length
 
     def not_made(self, out: str, *, mapping: bool) -> None:
         """What an operation would make is not there: descriptor -1, or a mapping that does not exist."""
@@ -112,8 +124,8 @@ class Handles:
             self.fds[out] = -1
 
     def at(self, map: str, buf: str, off: int) -> int:
-        """The address at an offset of a mapping or a buffer."""
-        return (self._mapping(map).addr if map else self.buffer(buf)) + off
+        """The address at an offset of a mapping or a buffer, which wraps as a pointer does."""
+        return ((self._mapping(map).addr if map else self.buffer(buf)) + off) & U64_MAX
 
     def address(self, where: HostAddress) -> int:
         """The number that a userspace_addr is."""

@@ -56,7 +56,7 @@ class CreateVcpu(Operation, tag="create_vcpu"):
     out: NewHandle
 
     def run(self, here: Handles) -> None:
-        self.result = here.made(self.out, here.backend.create_vcpu(here.fd(self.vm), self.id))
+        self.result = here.made(self.out, here.backend.create_vcpu(here.fd(self.vm), self.id), vcpu_of=self.vm)
 
 
 class CreateGuestMemfd(Operation, tag="create_guest_memfd"):
@@ -66,15 +66,15 @@ class CreateGuestMemfd(Operation, tag="create_guest_memfd"):
     size: U64
     flags: U64
     out: NewHandle
-    reserved: list[U64] = msgspec.field(default_factory=list)
+    reserved: Annotated[list[U64], msgspec.Meta(max_length=6)] = msgspec.field(default_factory=list)
 
     def run(self, here: Handles) -> None:
         fd = here.backend.create_guest_memfd(here.fd(self.vm), self.size, self.flags, self.reserved)
         self.result = here.made(self.out, fd)
 
 
-class SetUserMemoryRegion(Operation, tag="set_user_memory_region"):
-    """KVM_SET_USER_MEMORY_REGION; gpa and size in bytes."""
+class SetRegion(Operation):
+    """What the two ioctls for memslots have in common; gpa and size in bytes."""
 
     vm: Handle
     slot: U32
@@ -82,28 +82,26 @@ class SetUserMemoryRegion(Operation, tag="set_user_memory_region"):
     gpa: U64
     size: U64
     userspace_addr: HostAddress
-
-    def run(self, here: Handles) -> None:
-        where = here.address(self.userspace_addr)
-        here.backend.set_user_memory_region(here.fd(self.vm), self.slot, self.flags, self.gpa, self.size, where)
 
     def limit(self, limits: Limits) -> str | None:
         return limits.slot(self.size)
 
 
-class SetUserMemoryRegion2(Operation, tag="set_user_memory_region2"):
-    """KVM_SET_USER_MEMORY_REGION2; gpa, size and offset in bytes."""
+class SetUserMemoryRegion(SetRegion, tag="set_user_memory_region"):
+    """KVM_SET_USER_MEMORY_REGION."""
 
-    vm: Handle
-    slot: U32
-    flags: U32
-    gpa: U64
-    size: U64
-    userspace_addr: HostAddress
+    def run(self, here: Handles) -> None:
+        where = here.address(self.userspace_addr)
+        here.backend.set_user_memory_region(here.fd(self.vm), self.slot, self.flags, self.gpa, self.size, where)
+
+
+class SetUserMemoryRegion2(SetRegion, tag="set_user_memory_region2"):
+    """KVM_SET_USER_MEMORY_REGION2; the offset in bytes."""
+
     guest_memfd: Handle
     guest_memfd_offset: U64
     pad1: U32 = 0
-    pad2: U64 | list[U64] = 0  # one number fills all fourteen words
+    pad2: U64 | Annotated[list[U64], msgspec.Meta(max_length=14)] = 0  # one number fills all fourteen words
 
     def run(self, here: Handles) -> None:
         here.backend.set_user_memory_region2(
@@ -118,9 +116,6 @@ class SetUserMemoryRegion2(Operation, tag="set_user_memory_region2"):
             self.pad1,
             [self.pad2] * 14 if isinstance(self.pad2, int) else self.pad2,
         )
-
-    def limit(self, limits: Limits) -> str | None:
-        return limits.slot(self.size)
 
 
 class SetMemoryAttributes(Operation, tag="set_memory_attributes"):
@@ -190,7 +185,7 @@ class RecordedExit(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class RunTouch(Operation, tag="run_touch"):
-    """KVM_RUN once per touch; ``exits`` has a list for each."""
+    """KVM_RUN of a vCPU of the VM once per touch; ``exits`` has a list for each."""
 
     vm: Handle
     vcpu: Handle
@@ -199,6 +194,7 @@ class RunTouch(Operation, tag="run_touch"):
     exits: Observed[list[list[RecordedExit]] | None] = None
 
     def run(self, here: Handles) -> None:
+        here.require_vm(self.vcpu, self.vm)
         boot = Boot(self.boot_gpa, here.buffer(f"boot:{self.vm}"))
         touches = [Touch(touch.gpa, touch.rw, touch.size, touch.value) for touch in self.touches]
         exits = here.backend.run_touch(here.fd(self.vcpu), boot, touches)

@@ -1,12 +1,8 @@
-"""Write recordings: operations with what was observed, as other recorders write them.
-
-A file appears under its name only when it is whole: it is written under another one first and then renamed.
-"""
+"""Write recordings: operations with what was observed, as other recorders write them."""
 
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from guestmem.outfile import writing_to
 from guestmem.recordings.operation import Operation, unrun
 from guestmem.recordings.outcome import Answered, Outcome
 from guestmem.recordings.vocabulary import Begin
@@ -43,22 +40,16 @@ def lines_of(begin: Begin, operations: Iterable[Operation]) -> Iterator[str]:
 @contextmanager
 def writing(path: Path) -> Iterator[Write]:
     """Write a recording sequence by sequence, gzip if the name ends in .gz; OSError. Nothing is left of a failure."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as raw:
-            stream = gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) if path.suffix == ".gz" else raw
+    with writing_to(path) as raw:
+        stream = gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) if path.suffix == ".gz" else raw
 
-            def write(begin: Begin, operations: Iterable[Operation]) -> None:
-                for line in lines_of(begin, operations):
-                    stream.write(f"{line}\n".encode())
+        def write(begin: Begin, operations: Iterable[Operation]) -> None:
+            for line in lines_of(begin, operations):
+                stream.write(f"{line}\n".encode())
 
-            yield write
-            if stream is not raw:
-                stream.close()
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        yield write
+        if stream is not raw:
+            stream.close()
 
 
 def _line(values: dict[str, Any]) -> str:

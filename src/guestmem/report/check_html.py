@@ -20,9 +20,12 @@ from guestmem.text import safe
 from guestmem.units import format_size
 from guestmem.version import __version__
 
-__all__ = ("to_html",)
+__all__ = (
+    "WIDTH",
+    "to_html",
+)
 
-_WIDTH = 1_000_000  # units of the map; a page of a 4 GiB guest is one
+WIDTH = 1_000_000  # units of the map; a page of a 4 GiB guest is one
 
 
 def to_html(checked: list[Checked], profile: str) -> str:
@@ -37,7 +40,7 @@ def to_html(checked: list[Checked], profile: str) -> str:
     return environment.get_template("check.html.j2").render(
         version=__version__,
         profile=profile,
-        width=_WIDTH,
+        width=WIDTH,
         gain=gain_text,
         size=size_text,
         levels=[format_size(size) for size in sizes],
@@ -75,8 +78,8 @@ def _run(coverage: Coverage, run: Run, top: int) -> dict[str, str]:
     where = f"{item.slot.name} {run.start:#x}-{run.end:#x} ({size_text(run.end - run.start)})"
     return {
         "kind": _kind(run.level),
-        "x": f"{run.start * _WIDTH / top:.6g}",
-        "width": f"{(run.end - run.start) * _WIDTH / top:.6g}",
+        "x": f"{run.start * WIDTH / top:.6g}",
+        "width": f"{(run.end - run.start) * WIDTH / top:.6g}",
         "title": "; ".join([f"{where}: {by}", *why]),
     }
 

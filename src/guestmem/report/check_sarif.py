@@ -58,4 +58,4 @@ def _result(one: Checked, finding: Finding) -> dict[str, Any]:
 
 def _uri(source: str) -> str:
     """A file's name as a relative URI reference; live sources and parts of files keep their text."""
-    return quote(PurePath(source.partition("#")[0]).as_posix(), safe="/:")
+    return quote(PurePath(source.partition("#")[0]).as_posix(), safe="/:", errors="surrogateescape")

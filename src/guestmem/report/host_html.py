@@ -15,6 +15,7 @@ import jinja2
 from guestmem.host.document import HostReport, HostSlot, HostVm
 from guestmem.host.loss import losses_of, lost_bytes
 from guestmem.layout.findings import Finding
+from guestmem.report.check_html import WIDTH
 from guestmem.report.host_words import by_loss, cause_text, closing_lines, flags_text, loss_text
 from guestmem.report.words import gain_text, size_text
 from guestmem.units import format_size
@@ -22,7 +23,6 @@ from guestmem.version import __version__
 
 __all__ = ("to_html",)
 
-_WIDTH = 1_000_000  # units of the picture
 _KINDS = {"1": "l2", "2": "l1", "4": "l0", ".": "ln"}
 _NAMES = {"1": "1G", "2": "2M", "4": "4K", ".": "nothing"}
 _SIZES = ("1G", "2M", "4K")
@@ -40,7 +40,7 @@ def to_html(report: HostReport, findings: Mapping[int, Iterable[Finding]]) -> st
     vms = by_loss(report)
     return environment.get_template("host.html.j2").render(
         version=__version__,
-        width=_WIDTH,
+        width=WIDTH,
         closing=list(closing_lines(report)),
         vms=[_vm(vm, findings.get(places[id(vm)], ())) for vm in vms],
     )
@@ -89,9 +89,9 @@ def _runs(slot: HostSlot, top: int) -> list[dict[str, str]]:
             found.append(
                 {
                     "kind": _KINDS.get(letter, "ln"),
-                    "x": f"{low * _WIDTH / top:.6g}",
+                    "x": f"{low * WIDTH / top:.6g}",
                     "y": str(row * 26),
-                    "width": f"{(high - low) * _WIDTH / top:.6g}",
+                    "width": f"{(high - low) * WIDTH / top:.6g}",
                     "title": f"{slot.region} {low:#x}-{high:#x}: {name} {_NAMES.get(letter, '?')}",
                 }
             )

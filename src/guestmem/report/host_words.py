@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from guestmem.host.document import SIZES, HostReport, HostSlot, HostVm
+from guestmem.host.leaves import FRAME
 from guestmem.host.loss import Loss, losses_of, lost_bytes
-from guestmem.host.verdict import Cause
+from guestmem.host.verdict import LossCause
 from guestmem.report.words import percent, size_text
 from guestmem.text import counted, safe
-from guestmem.units import KIB, MIB
+from guestmem.units import KIB
 
 __all__ = ("by_loss", "cause_text", "change_text", "closing_lines", "flags_text", "loss_text")
 
@@ -19,7 +20,6 @@ _READERS = {
     "debugfs": "KVM's counters in debugfs",
     "recorded": "recorded reads",
 }
-_FRAME = 2 * MIB
 _SHOWN = 4  # regions named in one line
 
 
@@ -39,13 +39,13 @@ def cause_text(vm: HostVm) -> str:
 def loss_text(loss: Loss) -> str:
     """One cause, with the slots or regions it concerns."""
     match loss.cause:
-        case Cause.HVA:
+        case LossCause.HVA:
             return "; ".join(dict.fromkeys(_off(slot) for slot in loss.slots[:_SHOWN]))
-        case Cause.DIRTY_LOG:
+        case LossCause.DIRTY_LOG:
             return f"dirty logging on {_numbers(loss.slots)}"
-        case Cause.HEAD:
+        case LossCause.HEAD:
             return "head and tail of slots"
-        case Cause.BACKING:
+        case LossCause.BACKING:
             off = all(slot.backing is not None and slot.backing.thp is False for slot in loss.slots)
             return f"the host maps 4K here{' (no transparent huge pages for this memory)' if off else ''}"
         case _:
@@ -110,11 +110,11 @@ def _agreement(report: HostReport) -> str:
 
 def _off(slot: HostSlot) -> str:
     """How far the HVA is from where it would have to be."""
-    by = (int(slot.hva, 16) - int(slot.gpa, 16)) % _FRAME
+    by = (int(slot.hva, 16) - int(slot.gpa, 16)) % FRAME
     name = safe(slot.region) or f"slot {slot.slot}"
-    if by in (4 * KIB, _FRAME - 4 * KIB):
+    if by in (4 * KIB, FRAME - 4 * KIB):
         return f"HVA of {name} is one page off"
-    return f"HVA of {name} is {size_text(min(by, _FRAME - by))} off"
+    return f"HVA of {name} is {size_text(min(by, FRAME - by))} off"
 
 
 def _numbers(slots: tuple[HostSlot, ...]) -> str:

@@ -22,8 +22,10 @@ def lab_lines(found: Status) -> Iterator[str]:
     yield f"QEMU      {found.qemu or 'none; on Debian: apt install qemu-system-x86'}"
     yield f"cache     {found.directory}, {found.size / 1e6:.0f} MB"
     for kernel in found.kernels:
-        outdated = "" if kernel.key in found.usable else "; of another configuration: guestmem lab build"
-        yield f"kernel    {kernel.spec}: {kernel.release}, {kernel.compiler}, {kernel.seconds:.0f} s{outdated}"
+        problem = "" if kernel.key in found.usable else "; of another configuration: guestmem lab build"
+        if kernel.key in found.damaged:
+            problem = f"; damaged, {found.damaged[kernel.key]}: guestmem lab build --kernel {kernel.spec}"
+        yield f"kernel    {kernel.spec}: {kernel.release}, {kernel.compiler}, {kernel.seconds:.0f} s{problem}"
     if not found.kernels:
         yield "kernel    none: guestmem lab build"
     for key in found.unfinished:

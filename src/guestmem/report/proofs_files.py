@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from guestmem.geometry import GEOMETRIES, Geometry
+from guestmem.outfile import write_text
 from guestmem.proofs.answers import Answer
 from guestmem.proofs.claims import NoRule
 from guestmem.proofs.example import Example
@@ -34,8 +35,8 @@ def write_counterexamples(directory: Path, geometry: Geometry, answers: Iterable
     directory.mkdir(parents=True, exist_ok=True)
     for each in answers:
         if text := layout(geometry, each):
-            (directory / f"{_name(each)}.toml").write_text(f"# {each.explanation}.\n{text}")
-            (directory / f"{_name(each)}.jsonl").write_text(recording(geometry, each))
+            write_text(directory / f"{_name(each)}.toml", f"# {each.explanation}.\n{text}")
+            write_text(directory / f"{_name(each)}.jsonl", recording(geometry, each))
 
 
 def layout(geometry: Geometry, answer: Answer) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guestmem.exec.guestmemory import GuestMemory
-from guestmem.exec.turns import Turns
+from guestmem.exec.turns import ProgramTurns
 from guestmem.exec.vcpu import state as registers
 from guestmem.exec.vcpu.deliver import Frame, deliver
 from guestmem.exec.vcpu.engine import Engine, Failed
@@ -83,7 +83,7 @@ class _HypercallResult:
 class VirtualCpu:
     """One vCPU: its registers, its engine, its run page. Whoever calls holds the turn."""
 
-    def __init__(self, vcpu: Vcpu, memory: GuestMemory, run: memoryview, turns: Turns) -> None:
+    def __init__(self, vcpu: Vcpu, memory: GuestMemory, run: memoryview, turns: ProgramTurns) -> None:
         self.state = CpuState(vcpu.id)
         self.hypercall_exits = 0  # KVM_CAP_EXIT_HYPERCALL's mask, as the VM has it
         self._vcpu, self._memory, self._run, self._turns = vcpu, memory, run, turns
