@@ -150,7 +150,7 @@ def test_recordings_are_checked_sequence_by_sequence() -> None:
         (["plan", "--movable", "n7", MEMFD], "--movable n7: the regions are m0, pc.bios, pc.rom"),
         (["plan", "--to", "3M", MEMFD], "no leaf size"),
         (["plan", "--rule", "mine", MEMFD], "no rule 'mine'"),
-        (["schema", "world"], "there are layout, check and recording"),
+        (["schema", "world"], "there are layout, check, host and recording"),
     ],
 )
 def test_bad_usage_and_bad_input_are_one_line_and_status_2(

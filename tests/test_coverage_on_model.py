@@ -81,7 +81,7 @@ def build(kvm: Kvm, vm: VmObject, layout: Layout) -> Layout:
         slots.append(slot)
     for run in layout.private:
         vm.set_memory_attributes(run.start, run.end - run.start, KVM_MEMORY_ATTRIBUTE_PRIVATE)
-    return layout.with_slots(slots)
+    return replace(layout, slots=tuple(slots))
 
 
 def set_slot(vm: VmObject, number: int, slot: Slot, files: dict[str, GuestMemfd]) -> None:

@@ -46,9 +46,7 @@ def check(
         None, "--page-size", metavar="SIZE", help="Page size of guest_memfds, with --profile next."
     ),
     rule: str = typer.Option(None, "--rule", metavar="NAME", help="The alignment rule, with --profile next."),
-    geometry: str = typer.Option(
-        "x86-64", "--geometry", metavar="NAME", help="The architecture: which page sizes it has."
-    ),
+    geometry: str = layouts.GEOMETRY,
     thp: str = typer.Option("possible", "--thp", metavar="possible|never", help="How to count transparent huge pages."),
     hva: list[str] = layouts.HVA,
     hva_align: str = layouts.HVA_ALIGN,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.errors import BackendUnavailable, InputError
+from guestmem.errors import InputError
 
 if TYPE_CHECKING:
     from guestmem.layout.assume import Overrides
@@ -19,8 +19,10 @@ __all__ = (
     "BACKING",
     "FIRECRACKER",
     "FORMAT",
+    "GEOMETRY",
     "HVA",
     "HVA_ALIGN",
+    "PAGE_SIZE",
     "SOURCES",
     "host_of",
     "load_layouts",
@@ -38,8 +40,8 @@ FORMAT = typer.Option(
     "--format",
     metavar="NAME",
     help="The file's format, where it is not recognised: qemu-mtree, qemu-trace, libvirt, firecracker, "
-    "firecracker-uffd, cloud-hypervisor, gdb-dump, strace, recording, guestmem-fleet, guestmem-json, guestmem-toml, "
-    "guestmem-parquet.",
+    "firecracker-uffd, cloud-hypervisor, gdb-dump, strace, recording, guestmem-fleet, guestmem-host, "
+    "guestmem-json, guestmem-toml, guestmem-parquet.",
 )
 HVA = typer.Option([], "--hva", metavar="REGION=ADDRESS", help="The host address of a region's start.")
 HVA_ALIGN = typer.Option(None, "--hva-align", metavar="SIZE", help="How unknown host addresses are aligned.")
@@ -53,10 +55,13 @@ FIRECRACKER = typer.Option(
     "1.13", "--firecracker-version", metavar="X.Y", help="The version whose layout to take: it changed with 1.13."
 )
 
+PAGE_SIZE = typer.Option(None, "--page-size", metavar="SIZE", help="Page size of the files; the largest if not given.")
+GEOMETRY = typer.Option("x86-64", "--geometry", metavar="NAME", help="The architecture: which page sizes it has.")
 
-def load_layouts(sources: list[str], format: str | None, firecracker: str, overrides: Overrides) -> list[Layout]:
-    """Every layout of every source, with what the user knows better. A missing extra ends the command with 4."""
-    return load_sources(sources, format, firecracker, overrides, fleets=False)[0]
+
+def load_layouts(sources: list[str], format: str | None, firecracker: str) -> list[Layout]:
+    """Every layout of every source, as it says them."""
+    return load_sources(sources, format, firecracker, overrides_of([], None, [], None), fleets=False)[0]
 
 
 def load_sources(
@@ -70,20 +75,16 @@ def load_sources(
     version = _version(firecracker)
     found: list[Layout] = []
     found_fleets: list[Fleet] = []
-    try:
-        for source in sources:
-            if source.startswith(("pid:", "qmp:", "qemu:")):
-                found += read_live(source)
-                continue
-            data = load(source)
-            fleet = read_fleet(source, data, format) if fleets else None
-            if fleet is None:
-                found += read(source, data, format, version)
-            else:
-                found_fleets.append(fleet)
-    except BackendUnavailable as missing:
-        typer.echo(f"guestmem: {missing}", err=True)
-        raise typer.Exit(4) from None
+    for source in sources:
+        if source.startswith(("pid:", "qmp:", "qemu:")):
+            found += read_live(source)
+            continue
+        data = load(source)
+        fleet = read_fleet(source, data, format) if fleets else None
+        if fleet is None:
+            found += read(source, data, format, version)
+        else:
+            found_fleets.append(fleet)
     return [apply(layout, overrides) for layout in found], found_fleets
 
 

@@ -30,18 +30,14 @@ Exit status: 0, or 2 bad usage or input, 4 an optional part is missing.
 def plan(
     sources: list[str] = layouts.SOURCES,
     format: str = layouts.FORMAT,
-    page_size: str = typer.Option(
-        None, "--page-size", metavar="SIZE", help="Page size of the files; the largest if not given."
-    ),
+    page_size: str = layouts.PAGE_SIZE,
     one_file: bool = typer.Option(False, "--one-file", help="One file for all RAM, not one per region."),
     rule: str = typer.Option("congruent", "--rule", metavar="NAME", help="The alignment rule to satisfy."),
     to: str = typer.Option(
         None, "--to", metavar="GEOMETRY|SIZE", help="Also say what must move on a host with larger pages."
     ),
     movable: list[str] = typer.Option([], "--movable", metavar="REGION", help="A region whose GPA may be changed."),
-    geometry: str = typer.Option(
-        "x86-64", "--geometry", metavar="NAME", help="The architecture: which page sizes it has."
-    ),
+    geometry: str = layouts.GEOMETRY,
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     firecracker: str = layouts.FIRECRACKER,
 ) -> None:
@@ -52,28 +48,29 @@ def plan(
     """
     from guestmem.layout.planning.migration import migrate, start_of
     from guestmem.layout.planning.plan import make_plan
-    from guestmem.report.plan_json import entry_of, to_json
 
     host = layouts.host_of("next", page_size, rule, geometry, "possible")
-    overrides = layouts.overrides_of([], None, [], None)
-    found = [layout for layout in layouts.load_layouts(sources, format, firecracker, overrides) if layout.slots]
+    found = [layout for layout in layouts.load_layouts(sources, format, firecracker) if layout.slots]
     target = None if to is None else _target(to, rule, geometry)
     known = {slot.region for layout in found for slot in layout.slots}
     for name in movable:
         if name not in known:
             raise InputError(f"--movable {name}: the regions are {', '.join(sorted(known))}")
     plans = [make_plan(layout, host, movable=movable, one_file=one_file) for layout in found]
-    entries = [
-        entry_of(layout.source, made, None if target is None else migrate(start_of(layout, made), target))
+    moves = [
+        None if target is None else migrate(start_of(layout, made), target)
         for layout, made in zip(found, plans, strict=True)
     ]
+    answers = list(zip(plans, moves, strict=True))
     if as_json:
-        typer.echo(to_json(entries))
+        from guestmem.report.plan_json import to_json
+
+        typer.echo(to_json(answers))
     else:
         from guestmem.report.console import console
         from guestmem.report.plan_text import print_plans
 
-        print_plans(console(), entries)
+        print_plans(console(), answers)
 
 
 def _target(to: str, rule: str, geometry: str) -> HostLimits:

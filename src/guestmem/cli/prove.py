@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from guestmem.cli import prove_races
-from guestmem.errors import InputError
+from guestmem.errors import BackendUnavailable, InputError
 
 if TYPE_CHECKING:
     from guestmem.proofs.answers import Answer
@@ -68,8 +68,7 @@ def prove(
     try:
         import z3  # noqa: F401  # only to know whether it is there
     except ImportError:
-        typer.echo("guestmem: proofs need a solver: pip install 'guestmem[proofs]' (z3-solver)", err=True)
-        raise typer.Exit(4) from None
+        raise BackendUnavailable("proofs need a solver: pip install 'guestmem[proofs]' (z3-solver)") from None
     from guestmem.geometry import geometry_named
     from guestmem.proofs.answers import ask_all, asked_for
     from guestmem.report.proofs_files import write_counterexamples

@@ -26,12 +26,8 @@ def rules(
     packing: str = typer.Option(
         "both", "--packing", metavar="HOW", help="one-file (as the VMM packs RAM), per-slot, or both."
     ),
-    page_size: str = typer.Option(
-        None, "--page-size", metavar="SIZE", help="Page size of the files; the largest if not given."
-    ),
-    geometry: str = typer.Option(
-        "x86-64", "--geometry", metavar="NAME", help="The architecture: which page sizes it has."
-    ),
+    page_size: str = layouts.PAGE_SIZE,
+    geometry: str = layouts.GEOMETRY,
     slots: bool = typer.Option(False, "--slots", help="Also say which slots each rule refuses, and why."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     as_markdown: bool = typer.Option(False, "--markdown", help="A page for the documentation on stdout."),
@@ -51,8 +47,7 @@ def rules(
     chosen = [one for one in PACKINGS if packing in (one, "both")]
     if not chosen:
         raise InputError(f"--packing {packing}: needed one of {', '.join(PACKINGS)}, both")
-    overrides = layouts.overrides_of([], None, [], None)
-    found = layouts.load_layouts(sources, format, firecracker, overrides)
+    found = layouts.load_layouts(sources, format, firecracker)
     verdicts = [judge(layout, one, size, shape) for layout in found if layout.slots for one in chosen]
     if as_json:
         from guestmem.report.rules_json import to_json

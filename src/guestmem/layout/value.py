@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from guestmem.uapi import (
@@ -183,10 +183,6 @@ class Layout:
         if slot.file is None:
             return None
         return self._by_name.get(slot.file) or File(slot.file)
-
-    def with_slots(self, slots: Iterable[Slot]) -> Layout:
-        """The same layout with other slots."""
-        return replace(self, slots=tuple(slots))
 
     def private_in(self, start: int, end: int) -> tuple[Range, ...]:
         """The private ranges that touch guest-physical bytes [start, end)."""

@@ -34,7 +34,7 @@ __all__ = (
 
 def bounded(s: Situation, rule: Rule) -> Question:
     """The rule alone decides the level."""
-    return _about_mappings(s, rule, s.maps(rule), {order: z3.Not(s.inside(s.size_of(order))) for order in s.huge})
+    return _about_mappings(s, rule, s.maps(rule), s.leaves())
 
 
 def explain_bounded(example: Example, rule: Rule) -> str:
@@ -44,8 +44,7 @@ def explain_bounded(example: Example, rule: Rule) -> str:
 
 def begins_inside(s: Situation, rule: Rule) -> Question:
     """What the discussion was about: rounding down."""
-    before = {order: s.block(s.size_of(order))[0] < s.offset.term for order in s.huge}
-    return _about_mappings(s, rule, s.maps(rule), before, s.folio.term <= s.size.term)
+    return _about_mappings(s, rule, s.maps(rule), s.begins_before(), s.folio.term <= s.size.term)
 
 
 def explain_begins_inside(example: Example, rule: Rule) -> str:
@@ -58,8 +57,7 @@ def explain_begins_inside(example: Example, rule: Rule) -> str:
 
 def bounded_in_slot(s: Situation, rule: Rule) -> Question:
     """The rule and what KVM has always checked."""
-    maps = allowed(s, rule, limits_named(KVM_LIMITS))
-    return _about_mappings(s, rule, maps, {order: z3.Not(s.inside(s.size_of(order))) for order in s.huge})
+    return _about_mappings(s, rule, allowed(s, rule, limits_named(KVM_LIMITS)), s.leaves())
 
 
 def explain_bounded_in_slot(example: Example, rule: Rule) -> str:
@@ -72,8 +70,7 @@ def explain_bounded_in_slot(example: Example, rule: Rule) -> str:
 
 def bounded_in_model(s: Situation, rule: Rule) -> Question:
     """Everything the model checks."""
-    outside = {order: z3.Not(s.inside(s.size_of(order))) for order in s.huge}
-    return _about_mappings(s, rule, allowed(s, rule), outside)
+    return _about_mappings(s, rule, allowed(s, rule), s.leaves())
 
 
 def explain_bounded_in_model(example: Example, rule: Rule) -> str:
@@ -150,12 +147,11 @@ def _complete(s: Situation, rule: Rule, *more: Formula) -> Question:
     lost = [z3.And(s.level.term == s.size_of(order), z3.Not(maps[order])) for order in s.huge]
     in_slot = [z3.Implies(s.level.term == size, _frame_in_slot(s, size)) for size in map(s.size_of, s.huge)]
     whole = [s.folio.term == s.page.term, s.level.term <= s.page.term]
-    names = ("page", "level", "backing", "folio", "size", "offset", "gpa", "access", "file_size")
     return Question(
         [*s.slot_is_valid, *s.page_is_touched, *s.backing_is_fixed, s.level.domain, *whole, *in_slot, *more],
         accepted,
         z3.And(accepted, z3.Or(lost)),
-        {name: getattr(s, name).term for name in names},
+        s.terms("page", "level", "backing", "folio", "size", "offset", "gpa", "access", "file_size"),
     )
 
 

@@ -54,7 +54,7 @@ def monotone(s: Situation, rule: Rule) -> Question:
         [*s.slot_is_valid, larger.domain, larger.term > s.page.term, s.backing.term == s.page.term, multiple],
         before,
         z3.And(before, z3.Not(after)),
-        {"page": s.page.term, "larger": larger.term, **_slot(s)},
+        {"page": s.page.term, "larger": larger.term, **s.terms("size", "offset", "gpa", "file_size")},
     )
 
 
@@ -79,7 +79,7 @@ def monotone_levels(s: Situation, rule: Rule) -> Question:
         s.slot_is_valid,
         before,
         z3.And(before, z3.Not(after)),
-        {"page": s.page.term, "backing": s.backing.term, **_slot(s)},
+        s.slot_variables,
     )
 
 
@@ -123,7 +123,7 @@ def offset_0(s: Situation, rule: Rule) -> Question:
         s.slot_is_valid,
         at_0,
         z3.And(at_0, z3.Not(accepted)),
-        {"page": s.page.term, "backing": s.backing.term, **_slot(s)},
+        s.slot_variables,
     )
 
 
@@ -169,17 +169,13 @@ def _sums(s: Situation, rule: Rule) -> Iterator[tuple[Formula, Any]]:
 def _stable(s: Situation, rule: Rule, *more: Formula) -> Question:
     accepted = s.accepts(rule)
     maps = s.maps(rule)
-    before = {order: s.block(s.size_of(order))[0] < s.offset.term for order in s.huge}
+    before = s.begins_before()
     return Question(
         [*s.slot_is_valid, *s.page_is_touched, s.folio.term <= s.size.term, *more],
         z3.And(accepted, z3.Or(list(maps.values()))),
         z3.And(accepted, z3.Or([z3.And(maps[order], before[order]) for order in s.huge])),
         s.variables,
     )
-
-
-def _slot(s: Situation) -> dict[str, Any]:
-    return {name: getattr(s, name).term for name in ("size", "offset", "gpa", "file_size")}
 
 
 def _a_slot(example: Example) -> str:

@@ -87,7 +87,15 @@ class Situation:
     @property
     def variables(self) -> dict[str, Any]:
         """In the order in which examples are made small."""
-        names = ("page", "backing", "folio", "size", "offset", "gpa", "access", "file_size")
+        return self.terms("page", "backing", "folio", "size", "offset", "gpa", "access", "file_size")
+
+    @property
+    def slot_variables(self) -> dict[str, Any]:
+        """Those of a question that touches no page."""
+        return self.terms("page", "backing", "size", "offset", "gpa", "file_size")
+
+    def terms(self, *names: str) -> dict[str, Any]:
+        """The unknowns of these names, in this order."""
         return {name: getattr(self, name).term for name in names}
 
     @property
@@ -162,6 +170,14 @@ class Situation:
         """Start and end of the aligned block of the file that contains the access."""
         first = self.access.term & -size
         return first, first + size
+
+    def begins_before(self) -> dict[int, Formula]:
+        """By huge order: the block begins before the bound range."""
+        return {order: self.block(self.size_of(order))[0] < self.offset.term for order in self.huge}
+
+    def leaves(self) -> dict[int, Formula]:
+        """By huge order: the block is not wholly in the bound range."""
+        return {order: z3.Not(self.inside(self.size_of(order))) for order in self.huge}
 
     def inside(self, size: int) -> Formula:
         """The block lies in the bound range."""

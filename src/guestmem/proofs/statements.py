@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import z3
 
@@ -21,17 +20,17 @@ __all__ = ("STATEMENTS",)
 
 def _min_is_fits(s: Situation) -> Question:
     general, reduced = s.accepts(LargestBackingOrSize()), s.accepts(FitsSize())
-    return Question(s.slot_is_valid, general, general != reduced, _slot(s))
+    return Question(s.slot_is_valid, general, general != reduced, s.slot_variables)
 
 
 def _fits_only_tighter(s: Situation) -> Question:
     general, reduced = s.accepts(CurrentBacking()), s.accepts(FitsSize())
-    return Question(s.slot_is_valid, reduced, z3.And(reduced, z3.Not(general)), _slot(s))
+    return Question(s.slot_is_valid, reduced, z3.And(reduced, z3.Not(general)), s.slot_variables)
 
 
 def _fits_not_tighter(s: Situation) -> Question:
     general, reduced = s.accepts(CurrentBacking()), s.accepts(FitsSize())
-    return Question(s.slot_is_valid, general, z3.And(general, z3.Not(reduced)), _slot(s))
+    return Question(s.slot_is_valid, general, z3.And(general, z3.Not(reduced)), s.slot_variables)
 
 
 def _explain_general(example: Example) -> str:
@@ -60,11 +59,11 @@ def _small_slot(s: Situation) -> Question:
 
 def _congruence_contains(s: Situation) -> Question:
     maps = allowed(s, NoRule(), limits_named(("slot-head", "slot-tail", "offset-congruent")))
-    inside = {order: s.inside(s.size_of(order)) for order in s.huge}
+    outside = s.leaves()
     return Question(
         [*s.slot_is_valid, *s.page_is_touched],
         z3.Or(list(maps.values())),
-        z3.Or([z3.And(maps[order], z3.Not(inside[order])) for order in s.huge]),
+        z3.Or([z3.And(maps[order], outside[order]) for order in s.huge]),
         s.variables,
     )
 
@@ -90,22 +89,17 @@ def _explain_incongruent(example: Example) -> str:
 def _aligned_is_complete(rule: Rule) -> Callable[[Situation], Question]:
     def ask(s: Situation) -> Question:
         aligned = [
-            z3.Implies(z3.And(s.size.term >= s.size_of(order)), (s.gpa % s.size_of(order)).term == 0)
-            for order in s.huge
+            z3.Implies(s.size.term >= s.size_of(order), (s.gpa % s.size_of(order)).term == 0) for order in s.huge
         ]
         accepted = s.accepts(rule)
         wrong = z3.Or([z3.And(s.size.term >= size, z3.Not(s.congruent(size))) for size in map(s.size_of, s.huge)])
-        return Question([*s.slot_is_valid, *aligned], accepted, z3.And(accepted, wrong), _slot(s))
+        return Question([*s.slot_is_valid, *aligned], accepted, z3.And(accepted, wrong), s.slot_variables)
 
     return ask
 
 
 def _explain_never(example: Example) -> str:
     return f"bug in guestmem or in the claim: {dict(example.values)}"
-
-
-def _slot(s: Situation) -> dict[str, Any]:
-    return {name: getattr(s, name).term for name in ("page", "backing", "size", "offset", "gpa", "file_size")}
 
 
 STATEMENTS: tuple[Statement, ...] = (

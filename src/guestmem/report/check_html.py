@@ -22,6 +22,7 @@ from guestmem.version import __version__
 
 __all__ = (
     "WIDTH",
+    "page",
     "to_html",
 )
 
@@ -30,22 +31,26 @@ WIDTH = 1_000_000  # units of the map; a page of a 4 GiB guest is one
 
 def to_html(checked: list[Checked], profile: str) -> str:
     """The page for every layout."""
+    sizes = checked[0].coverage.host.sizes if checked else ()
+    return page(
+        "check.html.j2",
+        profile=profile,
+        gain=gain_text,
+        size=size_text,
+        levels=[format_size(size) for size in sizes],
+        sources=[_source(one) for one in checked],
+    )
+
+
+def page(template: str, **values: Any) -> str:
+    """A page from its template; every page knows the version and the width of maps."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("guestmem.report"),
         autoescape=True,
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    sizes = checked[0].coverage.host.sizes if checked else ()
-    return environment.get_template("check.html.j2").render(
-        version=__version__,
-        profile=profile,
-        width=WIDTH,
-        gain=gain_text,
-        size=size_text,
-        levels=[format_size(size) for size in sizes],
-        sources=[_source(one) for one in checked],
-    )
+    return environment.get_template(template).render(version=__version__, width=WIDTH, **values)
 
 
 def _source(one: Checked) -> dict[str, Any]:

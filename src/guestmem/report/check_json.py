@@ -17,6 +17,7 @@ from guestmem.layout.coverage import Coverage, HostLimits, Lost, SlotCoverage, b
 from guestmem.layout.findings import Finding
 from guestmem.layout.findings.value import Bytes
 from guestmem.report.json_text import json_text
+from guestmem.report.words import by_level
 from guestmem.units import format_size
 
 if TYPE_CHECKING:
@@ -152,17 +153,17 @@ def to_json(checked: list[Checked], host: HostLimits, profile: str, fleets: Iter
 
 def fleet_entry(sums: FleetSums) -> FleetEntry:
     """The verdict on a fleet as typed values."""
-    sizes = [format_size(size) for size in sums.host.sizes]
+    sizes = sums.host.sizes
     return FleetEntry(
         sums.fleet.source,
         sums.fleet.format,
         len(sums.fleet.names),
         sums.fleet.slots,
         sums.size,
-        dict(zip(sizes, sums.mapped, strict=True)),
+        by_level(sizes, sums.mapped),
         [
-            FleetLost(name, reason.value, lost, vms)
-            for level, name in enumerate(sizes)
+            FleetLost(format_size(size), reason.value, lost, vms)
+            for level, size in enumerate(sizes)
             for reason, (lost, vms) in sums.lost(level).items()
         ],
         [WorstVm(*one) for one in sums.worst(_WORST)],
@@ -215,8 +216,8 @@ def _slot(item: SlotCoverage) -> SlotEntry:
         slot=slot.number,
         address_space=slot.address_space,
         backing=f"{slot.backing.kind} {format_size(slot.backing.page_size)}",
-        levels=_by_level(item.sizes, item.mapped),
-        leaves=_by_level(item.sizes, item.leaves),
+        levels=by_level(item.sizes, item.mapped),
+        leaves=by_level(item.sizes, item.leaves),
         lost=_lost(item.lost),
     )
 
@@ -225,10 +226,10 @@ def _totals(coverage: Coverage) -> LayoutTotals:
     sizes = coverage.host.sizes
     return LayoutTotals(
         coverage.size,
-        _by_level(sizes, coverage.mapped),
-        _by_level(sizes, coverage.leaves),
+        by_level(sizes, coverage.mapped),
+        by_level(sizes, coverage.leaves),
         _lost(coverage.lost),
-        _by_level(sizes, best_possible(coverage)),
+        by_level(sizes, best_possible(coverage)),
     )
 
 
@@ -242,10 +243,6 @@ def _finding(finding: Finding) -> FindingEntry:
         _pairs(finding.lost),
         _pairs(finding.gain),
     )
-
-
-def _by_level(sizes: tuple[int, ...], values: tuple[int, ...]) -> dict[str, int]:
-    return {format_size(size): value for size, value in zip(sizes, values, strict=True)}
 
 
 def _lost(lost: tuple[Lost, ...]) -> list[LostEntry]:

@@ -52,8 +52,8 @@ def _report(one: Checked, rows: int, title: str, out: Console) -> RenderableType
 def _table(coverage: Coverage, rows: int) -> Table:
     sizes = [format_size(size) for size in coverage.host.sizes[1:]]
     levels = [f"with {size}" for size in sizes]
-    table = columns("GPA", "size", "region", "HVA", *levels, right=("GPA", "size", *levels))
-    table.add_column(f"why not {sizes[0]}" if sizes else "", overflow="fold")
+    why = f"why not {sizes[0]}" if sizes else ""
+    table = columns("GPA", "size", "region", "HVA", *levels, why, right=("GPA", "size", *levels), wide=(why,))
     shown = coverage.slots[:rows] if rows else coverage.slots
     for item in shown:
         table.add_row(*(Text(safe(cell)) for cell in _row(coverage, item)))
@@ -126,8 +126,7 @@ def _assumptions(one: Checked) -> Text:
 def _findings(one: Checked, rows: int) -> RenderableType:
     if not one.findings:
         return Text("no findings", style="green")
-    table = columns("", header=False)
-    table.add_column(overflow="fold")
+    table = columns("severity", "finding", wide=("finding",), header=False)
     shown = one.findings[:rows] if rows else one.findings  # the most severe come first
     for finding in shown:
         table.add_row(Text(finding.severity, style=_STYLES[finding.severity]), _finding(finding))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Literal
+
 from rich.console import Console, RenderableType
 from rich.table import Table
 
@@ -22,9 +25,10 @@ def print_stripped(out: Console, what: RenderableType) -> None:
         out.file.write(line.rstrip(" ") + "\n")
 
 
-def columns(*names: str, right: tuple[str, ...] = (), header: bool = True) -> Table:
-    """A table without lines, with these columns; those in ``right`` are numbers."""
+def columns(*names: str, right: Collection[str] = (), wide: Collection[str] = (), header: bool = True) -> Table:
+    """A table without lines, with these columns; those in ``right`` are numbers, those in ``wide`` fold."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=header)
     for name in names:
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+        justify: Literal["right", "left"] = "right" if name in right else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name not in wide)
     return table

@@ -10,16 +10,13 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
-import jinja2
-
 from guestmem.host.document import HostReport, HostSlot, HostVm
 from guestmem.host.loss import losses_of, lost_bytes
 from guestmem.layout.findings import Finding
-from guestmem.report.check_html import WIDTH
+from guestmem.report.check_html import WIDTH, page
 from guestmem.report.host_words import by_loss, cause_text, closing_lines, flags_text, loss_text
 from guestmem.report.words import gain_text, size_text
 from guestmem.units import format_size
-from guestmem.version import __version__
 
 __all__ = ("to_html",)
 
@@ -30,17 +27,10 @@ _SIZES = ("1G", "2M", "4K")
 
 def to_html(report: HostReport, findings: Mapping[int, Iterable[Finding]]) -> str:
     """The page; ``findings`` by the VM's place in the report."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("guestmem.report"),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     places = {id(vm): index for index, vm in enumerate(report.vms)}
     vms = by_loss(report)
-    return environment.get_template("host.html.j2").render(
-        version=__version__,
-        width=WIDTH,
+    return page(
+        "host.html.j2",
         closing=list(closing_lines(report)),
         vms=[_vm(vm, findings.get(places[id(vm)], ())) for vm in vms],
     )

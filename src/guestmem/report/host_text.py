@@ -12,7 +12,7 @@ from rich.text import Text
 from guestmem.host.document import HostReport, HostSlot, HostVm
 from guestmem.host.loss import losses_of, lost_bytes
 from guestmem.layout.findings import Finding
-from guestmem.report.console import print_stripped
+from guestmem.report.console import columns, print_stripped
 from guestmem.report.host_words import by_loss, cause_text, change_text, closing_lines, flags_text, loss_text
 from guestmem.report.words import gain_text, size_text
 from guestmem.text import safe
@@ -93,12 +93,9 @@ def _print_closing(out: Console, report: HostReport) -> None:
 
 
 def _table(report: HostReport, changes: Mapping[int, str]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("PID", "name", "memory", "mapped", *_SIZES, "lost"):
-        table.add_column(name, justify="left" if name == "name" else "right", no_wrap=True)
-    if changes:
-        table.add_column("change", overflow="fold")
-    table.add_column("mostly because", overflow="fold")
+    numbers = ("memory", "mapped", *_SIZES, "lost")
+    words = ("change", "mostly because") if changes else ("mostly because",)
+    table = columns("PID", "name", *numbers, *words, right=("PID", *numbers), wide=words)
     for vm in by_loss(report):
         mapped, lost = vm.totals.mapped, lost_bytes(vm)
         cells = [
@@ -125,24 +122,9 @@ def _keyed(vms: Iterable[HostVm]) -> Iterator[tuple[tuple[int, int], HostVm]]:
 
 
 def _slots(vm: HostVm) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    columns = (
-        "GPA",
-        "size",
-        "region",
-        "HVA",
-        "possible 2M",
-        "1G",
-        "host huge",
-        "mapped 1G",
-        "2M",
-        "4K",
-        "why not larger",
-    )
-    for name in columns:
-        left = name in ("region", "HVA", "why not larger")
-        fold = name == "why not larger"
-        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not fold)
+    sizes = ("possible 2M", "1G", "host huge", "mapped 1G", "2M", "4K")
+    why = "why not larger"
+    table = columns("GPA", "size", "region", "HVA", *sizes, why, right=("GPA", "size", *sizes), wide=(why,))
     for slot in vm.slots:
         space = f" (address space {slot.address_space})" if slot.address_space else ""
         cells = [

@@ -14,17 +14,13 @@ def races_json(races: Races) -> str:
     """Everything, as one object."""
     value = {
         "holds": races.holds,
-        "scenarios": [_to_dict(one) for one in races.sound],
+        "scenarios": list(map(_to_dict, races.sound)),
         "mutations": [
-            {
-                "name": one.mutation.name,
-                "story": one.mutation.explanation,
-                "found": one.found,
-                **_to_dict(one.exploration),
-            }
+            {"name": one.mutation.name, "story": one.mutation.explanation, "found": one.found}
+            | _to_dict(one.exploration)
             for one in races.mutations
         ],
-        "linux-6.12": [_to_dict(one) for one in races.released],
+        "linux-6.12": list(map(_to_dict, races.released)),
     }
     return json_text(value)
 
@@ -32,16 +28,14 @@ def races_json(races: Races) -> str:
 def _to_dict(one: Exploration) -> dict[str, Any]:
     found: dict[str, Any] = {
         "scenario": one.scenario.name,
-        "actors": list(one.scenario.labels),
+        "actors": one.scenario.labels,
         "verdict": one.verdict,
         "states": one.worlds,
         "steps": one.steps,
         "interleavings": one.interleavings,
         "ends": one.ends,
-        "outcomes": [list(ways) for ways in one.outcomes],
+        "outcomes": one.outcomes,
     }
     if one.schedule is not None:
-        found["violations"] = [{"kind": each.kind, "text": each.text} for each in one.schedule.violations]
-        rows = one.schedule.rows
-        found["schedule"] = [{"actor": row.actor, "step": row.step, "remark": row.remark} for row in rows]
+        found |= {"violations": one.schedule.violations, "schedule": one.schedule.rows}
     return found

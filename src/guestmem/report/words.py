@@ -7,7 +7,16 @@ from guestmem.layout.findings.value import Bytes
 from guestmem.units import format_size
 
 _UNITS = ((60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K"), (0, ""))
-__all__ = ("gain_text", "leaves_text", "lost_text", "percent", "size_text")
+__all__ = ("by_level", "gain_text", "leaves_text", "lost_text", "percent", "size_text")
+
+
+def by_level(sizes: tuple[int, ...], values: tuple[int, ...]) -> dict[str, int]:
+    """Values by the name of their page size.
+
+    >>> by_level((4096, 2 << 20), (3, 4))
+    {'4K': 3, '2M': 4}
+    """
+    return {format_size(size): value for size, value in zip(sizes, values, strict=True)}
 
 
 def percent(part: int, whole: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from guestmem.layout.coverage import Coverage, HostLimits, cover
-from guestmem.layout.planning.moves import Move, MoveOrder, in_order
+from guestmem.layout.planning.moves import Move, MoveOrder, MoveStep, in_order
 from guestmem.layout.planning.offsets import best_offset, cost_at, laid_out
 from guestmem.layout.planning.plan import FilePlan, Plan, as_planned, by_file, file_of
 from guestmem.layout.value import Layout, Range, Slot, merged
@@ -39,6 +39,21 @@ class Migration:
     def moved(self) -> int:
         """Bytes of data that move to another offset."""
         return sum(move.size for file in self.files for move in file.moves)
+
+    @property
+    def names(self) -> list[str]:
+        """The slots in words."""
+        return [f"{slot.region} at {slot.gpa:#x}" for slot in self.before.layout.slots]
+
+    @property
+    def steps(self) -> list[MoveStep]:
+        """The steps of all files, one file after the other."""
+        return [step for file in self.files for step in file.order.steps]
+
+    @property
+    def scratch(self) -> int:
+        """The most bytes of scratch space that a file needs; files go one after the other."""
+        return max((file.order.scratch for file in self.files), default=0)
 
 
 def migrate(bound: Layout, host: HostLimits) -> Migration:

@@ -59,6 +59,11 @@ class Plan:
         sizes = self.planned.host.sizes
         return tuple(bytes_ if size <= page_size else 0 for size, bytes_ in zip(sizes, best, strict=True))
 
+    @property
+    def refused_now(self) -> int:
+        """How many slots KVM would refuse as they are bound now."""
+        return sum(item.mapped[0] == 0 for item in self.now.slots)
+
 
 def hva_modulus(slot: Slot, host: HostLimits) -> int:
     """The largest page that the slot holds whole: its HVA should agree with its GPA modulo that."""
