@@ -403,7 +403,7 @@ READING = ("check", "rules", "plan", "run", "explain", "diff")  # and no kernel,
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_files_that_an_example_names_are_there(example: str) -> None:
     words = EXAMPLES[example]
-    written = {after for before, after in pairwise(words) if before in ("--html", "--record")}
+    written = {after for before, after in pairwise(words) if before in ("--html", "--record", "--save")}
 
     for word in set(words) - written:
         if re.search(r"\.(jsonl?|gz|txt|toml|xml|sarif|html)$", word):

@@ -12,9 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fake_lab import is_running
 from recordings import begin, line, write
 
 PATIENCE_S = 30.0
+LIAR = Path(__file__).parent / "data/adversary/lying_qemu.py"
 
 
 class Program:
@@ -135,6 +137,47 @@ def test_fuzz_says_how_far_it_came_and_its_child_is_gone(
     assert err == ""
     assert not program.somebody_is_left()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+IN_A_LAB = """
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+from guestmem.lab import opening
+
+opening.find_kernel = lambda kernel: SimpleNamespace(image=Path("/vmlinux"))
+opening.make_image = lambda: os.memfd_create("no image")
+from guestmem.cli import main
+sys.argv = ["guestmem", "lab", "exec", "true"]
+main()
+"""
+
+
+@STOPS
+@pytest.mark.parametrize("command", ["lab", "check"])
+def test_the_qemu_that_it_started_is_gone(command: str, tmp_path: Path, number: signal.Signals) -> None:
+    """A stand-in, which says where it is and then nothing."""
+    tools, temporary = tmp_path / "tools", tmp_path / "temporary"
+    tools.mkdir()
+    temporary.mkdir()
+    qemu = tools / "qemu-system-x86_64"
+    source = LIAR.read_text() if command == "lab" else "import time\ntime.sleep(1000)\n"
+    qemu.write_text(
+        f"#!{sys.executable}\nfrom os import getpid\nopen('{tmp_path}/pid', 'w').write(str(getpid()))\n{source}"
+    )
+    qemu.chmod(0o755)
+    words = ["-c", IN_A_LAB] if command == "lab" else ["-m", "guestmem", "check", "qemu:-m 1G"]
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "TMPDIR": str(temporary), "MODE": "silent"}
+    with subprocess.Popen([sys.executable, *words], env=environment, stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + PATIENCE_S
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (128 + number, b"")
+    assert not is_running(int((tmp_path / "pid").read_text()))
+    assert list(temporary.iterdir()) == []
 
 
 SWALLOWING = """

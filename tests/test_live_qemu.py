@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def test_a_qemu_that_ignores_polite_signals_is_killed(
     started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_END_S", 0.3)
-    monkeypatch.setattr(live, "_command", lambda source, arguments: [sys.executable, "-c", STUBBORN])
+    monkeypatch.setattr(live, "_command", lambda source, arguments: ([sys.executable, "-c", STUBBORN], []))
     with paused_qemu("test", SMALL):
         assert started[0].poll() is None
     assert started[0].returncode == -signal.SIGKILL
@@ -112,6 +112,29 @@ def test_a_qemu_does_not_outlive_a_killed_guestmem(tmp_path: Path) -> None:
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as client:
         return client.connect_ex(str(path)) == 0
+
+
+@needs_qemu
+@pytest.mark.parametrize("word", ["-name", "-drive", "-device", "-append"])
+def test_a_last_word_that_wants_a_value_does_not_take_ours(word: str, started: list[subprocess.Popen[bytes]]) -> None:
+    with pytest.raises(LayoutError, match=f"QEMU ended: .*{word}: requires an argument"):
+        read_live(f"qemu:-accel tcg -m 64M {word}")
+    assert started[0].returncode == 1
+
+
+@needs_qemu
+def test_a_guest_that_runs_is_not_asked_and_is_gone(
+    started: list[subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(live, "_monitor", lambda client, command: asked.append(command))
+    wrapper = tmp_path / "qemu-system-wrapped"
+    wrapper.write_text('#!/bin/bash\nexec qemu-system-x86_64 "${@/#-S/-no-reboot}"\n')
+    wrapper.chmod(0o755)
+    with pytest.raises(LayoutError, match="the guest must not run, and it runs although -S was given"):
+        read_live(f"qemu:{wrapper} {SMALL} -accel tcg")
+    assert asked == []
+    assert [process.returncode is not None for process in started] == [True]
 
 
 @needs_qemu
@@ -156,6 +179,58 @@ def test_a_missing_qemu_and_a_missing_library_end_with_4(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "qemu.qmp", None)
     with pytest.raises(BackendUnavailable, match=r"pip install 'guestmem\[qemu\]'"):
         read_live("qmp:/nonexistent")
+
+
+GREETING = b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}\n'
+
+
+@contextmanager
+def speaker(path: Path, answer: bytes) -> Iterator[None]:
+    """A QMP server that negotiates as QEMU does and answers what it is asked then with these bytes."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                client.sendall(GREETING)
+                client.recv(1 << 16)
+                client.sendall(b'{"return": {}}\n')
+                client.recv(1 << 16)
+                client.sendall(answer)
+                while client.recv(1 << 16):
+                    pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        thread.join(5)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"return": "' + b"x" * (11 << 20) + b'"}\n',
+        b"[" * 200_000 + b"\n",
+        b'{"return": ' + b"9" * 6000 + b"}\n",
+        b'{"return": "\xff"}\n',
+        b'{"return": "not asked for", "id": "x"}\n',
+        b"\n",
+        b"3\n",
+        b'{"error": 3}\n',
+        b'{"event": {}}\n',
+    ],
+    ids=["long", "deep", "digits", "no UTF-8", "another id", "empty", "number", "error", "event"],
+)
+def test_an_answer_that_is_no_answer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr(live, "_ANSWER_S", 3.0)
+    path = tmp_path / "s"
+    with speaker(path, answer), pytest.raises(LayoutError) as refused:
+        read_live(f"qmp:{path}")
+    assert "\n" not in str(refused.value)
 
 
 @contextmanager

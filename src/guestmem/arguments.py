@@ -10,13 +10,13 @@ arguments of one test cost less than calling a function with them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 from guestmem.errors import CallUnfinished, HostSignal, InputError, KvmError, NotVisible
-from guestmem.units import GIB, S64_MAX, U32_MAX, U64_MAX
+from guestmem.units import GIB, S64_MAX, U32_MAX
 
 __all__ = ("S32", "S64", "U32", "U64", "Alignment", "Length", "Size", "Turns", "Words", "checked")
 
@@ -30,6 +30,7 @@ class _Kind:
     words: str
     allows: Callable[[int], bool]
     suspicious: str
+    of_all: bool = False  # it may be asked of several arguments at once, of their bits together
 
 
 def _between(lowest: int, highest: int, words: str) -> _Kind:
@@ -37,14 +38,18 @@ def _between(lowest: int, highest: int, words: str) -> _Kind:
     return _Kind(words, range(lowest, highest + 1).__contains__, f"not {lowest} <= {{0}} | 0 <= {highest}")
 
 
-U32 = Annotated[int, _between(0, U32_MAX, "from 0 to 2**32 - 1")]
-U64 = Annotated[int, _between(0, U64_MAX, "from 0 to 2**64 - 1")]
+def _unsigned(bits: int) -> _Kind:
+    return _Kind(f"from 0 to 2**{bits} - 1", range(1 << bits).__contains__, f"{{0}} >> {bits}", of_all=True)
+
+
+U32 = Annotated[int, _unsigned(32)]
+U64 = Annotated[int, _unsigned(64)]
 S32 = Annotated[int, _between(-(1 << 31), U32_MAX, "from -2**31 to 2**32 - 1")]  # often written unsigned
 S64 = Annotated[int, _between(-(1 << 63), S64_MAX, "from -2**63 to 2**63 - 1")]
 Length = Annotated[int, _between(0, GIB, "from 0 to 2**30")]  # of a buffer of the caller's
 Size = Annotated[int, _Kind("1, 2, 4 or 8", (1, 2, 4, 8).__contains__, "{0} not in (1, 2, 4, 8)")]
 Alignment = Annotated[int, _Kind("a power of two", lambda n: n > 0 and not n & (n - 1), "{0} <= 0 or {0} & ({0} - 1)")]
-Words = Annotated[Sequence[int], _Kind("from 0 to 2**64 - 1 each", range(U64_MAX + 1).__contains__, "any({0})")]
+Words = Annotated[Sequence[int], _Kind("from 0 to 2**64 - 1 each", range(1 << 64).__contains__, "any({0})")]
 
 
 class Turns:
@@ -118,7 +123,7 @@ def _checked(method: Callable[..., Any], declared: Callable[..., Any], in_turns:
         ),
         arguments="".join(f", {name}" for name in names),
         name=declared.__name__,
-        suspicious=" or ".join(kind.suspicious.format(name) for name, kind in kinds.items()) or "False",
+        suspicious=" or ".join(_suspicious(kinds)) or "False",
         values=", ".join(kinds),
     )
     world: dict[str, Any] = {
@@ -132,6 +137,14 @@ def _checked(method: Callable[..., Any], declared: Callable[..., Any], in_turns:
     exec(source, world)
     call: Callable[..., Any] = wraps(method)(world["call"])
     return call
+
+
+def _suspicious(kinds: dict[str, _Kind]) -> Iterator[str]:
+    """The expressions of which one is true if an argument is not of its kind."""
+    for kind in dict.fromkeys(kinds.values()):
+        names = [name for name in kinds if kinds[name] is kind]
+        for argument in [f"({' | '.join(names)})"] if kind.of_all else names:
+            yield kind.suspicious.format(argument)
 
 
 def _refuse(call: str, kinds: dict[str, _Kind], values: Sequence[Any]) -> None:

@@ -28,7 +28,7 @@ _PRE_FAULT_SECONDS = 5
 
 
 @checked(Backend, Statistics)
-class KvmBackend:
+class KvmBackend(Backend, Statistics):
     """Backend "kvm": the calls of ``guestmem.backend.Backend`` on /dev/kvm of this machine (x86-64).
 
     run_limit_s bounds every KVM_RUN, in whole seconds: EINTR. BackendUnavailable, saying what is missing, if the
@@ -67,12 +67,10 @@ class KvmBackend:
     # -- any file ---------------------------------------------------------------------------------------------------
 
     def close(self, fd: int) -> None:
-        """close(2)."""
         self._files.close(fd)
         self._machines.closed(fd)
 
     def dup(self, fd: int) -> int:
-        """dup(2)."""
         copy = self._files.dup(fd)
         self._machines.duplicated(fd, copy)
         return copy
@@ -86,23 +84,18 @@ class KvmBackend:
         return self._files.open_aux(kind)
 
     def fstat(self, fd: int) -> FileStat | None:
-        """fstat(2); None for any other file."""
         return self._files.fstat(fd)
 
     def fallocate(self, fd: int, mode: int, offset: int, len: int) -> None:
-        """fallocate(2)."""
         self._files.fallocate(fd, mode, offset, len)
 
     def ftruncate(self, fd: int, length: int) -> None:
-        """ftruncate(2)."""
         self._files.ftruncate(fd, length)
 
     def lseek(self, fd: int, offset: int, whence: int) -> int:
-        """lseek(2)."""
         return self._files.lseek(fd, offset, whence)
 
     def read(self, fd: int, len: int) -> int:
-        """read(2)."""
         return self._files.transfer("read", fd, len)
 
     def write(self, fd: int, len: int) -> int:
@@ -110,7 +103,6 @@ class KvmBackend:
         return self._files.transfer("write", fd, len)
 
     def pread(self, fd: int, len: int, offset: int) -> int:
-        """pread(2)."""
         return self._files.transfer_at("pread", fd, len, offset)
 
     def pwrite(self, fd: int, len: int, offset: int) -> int:
@@ -118,40 +110,33 @@ class KvmBackend:
         return self._files.transfer_at("pwrite", fd, len, offset)
 
     def fsync(self, fd: int) -> None:
-        """fsync(2)."""
         self._files.fsync(fd)
 
     # -- ioctls -----------------------------------------------------------------------------------------------------
 
     def check_extension(self, fd: int, cap: int) -> int:
-        """KVM_CHECK_EXTENSION."""
         return ioctl(fd, "KVM_CHECK_EXTENSION", cap, f"{fd=}, {cap=}")
 
     def enable_cap(self, fd: int, cap: int, args: Sequence[int], flags: int = 0) -> None:
-        """KVM_ENABLE_CAP."""
         block = structs.ENABLE_CAP.pack(cap=cap, flags=flags, args=args)
         ioctl(fd, "KVM_ENABLE_CAP", block, f"{fd=}, {cap=}, {flags=:#x}, args={[hex(arg) for arg in args]}")
 
     def create_vm(self, fd: int, type: int) -> int:
-        """KVM_CREATE_VM."""
         vm = self._files.installed(ioctl(fd, "KVM_CREATE_VM", type, f"{fd=}, {type=:#x}"))
         self._machines.created_vm(vm)
         return vm
 
     def create_vcpu(self, fd: int, id: int) -> int:
-        """KVM_CREATE_VCPU."""
         vcpu = self._files.installed(ioctl(fd, "KVM_CREATE_VCPU", id, f"{fd=}, {id=:#x}"))
         self._machines.created_vcpu(fd, vcpu)
         return vcpu
 
     def create_guest_memfd(self, fd: int, size: int, flags: int, reserved: Sequence[int] = ()) -> int:
-        """KVM_CREATE_GUEST_MEMFD."""
         block = structs.CREATE_GUEST_MEMFD.pack(size=size, flags=flags, reserved=reserved)
         values = f"{fd=}, {size=:#x}, {flags=:#x}"
         return self._files.installed(ioctl(fd, "KVM_CREATE_GUEST_MEMFD", block, values))
 
     def set_user_memory_region(self, fd: int, slot: int, flags: int, gpa: int, size: int, userspace_addr: int) -> None:
-        """KVM_SET_USER_MEMORY_REGION."""
         values = f"{fd=}, {slot=:#x}, {flags=:#x}, {gpa=:#x}, {size=:#x}, {userspace_addr=:#x}"
         block = structs.REGION.pack(
             slot=slot, flags=flags, guest_phys_addr=gpa, memory_size=size, userspace_addr=userspace_addr
@@ -171,7 +156,6 @@ class KvmBackend:
         pad1: int = 0,
         pad2: Sequence[int] = (),
     ) -> None:
-        """KVM_SET_USER_MEMORY_REGION2."""
         values = f"{fd=}, {slot=:#x}, {flags=:#x}, {gpa=:#x}, {size=:#x}, {userspace_addr=:#x}"
         block = structs.REGION2.pack(
             slot=slot,
@@ -187,7 +171,6 @@ class KvmBackend:
         ioctl(fd, "KVM_SET_USER_MEMORY_REGION2", block, f"{values}, {guest_memfd=}, {guest_memfd_offset=:#x}")
 
     def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
-        """KVM_SET_MEMORY_ATTRIBUTES."""
         block = structs.MEMORY_ATTRIBUTES.pack(address=address, size=size, attributes=attributes, flags=flags)
         values = f"{fd=}, {address=:#x}, {size=:#x}, {attributes=:#x}, {flags=:#x}"
         ioctl(fd, "KVM_SET_MEMORY_ATTRIBUTES", block, values)
@@ -215,20 +198,16 @@ class KvmBackend:
         return self._memory.anonymous(size, prot, align)
 
     def mmap(self, fd: int, length: int, prot: int, flags: int, offset: int) -> int:
-        """mmap(2) at an address of the kernel's choice."""
         return self._memory.mmap(fd, length, prot, flags, offset)
 
     def munmap(self, addr: int, length: int) -> None:
-        """munmap(2)."""
         self._memory.munmap(addr, length)
         self._machines.unmapped(addr, length)
 
     def mprotect(self, addr: int, length: int, prot: int) -> None:
-        """mprotect(2)."""
         self._memory.mprotect(addr, length, prot)
 
     def madvise(self, addr: int, length: int, advice: int) -> None:
-        """madvise(2)."""
         self._memory.madvise(addr, length, advice)
 
     def host_read(self, addr: int, size: int) -> int:

@@ -2,8 +2,9 @@
 
 ``pid:PID`` reads the process's VMs out of the kernel's memory, whatever VMM it is (``guestmem.host``).
 ``qmp:SOCKET`` asks a QEMU that is there; ``qemu:ARGUMENTS`` starts one with ``-S``, so that not one guest instruction
-runs, asks, and ends it whatever happens: by QMP, then by signals, and by the kernel if this process dies first. The
-answers are monitor text, read by the reader of such text. QMP is spoken by the library qemu.qmp (extra ``qemu``).
+runs, asks whether that is so and then the rest, and ends it whatever happens: by signals, and by the kernel if this
+process dies first. The answers are monitor text, read by the reader of such text. QMP is spoken by the library
+qemu.qmp (extra ``qemu``).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def read_live(source: str) -> list[Layout]:
     if kind == "qmp":
         return qemu_mtree.read(source, _ask(source, Path(what)))
     with paused_qemu(source, what) as socket:
-        text = _ask(source, socket)
+        text = _ask(source, socket, paused=True)
     return qemu_mtree.read(source, text)
 
 
@@ -71,11 +72,12 @@ def _of_process(source: str, pid: str) -> list[Layout]:
 @contextmanager
 def paused_qemu(source: str, arguments: str) -> Iterator[Path]:
     """Start QEMU before its first instruction; the path of its QMP socket. It is gone when the block is left."""
-    command = _command(source, arguments)
+    program, words = _command(source, arguments)
     with tempfile.TemporaryDirectory(prefix="guestmem-") as directory:
         socket = Path(directory) / "qmp"
         errors = Path(directory) / "stderr"
-        command += ["-S", "-display", "none", "-qmp", f"unix:{socket},server=on,wait=off"]
+        # Ours first: a last word that wants a value takes the next one, whatever it is.
+        command = [*program, "-S", "-display", "none", "-qmp", f"unix:{socket},server=on,wait=off", *words]
         with errors.open("wb") as stderr:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
@@ -92,7 +94,8 @@ def paused_qemu(source: str, arguments: str) -> Iterator[Path]:
             _end(process)
 
 
-def _command(source: str, arguments: str) -> list[str]:
+def _command(source: str, arguments: str) -> tuple[list[str], list[str]]:
+    """The words that start QEMU, and its arguments."""
     try:
         words = shlex.split(arguments)
     except ValueError as error:
@@ -108,7 +111,7 @@ def _command(source: str, arguments: str) -> list[str]:
     if not any(word == "-accel" or "accel=" in word or word == "-enable-kvm" for word in options):
         words += ["-accel", "kvm", "-accel", "tcg"]  # the first that works here
     guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-    return [*guard, binary, *words]
+    return [*guard, binary], words
 
 
 def _wait_for(source: str, process: subprocess.Popen[bytes], socket: Path, errors: Path) -> None:
@@ -140,27 +143,38 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(_END_S)
 
 
-def _ask(source: str, socket: Path) -> bytes:
-    """The monitor's answers as one text, as a capture has them."""
+def _ask(source: str, socket: Path, *, paused: bool = False) -> bytes:
+    """The monitor's answers as one text, as a capture has them; paused: of a QEMU whose guest must not run."""
     try:
         from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
     except ImportError:
         raise BackendUnavailable(f"{source}: needs the library qemu.qmp: pip install 'guestmem[qemu]'") from None
     try:
-        return asyncio.run(asyncio.wait_for(_conversation(QMPClient("guestmem"), socket), _ANSWER_S))
+        return asyncio.run(asyncio.wait_for(_conversation(QMPClient("guestmem"), socket, paused), _ANSWER_S))
+    except _GuestRunsError:
+        remedy = "leave out what starts it"
+        raise LayoutError(source, "the guest must not run, and it runs although -S was given", remedy=remedy) from None
     except ConnectError as error:
         cause = printable(error.exc or error, 200)
         raise LayoutError(source, f"no QMP at this socket ({cause})", remedy="use -qmp unix:SOCKET,server=on") from None
     except TimeoutError:
         remedy = "another client may hold the monitor"
         raise LayoutError(source, f"no answer in {_ANSWER_S:.0f} s", remedy=remedy) from None
-    except (ExecuteError, QMPError, OSError) as error:
+    except (ExecuteError, QMPError, OSError, ValueError, RecursionError) as error:
         raise LayoutError(source, f"QMP failed ({printable(error, 200)})") from None
 
 
-async def _conversation(client: QMPClient, socket: Path) -> bytes:
+class _GuestRunsError(Exception):
+    pass
+
+
+async def _conversation(client: QMPClient, socket: Path, paused: bool) -> bytes:
     await client.connect(str(socket))
     try:
+        if paused:
+            status = await client.execute("query-status")
+            if not isinstance(status, dict) or status.get("running") is not False:
+                raise _GuestRunsError
         texts = [await _monitor(client, command) for command in _COMMANDS]
         if not _HVA_COLUMN.search(texts[2]):  # before 10.0 only gpa2hva tells
             starts = dict.fromkeys(_ROW.findall(texts[1]))

@@ -19,7 +19,7 @@ from guestmem.runmap import RunMap
 from guestmem.uapi import PROT_EXEC, PROT_READ, PROT_WRITE
 from guestmem.units import GIB, TIB, U64, align_down, align_up
 
-__all__ = ("AddressSpace", "Anonymous", "Vma")
+__all__ = ("AddressSpace", "Anonymous", "RangeRequest", "Vma")
 
 _BOTTOM, _TOP = 0x1_0000, 0x7F00_0000_0000  # where mappings are placed, from the top; the program is outside
 _APART = GIB  # bytes between mappings
@@ -35,6 +35,23 @@ ADDRESS_SPACE_HAS_ROOM: Check[tuple[int, list[int]]] = Check(
     lambda asked: bool(asked[1]),
     lambda asked: f"length={asked[0]:#x}",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRequest:
+    """A call on a range of the process's addresses; bytes."""
+
+    host: AddressSpace
+    addr: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """One past the last page."""
+        return self.addr + align_up(self.length, self.host.page_size)
+
+    def __str__(self) -> str:
+        return f"addr={self.addr:#x} length={self.length:#x}"
 
 
 class Anonymous:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from guestmem.errors import HostSignal
 from guestmem.model.checks import Check, require
-from guestmem.model.hostmem import AddressSpace, Anonymous, Vma
+from guestmem.model.hostmem import AddressSpace, Anonymous, RangeRequest, Vma
 from guestmem.uapi import (
     MADV_COLLAPSE,
     MADV_DONTNEED,
@@ -23,7 +23,7 @@ from guestmem.uapi import (
     PROT_READ,
     PROT_WRITE,
 )
-from guestmem.units import U64, align_up
+from guestmem.units import U64
 
 __all__ = ("madvise",)
 
@@ -33,18 +33,10 @@ _POPULATE = frozenset((MADV_POPULATE_READ, MADV_POPULATE_WRITE))
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
-    """The call; bytes."""
+class Advice(RangeRequest):
+    """The call."""
 
-    host: AddressSpace
-    addr: int
-    length: int
     advice: int
-
-    @property
-    def end(self) -> int:
-        """One past the last page."""
-        return self.addr + align_up(self.length, self.host.page_size)
 
     @property
     def is_mapped(self) -> bool:
@@ -106,7 +98,7 @@ RANGE_CHECKS: tuple[Check[Advice], ...] = (
         "the range must not wrap 64 bits",
         "do_madvise",
         lambda r: r.end < U64,
-        lambda r: f"addr={r.addr:#x} length={r.length:#x}",
+        str,
     ),
 )
 

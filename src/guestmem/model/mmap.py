@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from guestmem.model.checks import Check, require
 from guestmem.model.files import ANONYMOUS, OpenFile
-from guestmem.model.hostmem import AddressSpace, Vma
+from guestmem.model.hostmem import AddressSpace, RangeRequest, Vma
 from guestmem.model.profiles import Profile
 from guestmem.model.vm import GuestMemfd
 from guestmem.uapi import (
@@ -216,28 +216,16 @@ def mmap(host: AddressSpace, request: MmapRequest) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class RangeRequest:
-    """munmap(2) or mprotect(2); bytes."""
+class ProtectRequest(RangeRequest):
+    """mprotect(2)."""
 
-    host: AddressSpace
-    addr: int
-    length: int
-    prot: int = 0
-
-    @property
-    def end(self) -> int:
-        """One past the last page."""
-        return self.addr + align_up(self.length, self.host.page_size)
+    prot: int
 
     @property
     def meets_a_mapping(self) -> bool:
         """Whether something is mapped where a mapping that grows would have to be."""
         end = self.end if self.prot & _PROT_GROWSDOWN else self.addr + 1
         return self.host.vmas.overlaps(self.addr, end)
-
-
-def _say_range(request: RangeRequest) -> str:
-    return f"addr={request.addr:#x} length={request.length:#x}"
 
 
 MUNMAP_CHECKS: tuple[Check[RangeRequest], ...] = (
@@ -247,7 +235,7 @@ MUNMAP_CHECKS: tuple[Check[RangeRequest], ...] = (
         "the address must be page aligned and the length not 0",
         "do_vmi_munmap",
         lambda r: not r.addr % r.host.page_size and r.length != 0,
-        _say_range,
+        str,
     ),
     Check(
         "range-in-user-space",
@@ -255,29 +243,29 @@ MUNMAP_CHECKS: tuple[Check[RangeRequest], ...] = (
         "the range must end in user space",
         "do_vmi_munmap",
         lambda r: r.addr + r.length <= r.host.user_limit,
-        _say_range,
+        str,
     ),
 )
 
-MPROTECT_ADDRESS_CHECKS: tuple[Check[RangeRequest], ...] = (
+MPROTECT_ADDRESS_CHECKS: tuple[Check[ProtectRequest], ...] = (
     Check(
         "range-aligned",
         errno.EINVAL,
         "the address must be page aligned, and the mapping cannot grow both up and down",
         "do_mprotect_pkey",
         lambda r: not r.addr % r.host.page_size and r.prot & _GROWS != _GROWS,
-        lambda r: f"{_say_range(r)} prot={r.prot:#x}",
+        lambda r: f"{r} prot={r.prot:#x}",
     ),
 )
 
-MPROTECT_CHECKS: tuple[Check[RangeRequest], ...] = (
+MPROTECT_CHECKS: tuple[Check[ProtectRequest], ...] = (
     Check(
         "range-no-wrap",
         errno.ENOMEM,
         "the range must not wrap 64 bits",
         "do_mprotect_pkey",
         lambda r: r.end < U64,
-        _say_range,
+        str,
     ),
     Check(
         "protection-known",
@@ -328,7 +316,7 @@ def mprotect(host: AddressSpace, addr: int, length: int, prot: int) -> None:
 
     Before anything changes: EINVAL unaligned, ENOMEM wrapping, EINVAL for an unknown protection; length 0 succeeds.
     """
-    request = RangeRequest(host, addr, length, prot)
+    request = ProtectRequest(host, addr, length, prot)
     require(MPROTECT_ADDRESS_CHECKS, request)
     if length == 0:
         return

@@ -56,8 +56,8 @@ PAGE_SIZE_CAN_CHANGE: Check[tuple[GuestMemfd, int]] = Check(
 
 
 @checked(Backend, Host, Statistics, in_turns=True)
-class Process(Descriptors):
-    """One process on a modelled host; the backend "model"."""
+class Process(Descriptors, Backend, Host, Statistics):
+    """One process on a modelled host; the backend "model". The protocols say what each call does."""
 
     name = "model"
     boot_pages = 0  # no code runs
@@ -109,23 +109,18 @@ class Process(Descriptors):
         return FileStat(file.size, 0, self.page_size, _ST_MODE, 1)
 
     def fallocate(self, fd: int, mode: int, offset: int, len: int) -> None:
-        """fallocate(2)."""
         fallocate(FallocateRequest(self.profile, self.file(fd), mode, offset, len))
 
     def ftruncate(self, fd: int, length: int) -> None:
-        """ftruncate(2)."""
         file_calls.ftruncate(self.find_file(fd), length)
 
     def lseek(self, fd: int, offset: int, whence: int) -> int:
-        """lseek(2)."""
         return file_calls.lseek(self.file(fd), offset, whence)
 
     def read(self, fd: int, len: int) -> int:
-        """read(2)."""
         return file_calls.transfer(self.file(fd), "read", len)
 
     def write(self, fd: int, len: int) -> int:
-        """write(2)."""
         return file_calls.transfer(self.file(fd), "write", len)
 
     def pread(self, fd: int, len: int, offset: int) -> int:
@@ -133,11 +128,9 @@ class Process(Descriptors):
         return file_calls.transfer_at(self.find_file(fd), "pread", len, offset)
 
     def pwrite(self, fd: int, len: int, offset: int) -> int:
-        """pwrite(2)."""
         return file_calls.transfer_at(self.find_file(fd), "pwrite", len, offset)
 
     def fsync(self, fd: int) -> None:
-        """fsync(2)."""
         file_calls.fsync(self.file(fd))
 
     # -- ioctls ------------------------------------------------------------------------------------------------------
@@ -174,7 +167,6 @@ class Process(Descriptors):
         return self.install(create.create_guest_memfd(self.vm_of(fd), size, flags))
 
     def set_user_memory_region(self, fd: int, slot: int, flags: int, gpa: int, size: int, userspace_addr: int) -> None:
-        """KVM_SET_USER_MEMORY_REGION."""
         set_memory_region(self.vm_of(fd), Region(1, slot, flags, gpa, size, userspace_addr), None)
 
     def set_user_memory_region2(
@@ -196,11 +188,9 @@ class Process(Descriptors):
         set_memory_region(self.vm_of(fd), region, file)
 
     def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
-        """KVM_SET_MEMORY_ATTRIBUTES."""
         set_attributes(AttributesRequest(self.vm_of(fd), address, size, attributes, flags))
 
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
-        """KVM_PRE_FAULT_MEMORY on a vCPU."""
         try:
             vcpu = self.vcpu_of(fd)
         except KvmError as refused:
@@ -219,21 +209,17 @@ class Process(Descriptors):
         return self.host.map_anonymous(size, prot, align, page_order)
 
     def mmap(self, fd: int, length: int, prot: int, flags: int, offset: int) -> int:
-        """mmap(2) at an address of the model's choice."""
         require(mmap.OFFSET_CHECKS, (offset, self.page_size))
         file = OpenFile(ANONYMOUS) if flags & MAP_ANONYMOUS else self.file(fd)
         return mmap.mmap(self.host, mmap.MmapRequest(self.profile, self.page_size, file, length, prot, flags, offset))
 
     def munmap(self, addr: int, length: int) -> None:
-        """munmap(2)."""
         mmap.munmap(self.host, addr, length)
 
     def mprotect(self, addr: int, length: int, prot: int) -> None:
-        """mprotect(2)."""
         mmap.mprotect(self.host, addr, length, prot)
 
     def madvise(self, addr: int, length: int, advice: int) -> None:
-        """madvise(2)."""
         madvise(self.host, addr, length, advice)
 
     def host_read(self, addr: int, size: int) -> int:

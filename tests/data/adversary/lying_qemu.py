@@ -55,7 +55,7 @@ elif MODE == "huge":
     os.write(PORT, struct.pack("<II", 0, 0x7FFFFFFF))
 else:
     say(0, encode(["Hello", "0", "6.12.9\x1b[2J"]))
-    for session, request in requests():
+    for session, request in requests() if MODE != "silent" else ():
         if request[0] in ("Open", "Command"):
             say(session if MODE != "unknownsession" else 99, encode(["Opened", 1]))
             if MODE == "stream":
