@@ -18,7 +18,7 @@ as_root = if [ "$$(id -u)" = 0 ]; then $(1); elif command -v sudo >/dev/null; th
 	else echo 'as root, run: $(1)' >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab-tools ci-tools test-lab test-host lint prove conformance bench fuzz-readers docs clean
+.PHONY: help run test lab-tools ci-tools test-lab test-host lint prove conformance bench fuzz-readers campaigns docs clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -61,6 +61,10 @@ bench: $(VENV)/.installed-dev  ## measure the speed, also compared with this mac
 
 fuzz-readers: $(VENV)/.installed-fuzz  ## fuzz the layout readers with atheris for FUZZ_SECONDS (60) in all
 	$(BIN)/python -m fuzz_readers $(FUZZ_SECONDS)
+
+campaigns: $(VENV)/.installed-fuzz  ## two minutes of new random inputs, for the hypothesis tests and the readers
+	$(BIN)/python -m fuzz_readers.properties 45
+	$(BIN)/python -m fuzz_readers 60 any
 
 docs: $(VENV)/.installed-dev  ## write the pages that are made from code again
 	$(BIN)/python docs/divergences.py > docs/divergences.md

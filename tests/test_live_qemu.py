@@ -259,7 +259,7 @@ def server(path: Path, answer: bytes) -> Iterator[None]:
 def test_what_is_no_qemu_is_given_up_on_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
-    monkeypatch.setattr(live, "_ANSWER_S", 0.5)
+    monkeypatch.setattr(live, "ANSWER_S", 0.5)
     path = tmp_path / "s"
     with server(path, answer), pytest.raises(LayoutError) as refused:
         read_live(f"qmp:{path}")

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
 import pytest
+from examples import DATA, layout
+from program import Guestmem
 from pyarrow import parquet
 
-from guestmem.layout import LayoutError
+from guestmem.geometry import geometry_named
+from guestmem.layout import HostLimits, LayoutError
+from guestmem.layout.binding import FileLimits
+from guestmem.layout.bound import PACKINGS, Packing, as_bound, judge
+from guestmem.layout.check import check
+from guestmem.layout.fleet import check_fleet
 from guestmem.layout.readers import fleet_jsonl, fleet_parquet, strace
 from guestmem.layout.recognise import load, read, recognise
 from guestmem.layout.text import number
+from guestmem.layout.value import Slot
+from guestmem.rules import rule_named
 
 SET = (
     "ioctl(4, KVM_SET_USER_MEMORY_REGION, {slot=0, flags=%s, guest_phys_addr=0, memory_size=4096, "
@@ -32,7 +43,7 @@ def test_strace_flags_shift_by_the_shifts_that_strace_prints_only() -> None:
         strace.read("x", (SET % "1<<MAP_HUGETLB").encode())
 
 
-def parquet_of(**columns: list[object]) -> bytes:
+def parquet_of(**columns: object) -> bytes:
     out = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), out)
     return out.getvalue()
@@ -175,3 +186,113 @@ def test_a_closed_standard_input_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_toml_key_of_many_parts_is_refused_before_it_is_read(line: str) -> None:
     with pytest.raises(LayoutError, match="dots"):
         read("x", f"[[slots]]\ngpa = 0\nsize = 4096\n{line % ('a.' * 50_000)}\n".encode())
+
+
+HUGE = "0x" + "f" * 6000
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        (r"slots\[0\]\.gpa 0xff", f"[[slots]]\ngpa = {HUGE}\nsize = 4096\n"),
+        (r"slots\[0\]\.size 0xff", f"[[slots]]\ngpa = 0\nsize = {HUGE}\n"),
+        (r"slots\[0\]\.slot", f"[[slots]]\ngpa = 0\nsize = 4096\nslot = {HUGE}\n"),
+        (r"slots\[0\]\.flags", f"[[slots]]\ngpa = 0\nsize = 4096\nflags = {HUGE}\n"),
+        (r"slots\[0\]\.address_space", f"[[slots]]\ngpa = 0\nsize = 4096\naddress_space = {HUGE}\n"),
+        (r"slots\[0\]\.address_space", "[[slots]]\ngpa = 0\nsize = 4096\naddress_space = -1\n"),
+        (r"files\[0\]\.size 0xff", f"slots = []\nfiles = [{{name = 'a', size = {HUGE}}}]\n"),
+        (r"files\[0\]\.flags", f"slots = []\nfiles = [{{name = 'a', flags = {HUGE}}}]\n"),
+        (r"private\[0\]\.gpa 0xff", f"slots = []\nprivate = [{{gpa = {HUGE}, size = 4096}}]\n"),
+    ],
+)
+def test_a_number_wider_than_its_field_is_refused_by_name(field: str, text: str) -> None:
+    with pytest.raises(LayoutError) as refused:
+        read("x", text.encode())
+    assert re.match(f"x: {field}", str(refused.value))
+
+
+TWICE = {
+    "guestmem-json": b'{"slots": [{"gpa": 0, "gpa": 4096, "size": 4096}]}',
+    "guestmem-fleet": b'{"slots": [{"gpa": 0, "size": 4096, "gpa": 4096}]}\n{"slots": []}\n',
+    "cloud-hypervisor": b'{"memory": {"size": 4096}, "gpa": 1, "x": {"gpa": 1, "gpa": 2}}',
+    "firecracker": b'{"machine-config": {"mem_size_mib": 128, "gpa": 1, "gpa": 2}}',
+    "firecracker-uffd": b'[{"base_host_virt_addr": 0, "size": 4096, "offset": 0, "gpa": 0, "gpa": 0}]',
+    "recording": b'{"op": "begin", "seq": "a", "kind": "gpa", "kind": "gpa"}',
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_a_key_that_json_gives_twice_is_refused_by_name(kind: str) -> None:
+    with pytest.raises(LayoutError, match=r"key '(gpa|kind)'"):
+        read("x", TWICE[kind], kind)
+    if kind == "guestmem-fleet":
+        with pytest.raises(LayoutError, match=r"x:1: key 'gpa'"):
+            fleet_jsonl.read("x", TWICE[kind])
+
+
+def test_two_columns_of_one_name_are_refused_by_name() -> None:
+    data = (DATA / "adversary" / "parquet-two-gpa-columns.parquet").read_bytes()
+    with pytest.raises(LayoutError, match="column gpa: the table has it more than once"):
+        fleet_parquet.read("x", data)
+
+
+@pytest.mark.parametrize("page", [0, 3, 4097])
+def test_a_page_size_of_a_parquet_row_is_a_power_of_two(page: int) -> None:
+    with pytest.raises(LayoutError, match=f"column page_size {page}: needed a power of two"):
+        fleet_parquet.read("x", parquet_of(vm=["a", "b"], gpa=[0, 0], size=[4096] * 2, page_size=[4096, page]))
+
+
+@pytest.mark.parametrize(("column", "value"), [("address_space", 0x10000), ("address_space", -1), ("gpa", -1)])
+def test_a_number_of_a_parquet_row_that_no_ioctl_holds_is_refused(column: str, value: int) -> None:
+    columns: dict[str, list[object]] = {"vm": ["a"], "gpa": [0], "size": [4096]}
+    with pytest.raises(LayoutError, match=f"column {column}: needed numbers from 0"):
+        fleet_parquet.read("x", parquet_of(**{**columns, column: [value]}))
+
+
+def test_an_address_space_that_no_vm_has_is_an_error_in_a_fleet() -> None:
+    fleet = fleet_parquet.read("x", parquet_of(vm=["a"], gpa=[0], size=[4096], address_space=[7]))
+    assert check_fleet(fleet, HostLimits()).severity == "error"
+
+
+def test_names_of_a_parquet_table_are_one_vm_each_however_they_are_encoded() -> None:
+    names = pyarrow.chunked_array([["b", "a"], [None, "b"]])
+    fleet = fleet_parquet.read("x", parquet_of(vm=names, gpa=[0, 0, 0, 4096], size=[4096] * 4))
+    assert fleet.names == ["", "a", "b"]
+    assert fleet.columns.vm.tolist() == [2, 1, 0, 2]
+
+
+@pytest.mark.parametrize("geometry", ["arm64-16K", "arm64-64K"])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_gpa_that_the_base_page_does_not_divide_is_refused_before_any_rule(geometry: str, packing: Packing) -> None:
+    found = layout("qemu72-pc-2G-tcg-booted.txt")
+    shape = geometry_named(geometry)
+    verdicts = judge(found, packing, shape.page_sizes[-1], shape)
+    base = shape.base_page_size
+    for rule in verdicts.rules:
+        for slot, why in zip(verdicts.layout.slots, rule.refusals, strict=True):
+            if slot.size % base == 0 and slot.gpa % base:
+                assert why is not None and "EINVAL [gpa-page-aligned]" in why
+            elif slot.size % base:
+                assert why is not None and "EINVAL [size-page-aligned]" in why
+    odd = Slot(0x101000, 1 << 20, region="odd")
+    for one in judge(found.with_slots([odd]), packing, shape.page_sizes[-1], shape).rules:
+        assert "[gpa-page-aligned]" in str(one.refusals[0])
+    bound = as_bound(found.with_slots([replace(odd, size=0)]), packing)
+    check(bound, HostLimits(shape, files=FileLimits(shape.page_sizes[-1], rule_named("gpa-page"))))
+
+
+def test_a_file_name_writes_nothing_to_a_terminal(guestmem_command: Guestmem, tmp_path: Path) -> None:
+    recording = tmp_path / "a\x1b[2J.jsonl"
+    recording.write_text('{"op":"begin","seq":"a"}\n{"op":"close","seq":"a","i":0,"fd":77,"errno":null,"result":0}\n')
+    capture = tmp_path / "b\x1b[2J.json"
+    capture.write_text('{"slots": [{"gpa": 0, "size": 4096}]}')
+    page = tmp_path / "c\x1b[2J.html"
+    for arguments in (
+        ("run", recording), ("explain", recording), ("explain", "--op", "9", recording), ("check", capture),
+        ("check", "--html", page, capture), ("rules", capture), ("rules", "--markdown", capture), ("plan", capture),
+        ("check", recording), ("run", capture), ("check", tmp_path / "\x1b[2J"), ("run", tmp_path / "\x1b[2J"),
+    ):  # fmt: skip
+        ended = guestmem_command(*arguments)
+        assert "\x1b" not in ended.out + ended.err, arguments
+        assert ended.code in (0, 1, 2)
+    assert "\x1b" not in page.read_text()

@@ -84,7 +84,7 @@ FORMATS = {
     "gdb-dump": Format("debugger dump of the memory ioctls", "gdb_dump.read", text=rb"^IOCTL fd=-?\d+ cmd=0x"),
     "strace": Format("strace log of a VMM", "strace.read", text=rb"\bioctl\((fd=)?(0x)?\d"),
     "recording": Format("guestmem recording, JSON Lines", "recording.read", keys=("op", "lines.op")),
-    "guestmem-host": Format("guestmem host --save", "host.read", keys=("vms",)),
+    "guestmem-host": Format("guestmem host --save", "host.read", keys=("vms",), most=MAX_DOCUMENT),
     "guestmem-fleet": Format(
         "guestmem layouts, JSON Lines", "own.read_fleet", "fleet_jsonl.read", keys=("lines.slots",)
     ),

@@ -30,11 +30,11 @@ from guestmem.layout.value import Layout
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
-__all__ = ("paused_qemu", "read_live")
+__all__ = ("ANSWER_S", "START_S", "paused_qemu", "read_live")
 
 _BINARY = "qemu-system-x86_64"
-_START_S = 20.0
-_ANSWER_S = 20.0
+START_S = 20.0
+ANSWER_S = 20.0
 _END_S = 5.0
 _DYING_S = 0.5
 _MAX_SAID = 1 << 16  # bytes of a QEMU's complaints
@@ -115,11 +115,11 @@ def _command(source: str, arguments: str) -> tuple[list[str], list[str]]:
 
 
 def _wait_for(source: str, process: subprocess.Popen[bytes], socket: Path, errors: Path) -> None:
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + START_S
     while not socket.exists():
         _check_alive(source, process, errors)
         if time.monotonic() > deadline:
-            raise LayoutError(source, f"QEMU did not open its QMP socket in {_START_S:.0f} s")
+            raise LayoutError(source, f"QEMU did not open its QMP socket in {START_S:.0f} s")
         time.sleep(0.01)
 
 
@@ -150,7 +150,7 @@ def _ask(source: str, socket: Path, *, paused: bool = False) -> bytes:
     except ImportError:
         raise BackendUnavailable(f"{source}: needs the library qemu.qmp: pip install 'guestmem[qemu]'") from None
     try:
-        return asyncio.run(asyncio.wait_for(_conversation(QMPClient("guestmem"), socket, paused), _ANSWER_S))
+        return asyncio.run(asyncio.wait_for(_conversation(QMPClient("guestmem"), socket, paused), ANSWER_S))
     except _GuestRunsError:
         remedy = "leave out what starts it"
         raise LayoutError(source, "the guest must not run, and it runs although -S was given", remedy=remedy) from None
@@ -159,7 +159,7 @@ def _ask(source: str, socket: Path, *, paused: bool = False) -> bytes:
         raise LayoutError(source, f"no QMP at this socket ({cause})", remedy="use -qmp unix:SOCKET,server=on") from None
     except TimeoutError:
         remedy = "another client may hold the monitor"
-        raise LayoutError(source, f"no answer in {_ANSWER_S:.0f} s", remedy=remedy) from None
+        raise LayoutError(source, f"no answer in {ANSWER_S:.0f} s", remedy=remedy) from None
     except (ExecuteError, QMPError, OSError, ValueError, RecursionError) as error:
         raise LayoutError(source, f"QMP failed ({printable(error, 200)})") from None
 
