@@ -82,7 +82,8 @@ def _migration(migration: MigrationEntry) -> Iterator[str]:
         yield f"  {step.kind} {size_text(step.size)} of {safe(step.region)}: {where}"
     least = "no scratch space" if migration.least_scratch else f"{size_text(migration.scratch)} of scratch space"
     unproved = "" if migration.least_scratch else " (not proved to be the least possible)"
-    yield f"  the moves copy {size_text(migration.moved)} and need {least}{unproved}"
+    if migration.moves:
+        yield f"  the moves copy {size_text(migration.moved)} and need {least}{unproved}"
     before, after = migration.leaves_before, migration.leaves_after
-    yield f"  leaves there: {before:,} with the offsets of now, {after:,} after the moves"
+    yield f"  leaves there: {before:,} with the present offsets, {after:,} after the moves"
     yield from (f"  {_file(file)}" for file in migration.files)
