@@ -15,7 +15,7 @@ from guestmem.layout.findings import Finding
 from guestmem.report.console import columns, print_stripped
 from guestmem.report.host_words import by_loss, cause_text, change_text, closing_lines, flags_text, huge_text, loss_text
 from guestmem.report.words import gain_text, size_or_dash, size_text
-from guestmem.text import safe
+from guestmem.text import counted, safe
 from guestmem.units import format_size
 
 __all__ = ("print_changes", "print_host", "print_slots", "strip_rows")
@@ -40,7 +40,8 @@ def print_slots(out: Console, report: HostReport, findings: Mapping[int, Iterabl
     """Each VM slot by slot; ``findings`` by the VM's place in the report say what to change."""
     for index, vm in enumerate(report.vms):
         kind = f", type {vm.type}" if vm.type else ""
-        head = f"{safe(vm.name)}, process {vm.pid}{kind}, {len(vm.slots)} slots, {size_text(vm.totals.size or 0)}"
+        slots = f"{counted(len(vm.slots), 'slot')}, {size_text(vm.totals.size or 0)}"
+        head = f"{safe(vm.name)}, process {vm.pid}{kind}, {slots}"
         print_stripped(out, Text(head, style="bold"))
         if vm.slots:
             print_stripped(out, Padding(_slots(vm), (1, 0, 1, 2)))

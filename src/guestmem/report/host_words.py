@@ -106,7 +106,7 @@ def _agreement(report: HostReport) -> str:
     off = []
     for vm in report.vms:
         parts = [
-            f"{abs(more)} leaves of {size} {'more' if more > 0 else 'fewer'}"
+            f"{abs(more):,} {'leaf' if abs(more) == 1 else 'leaves'} of {size} {'more' if more > 0 else 'fewer'}"
             for size in SIZES
             if (more := vm.totals.leaves[size] - vm.totals.counted[size])
         ]
