@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from program import Guestmem
 
-from guestmem.cli import app
 from guestmem.errors import BackendUnavailable
 from guestmem.layout import LayoutError, live
 from guestmem.layout.live import paused_qemu, read_live
@@ -173,9 +172,11 @@ def test_what_qemu_says_when_it_ends_after_it_opened_its_socket_is_told(tmp_path
         read_live(f"qemu:-m 64M -kernel {tmp_path}/kernel")
 
 
-def test_a_missing_qemu_and_a_missing_library_end_with_4(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = CliRunner().invoke(app, ["check", "qemu:qemu-system-nowhere -m 1G"])
-    assert (result.exit_code, "is not installed" in result.stderr) == (4, True)
+def test_a_missing_qemu_and_a_missing_library_end_with_4(
+    guestmem_command: Guestmem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = guestmem_command("check", "qemu:qemu-system-nowhere -m 1G")
+    assert (ended.code, "is not installed" in ended.err) == (4, True)
     monkeypatch.setitem(sys.modules, "qemu.qmp", None)
     with pytest.raises(BackendUnavailable, match=r"pip install 'guestmem\[qemu\]'"):
         read_live("qmp:/nonexistent")
@@ -226,7 +227,7 @@ def speaker(path: Path, answer: bytes) -> Iterator[None]:
 def test_an_answer_that_is_no_answer_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
-    monkeypatch.setattr(live, "_ANSWER_S", 3.0)
+    monkeypatch.setattr(live, "ANSWER_S", 3.0)
     path = tmp_path / "s"
     with speaker(path, answer), pytest.raises(LayoutError) as refused:
         read_live(f"qmp:{path}")
