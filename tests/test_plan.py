@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from examples import layout
+from examples import DATA, layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import PAGE, SMALL
 
 from guestmem.geometry import X86_64
-from guestmem.layout import HostLimits, Layout, Slot
+from guestmem.layout import HostLimits, Layout, LayoutError, Slot
 from guestmem.layout.binding import FileLimits
-from guestmem.layout.planning.migration import migrate
+from guestmem.layout.budget import MAX_PLANNED
+from guestmem.layout.planning import offsets
+from guestmem.layout.planning.migration import migrate, start_of
 from guestmem.layout.planning.moves import Move, in_order
 from guestmem.layout.planning.offsets import best_offset, cost_at, laid_out
 from guestmem.layout.planning.plan import bound_now, make_plan
+from guestmem.layout.recognise import read
 from guestmem.rules import RULES, Binding, Congruent, CreationFlags, FitsSize, Rule, SizeAndGpa, SlotMetadata
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from guestmem.units import GIB, MIB
@@ -277,3 +281,26 @@ def test_a_plan_maps_every_slot_that_it_does_not_call_refused(
         assert (best_offset(item.slot, host) is None) == (index in plan.refused)
         assert (item.mapped[0] == item.slot.size) == (index not in plan.refused)
     assert sum(plan.planned.leaves) <= sum(plan.now.leaves) or plan.now.mapped[0] < plan.planned.mapped[0]
+
+
+def test_a_plan_judges_few_offsets_a_slot_and_gives_each_move_once() -> None:
+    source = DATA / "adversary" / "plan-to-800-slots.json"
+    (whole,) = read(str(source), source.read_bytes())
+    judged = {}
+    for count in (200, 800):
+        offsets._cost.cache_clear()
+        some = replace(whole, slots=tuple(whole.slots[:count]))
+        made = make_plan(some, HostLimits(X86_64, files=FileLimits(2 * MIB, Congruent())), one_file=True)
+        moved = migrate(start_of(some, made), HostLimits(X86_64, files=FileLimits(GIB, Congruent())))
+        judged[count] = offsets._cost.cache_info().misses / count
+        for file in moved.files:
+            done = [step.move.slot for step in file.order.steps if step.kind != "save"]
+            assert len(done) == len(set(done)) == sum(move.source != move.target for move in file.moves)
+    assert max(judged.values()) < 10  # 16 when every candidate was judged
+    assert judged[800] < 1.2 * judged[200]
+
+
+def test_a_layout_of_more_slots_than_offsets_are_looked_for_is_one_line() -> None:
+    slots = [Slot(at << 13, 4096, region=f"r{at}") for at in range(MAX_PLANNED + 1)]
+    with pytest.raises(LayoutError, match="slots to plan for"):
+        make_plan(Layout("x", "guestmem", tuple(slots)), HostLimits(X86_64, files=FileLimits(2 * MIB, Congruent())))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -275,9 +278,9 @@ def test_a_gpa_that_the_base_page_does_not_divide_is_refused_before_any_rule(geo
             elif slot.size % base:
                 assert why is not None and "EINVAL [size-page-aligned]" in why
     odd = Slot(0x101000, 1 << 20, region="odd")
-    for one in judge(found.with_slots([odd]), packing, shape.page_sizes[-1], shape).rules:
+    for one in judge(replace(found, slots=(odd,)), packing, shape.page_sizes[-1], shape).rules:
         assert "[gpa-page-aligned]" in str(one.refusals[0])
-    bound = as_bound(found.with_slots([replace(odd, size=0)]), packing)
+    bound = as_bound(replace(found, slots=(replace(odd, size=0),)), packing)
     check(bound, HostLimits(shape, files=FileLimits(shape.page_sizes[-1], rule_named("gpa-page"))))
 
 
@@ -296,3 +299,20 @@ def test_a_file_name_writes_nothing_to_a_terminal(guestmem_command: Guestmem, tm
         assert "\x1b" not in ended.out + ended.err, arguments
         assert ended.code in (0, 1, 2)
     assert "\x1b" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["check"], ["check", "--json"], ["check", "--sarif"], ["check", "--html", "page.html"], ["rules"],
+     ["rules", "--markdown"], ["rules", "--json"], ["plan"], ["plan", "--json"]],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("text", ['{"slots": [{"gpa": 0, "size": 4096}]}', "nothing"], ids=["layout", "no layout"])
+def test_a_file_name_that_is_no_utf8_is_a_name(arguments: list[str], text: str, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff\x1b[2J.json"
+    Path(os.fsdecode(name)).write_text(text)
+    command = [sys.executable, "-m", "guestmem", *arguments, os.fsdecode(name)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True)
+    assert done.returncode == (2 if text == "nothing" else 0)
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert done.stderr.count(b"\n") <= 1
