@@ -278,9 +278,9 @@ def test_a_gpa_that_the_base_page_does_not_divide_is_refused_before_any_rule(geo
             elif slot.size % base:
                 assert why is not None and "EINVAL [size-page-aligned]" in why
     odd = Slot(0x101000, 1 << 20, region="odd")
-    for one in judge(found.with_slots([odd]), packing, shape.page_sizes[-1], shape).rules:
+    for one in judge(replace(found, slots=(odd,)), packing, shape.page_sizes[-1], shape).rules:
         assert "[gpa-page-aligned]" in str(one.refusals[0])
-    bound = as_bound(found.with_slots([replace(odd, size=0)]), packing)
+    bound = as_bound(replace(found, slots=(replace(odd, size=0),)), packing)
     check(bound, HostLimits(shape, files=FileLimits(shape.page_sizes[-1], rule_named("gpa-page"))))
 
 
