@@ -226,7 +226,7 @@ def speaker(path: Path, answer: bytes) -> Iterator[None]:
 def test_an_answer_that_is_no_answer_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
-    monkeypatch.setattr(live, "_ANSWER_S", 3.0)
+    monkeypatch.setattr(live, "ANSWER_S", 3.0)
     path = tmp_path / "s"
     with speaker(path, answer), pytest.raises(LayoutError) as refused:
         read_live(f"qmp:{path}")
