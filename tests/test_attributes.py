@@ -264,3 +264,10 @@ def test_the_last_word_about_each_page_counts(settings: list[tuple[int, int, boo
         faulted = {page for page in range(24) if load(vcpu, page * P)[0].kind == "memory_fault"}
 
     assert faulted == private
+
+
+def test_a_kernel_without_attributes_says_which_vm_types_it_offers() -> None:
+    with guestmem.open("model", profile="v6.18") as kvm, pytest.raises(guestmem.KvmError) as caught:
+        kvm.create_vm().set_memory_attributes(0, P, PRIVATE)
+
+    assert "VM types offered: 0" in str(caught.value)

@@ -252,3 +252,12 @@ def test_every_shipped_layout_can_be_judged() -> None:
         if path.suffix not in (".md", ".py", ".gdb"):
             for one in read(path.name, load(str(path))):
                 assert all(finding.remedy for finding in find_findings(cover(one)))
+
+
+def test_a_refused_slot_without_a_region_is_named_by_its_gpa_once() -> None:
+    named, unnamed = Slot(0x1800, 0x1000, region="ram"), Slot(0x2800, 0x1000)
+
+    messages = [each.message for each in find_findings(cover(Layout("t", "t", (named, unnamed)), HostLimits()))]
+
+    begins = [message.partition(": ")[0] for message in messages if "KVM refuses" in message]
+    assert begins == ["ram at GPA 0x1800", "the slot at GPA 0x2800"]

@@ -183,6 +183,15 @@ def test_a_broken_line_is_named() -> None:
         fleet_jsonl.read("f", b'{"slots": []}\n{"slots": 3}\n')
 
 
+def test_one_vm_with_one_slot_is_no_plural(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.jsonl"
+    path.write_text('{"name": "vm", "slots": [{"gpa": 0, "size": "0x40000000"}]}\n')
+
+    result = CliRunner().invoke(app, ["check", "--format", "guestmem-fleet", str(path)])
+
+    assert "1 VM, 1 slot, 1G" in result.stdout
+
+
 def test_check_prints_totals_reasons_and_the_worst_vms(tmp_path: Path) -> None:
     lines = [
         {"name": f"vm{n}", "slots": [{"gpa": 0, "size": "0x40000000", "hva": 0x7F0000000000 + 4096 * (n % 2)}]}

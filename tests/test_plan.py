@@ -289,7 +289,7 @@ def test_a_plan_judges_few_offsets_a_slot_and_gives_each_move_once() -> None:
     judged = {}
     for count in (200, 800):
         offsets._cost.cache_clear()
-        some = replace(whole, slots=whole.slots[:count])
+        some = replace(whole, slots=tuple(whole.slots[:count]))
         made = make_plan(some, HostLimits(X86_64, files=FileLimits(2 * MIB, Congruent())), one_file=True)
         moved = migrate(start_of(some, made), HostLimits(X86_64, files=FileLimits(GIB, Congruent())))
         judged[count] = offsets._cost.cache_info().misses / count

@@ -11,6 +11,7 @@ import pytest
 from program import Guestmem
 
 from guestmem.errors import KvmError
+from guestmem.geometry import ARM64_4K
 from guestmem.layout import HostLimits, Layout, Slot, cover
 from guestmem.layout.binding import FileLimits
 from guestmem.layout.reasons import Reason
@@ -67,7 +68,7 @@ def random_layout(chance: random.Random, spaces: int, page_size: int) -> Layout:
 
 def asked(layout: Layout, profile: Profile, vm_type: int, page_size: int, rule: Rule) -> list[Refused]:
     """What the model's ioctl says to each slot, in the layout's order; explain shows the same check last."""
-    machine = Machine(vm_types=(0, 1), gpa_bits=64, user_limit=USER_LIMIT)
+    machine = Machine(vm_types=(0, 1), gpa_bits=52, user_limit=USER_LIMIT)
     answers: list[Refused] = []
     with Process(profile, machine, rule) as process:
         vm = process.create_vm(process.open_kvm(), vm_type)
@@ -135,6 +136,7 @@ def test_check_and_the_models_ioctl_agree_about_errno_and_check_for_thousands_of
         ("EEXIST", "gpa-free"),
         ("EINVAL", "binding-in-file"),
         (overlap, "binding-free"),
+        ("EINVAL", "gpa-mappable"),
     } <= seen, "the random requests reach every check"
     assert any(answer and answer[1].startswith("rule:") for answer in seen) == profile.huge
 
@@ -156,12 +158,22 @@ def test_a_slot_number_that_the_ioctl_cannot_hold_is_refused(number: int) -> Non
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
 def test_what_a_layout_does_not_say_refuses_nothing(profile: Profile) -> None:
     slots = (
-        Slot((1 << 63), 8 * TIB - P, flags=KVM_MEM_GUEST_MEMFD),
-        Slot((1 << 63), 8 * TIB - P, flags=KVM_MEM_READONLY, address_space=1),
+        Slot((1 << 51), 8 * TIB - P, flags=KVM_MEM_GUEST_MEMFD),
+        Slot((1 << 51), 8 * TIB - P, flags=KVM_MEM_READONLY, address_space=1),
         Slot(0, GIB, flags=KVM_MEM_GUEST_MEMFD, file="f", offset=(1 << 62)),
     )
 
     assert refusals(Layout("t", "t", slots), HostLimits(profile=profile)) == {}
+
+
+def test_a_slot_above_what_any_x86_machine_maps_is_refused() -> None:
+    inside, above = Slot((1 << 52) - P, P), Slot(1 << 52, P)
+    layout = Layout("t", "t", (inside, above))
+
+    [(index, why)] = refusals(layout, HostLimits()).items()
+
+    assert (index, why.name, why.check) == (1, "EINVAL", "gpa-mappable")
+    assert refusals(layout, HostLimits(geometry=ARM64_4K)) == {}
 
 
 def test_of_two_slots_that_collide_the_lower_is_there_and_what_is_refused_collides_with_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from guestmem.fuzz.draft import Draft, DraftFile, DraftSlot, DraftVm
 from guestmem.fuzz.values import (
@@ -53,15 +54,7 @@ def set_slot(s: Draft) -> None:
         return
     handle = s.any_handle() if s.chance(2) else vm.handle
     if s.chance(25):
-        s.add(
-            ioctls.SetUserMemoryRegion,
-            vm=handle,
-            slot=number,
-            flags=slot.flags,
-            gpa=slot.gpa,
-            size=slot.size,
-            userspace_addr=slot.userspace_addr,
-        )
+        s.add(ioctls.SetUserMemoryRegion, vm=handle, slot=number, **_fields(slot))
     else:
         _region(s, handle, number, slot, s.file_handle(20), 0)
     _believe(vm, number, slot)
@@ -218,15 +211,9 @@ def _hits_boot(slot: DraftSlot) -> bool:
 
 
 def _region(s: Draft, vm: Handle, number: int, slot: DraftSlot, file: Handle, offset: int, **pads: int) -> None:
-    s.add(
-        ioctls.SetUserMemoryRegion2,
-        vm=vm,
-        slot=number,
-        flags=slot.flags,
-        gpa=slot.gpa,
-        size=slot.size,
-        userspace_addr=slot.userspace_addr,
-        guest_memfd=file,
-        guest_memfd_offset=offset,
-        **pads,
-    )
+    bound = {"guest_memfd": file, "guest_memfd_offset": offset, **pads}
+    s.add(ioctls.SetUserMemoryRegion2, vm=vm, slot=number, **_fields(slot), **bound)
+
+
+def _fields(slot: DraftSlot) -> dict[str, Any]:
+    return {"flags": slot.flags, "gpa": slot.gpa, "size": slot.size, "userspace_addr": slot.userspace_addr}

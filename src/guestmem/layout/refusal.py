@@ -4,9 +4,9 @@ A layout says neither in which order its slots were set nor which slots were the
 slot, in the layout's order: of two that collide the lower one (by address space, then GPA) is there and the other is
 refused. A refused slot is not there, so nothing collides with it, whatever refused it, the alignment rule included.
 
-Of what a layout does not say nothing is refused that some machine or VM would accept: GPAs reach 2**64, user space has
-five-level paging, there are two address spaces, an unknown HVA is 0, an unknown file is as large as files can be, and
-the VM may have private memory.
+Of what a layout does not say nothing is refused that some machine or VM would accept: GPAs reach 2**52 on x86-64 and
+2**64 elsewhere, user space has five-level paging, there are two address spaces, an unknown HVA is 0, an unknown file is
+as large as files can be, and the VM may have private memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from guestmem.errors import KvmError
-from guestmem.geometry import Geometry
+from guestmem.geometry import X86_64, X86_64_512G, Geometry
 from guestmem.layout.value import File, Layout, Slot
 from guestmem.model.checks import require
 from guestmem.model.profiles import NEWEST, NEXT, Machine
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ("is_by_rule", "refusals")
 
 _USER_LIMIT = (1 << 56) - 4 * KIB  # five-level paging, the largest any x86 kernel has
+_X86_GPA_BITS = 52  # kvm_mmu_max_gfn: no x86 machine maps more
 _SPACES = 2  # KVM_MAX_NR_ADDRESS_SPACES
 
 
@@ -103,7 +104,8 @@ class _File(BindableFile):
 
 @cache
 def _machine(geometry: Geometry) -> Machine:
-    return Machine(gpa_bits=64, user_limit=_USER_LIMIT, geometry=geometry)
+    gpa_bits = _X86_GPA_BITS if geometry in (X86_64, X86_64_512G) else 64
+    return Machine(gpa_bits=gpa_bits, user_limit=_USER_LIMIT, geometry=geometry)
 
 
 def _region(slot: Slot) -> Region:

@@ -42,7 +42,7 @@ CHECKS: tuple[Check[AttributesRequest], ...] = (
         "the kernel is built with a VM type that has private memory",
         "kvm_vm_ioctl (CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES)",
         lambda r: r.vm.has_attributes,
-        lambda r: f"VM types {r.vm.machine.vm_types}",
+        lambda r: f"VM types offered: {', '.join(map(str, r.vm.machine.vm_types))}",
         "use a kernel with KVM_SW_PROTECTED_VM, or hardware with private memory",
     ),
     flags_zero(_SOURCE),

@@ -15,7 +15,7 @@ from guestmem.layout.check import Checked
 from guestmem.layout.coverage import Coverage, SlotCoverage
 from guestmem.layout.reasons import Reason
 from guestmem.report.picture import Run, best_runs
-from guestmem.report.words import gain_text, leaves_text, size_text
+from guestmem.report.words import gain_text, leaves_text, size_or_dash, size_text
 from guestmem.text import safe
 from guestmem.units import format_size
 from guestmem.version import __version__
@@ -107,7 +107,7 @@ def _slot(coverage: Coverage, index: int) -> dict[str, Any]:
         "size": format_size(slot.size),
         "region": (slot.region or "-") + flags,
         "hva": f"{slot.hva:#x}" if slot.hva is not None else "assumed" if slot.assumed_hva is not None else "-",
-        "mapped": [size_text(mapped) if mapped else "-" for mapped in item.mapped[1:]],
+        "mapped": list(map(size_or_dash, item.mapped[1:])),
         "parts": _parts(item),
     }
 

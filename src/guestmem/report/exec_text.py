@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guestmem.geometry import X86_64
+from guestmem.text import counted
 
 if TYPE_CHECKING:
     from guestmem.exec import Totals, Unserved
@@ -48,8 +49,9 @@ def recorded_line(path: Path, processes: int, operations: int, totals: Totals) -
     """What went into the recording, and what could not."""
     left_out = ", ".join(f"{name} {totals.calls[name]}" for name in _NO_OPERATIONS if totals.calls[name])
     of = "1 process" if processes == 1 else f"{processes} processes"
+    what = counted(operations, "operation")
     without = f"; no operations, and left out: {left_out}" if left_out else ""
-    return f"guestmem: {path}: {operations} operations of {of}{without}"
+    return f"guestmem: {path}: {what} of {of}{without}"
 
 
 def stats_lines(totals: Totals, seconds: float) -> Iterator[str]:

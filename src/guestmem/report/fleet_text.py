@@ -11,14 +11,16 @@ from guestmem.layout.reasons import Reason
 from guestmem.report.check_json import FleetEntry
 from guestmem.report.console import columns, print_stripped
 from guestmem.report.words import percent, size_text
-from guestmem.text import safe
+from guestmem.text import counted, safe
 
 __all__ = ("print_fleet",)
 
 
 def print_fleet(out: Console, entry: FleetEntry) -> None:
     """Print totals, reasons and the worst VMs."""
-    head = Text.assemble((safe(entry.source), "bold"), f"  {entry.vms:,} VMs, {entry.slots:,} slots, ")
+    head = Text.assemble(
+        (safe(entry.source), "bold"), f"  {counted(entry.vms, 'VM')}, {counted(entry.slots, 'slot')}, "
+    )
     head.append(size_text(entry.size))
     totals = [
         f"with {level} pages: {size_text(mapped)} ({percent(mapped, entry.size)})"

@@ -14,8 +14,8 @@ from guestmem.host.document import HostReport, HostSlot, HostVm
 from guestmem.host.loss import losses_of, lost_bytes
 from guestmem.layout.findings import Finding
 from guestmem.report.check_html import WIDTH, page
-from guestmem.report.host_words import by_loss, cause_text, closing_lines, flags_text, loss_text
-from guestmem.report.words import gain_text, size_text
+from guestmem.report.host_words import by_loss, cause_text, closing_lines, flags_text, huge_text, loss_text
+from guestmem.report.words import gain_text, size_or_dash, size_text
 from guestmem.units import format_size
 
 __all__ = ("to_html",)
@@ -44,7 +44,7 @@ def _vm(vm: HostVm, findings: Iterable[Finding]) -> dict[str, Any]:
         "name": vm.name,
         "size": "?" if vm.totals.size is None else size_text(vm.totals.size),
         "mapped": size_text(sum(mapped.values())),
-        "sizes": [size_text(mapped[size]) if mapped[size] else "-" for size in _SIZES],
+        "sizes": [size_or_dash(mapped[size]) for size in _SIZES],
         "lost": size_text(lost_bytes(vm)),
         "cause": cause_text(vm),
         "losses": [f"{size_text(loss.size)}: {loss_text(loss)}" for loss in losses_of(vm)],
@@ -89,14 +89,13 @@ def _runs(slot: HostSlot, top: int) -> list[dict[str, str]]:
 
 
 def _slot(slot: HostSlot) -> dict[str, Any]:
-    huge = slot.backing.huge if slot.backing is not None else None
     return {
         "gpa": slot.gpa,
         "size": format_size(slot.size),
         "region": (slot.region or "-") + flags_text(slot),
         "hva": slot.hva,
-        "possible": [size_text(slot.possible[size]) if slot.possible[size] else "-" for size in ("2M", "1G")],
-        "huge": "?" if huge is None else size_text(sum(int(end, 16) - int(start, 16) for start, end in huge)),
-        "mapped": [size_text(slot.mapped[size]) if slot.mapped[size] else "-" for size in _SIZES],
+        "possible": [size_or_dash(slot.possible[size]) for size in ("2M", "1G")],
+        "huge": huge_text(slot),
+        "mapped": [size_or_dash(slot.mapped[size]) for size in _SIZES],
         "lost": ", ".join(f"{item.reason.replace('_', ' ')} {size_text(item.bytes)}" for item in slot.lost),
     }

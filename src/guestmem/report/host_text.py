@@ -13,9 +13,9 @@ from guestmem.host.document import HostReport, HostSlot, HostVm
 from guestmem.host.loss import losses_of, lost_bytes
 from guestmem.layout.findings import Finding
 from guestmem.report.console import columns, print_stripped
-from guestmem.report.host_words import by_loss, cause_text, change_text, closing_lines, flags_text, loss_text
-from guestmem.report.words import gain_text, size_text
-from guestmem.text import safe
+from guestmem.report.host_words import by_loss, cause_text, change_text, closing_lines, flags_text, huge_text, loss_text
+from guestmem.report.words import gain_text, size_or_dash, size_text
+from guestmem.text import counted, safe
 from guestmem.units import format_size
 
 __all__ = ("print_changes", "print_host", "print_slots", "strip_rows")
@@ -40,7 +40,8 @@ def print_slots(out: Console, report: HostReport, findings: Mapping[int, Iterabl
     """Each VM slot by slot; ``findings`` by the VM's place in the report say what to change."""
     for index, vm in enumerate(report.vms):
         kind = f", type {vm.type}" if vm.type else ""
-        head = f"{safe(vm.name)}, process {vm.pid}{kind}, {len(vm.slots)} slots, {size_text(vm.totals.size or 0)}"
+        slots = f"{counted(len(vm.slots), 'slot')}, {size_text(vm.totals.size or 0)}"
+        head = f"{safe(vm.name)}, process {vm.pid}{kind}, {slots}"
         print_stripped(out, Text(head, style="bold"))
         if vm.slots:
             print_stripped(out, Padding(_slots(vm), (1, 0, 1, 2)))
@@ -102,9 +103,9 @@ def _table(report: HostReport, changes: Mapping[int, str]) -> Table:
             str(vm.pid),
             safe(vm.name),
             "?" if vm.totals.size is None else size_text(vm.totals.size),
-            _size(sum(mapped.values())),
-            *(_size(mapped[size]) for size in _SIZES),
-            _size(lost),
+            size_or_dash(sum(mapped.values())),
+            *(size_or_dash(mapped[size]) for size in _SIZES),
+            size_or_dash(lost),
             *([changes[id(vm)]] if changes else []),
             safe(cause_text(vm)),
         ]
@@ -132,10 +133,10 @@ def _slots(vm: HostVm) -> Table:
             format_size(slot.size),
             safe(slot.region.partition("@")[0]) + flags_text(slot) + space,
             slot.hva,
-            _size(slot.possible["2M"]),
-            _size(slot.possible["1G"]),
-            _huge(slot),
-            *(_size(slot.mapped[size]) for size in _SIZES),
+            size_or_dash(slot.possible["2M"]),
+            size_or_dash(slot.possible["1G"]),
+            huge_text(slot),
+            *(size_or_dash(slot.mapped[size]) for size in _SIZES),
             _why(slot),
         ]
         table.add_row(*map(Text, cells))
@@ -147,12 +148,6 @@ def _why(slot: HostSlot) -> str:
     return ", ".join(
         f"{item.reason.replace('_', ' ')}{at_1g * (item.level == '1G')} {size_text(item.bytes)}" for item in slot.lost
     )
-
-
-def _huge(slot: HostSlot) -> str:
-    if slot.backing is None or slot.backing.huge is None:
-        return "?"
-    return _size(sum(int(end, 16) - int(start, 16) for start, end in slot.backing.huge))
 
 
 def _strip_lines(vm: HostVm, width: int) -> Iterator[Text]:
@@ -171,7 +166,3 @@ def _strip_lines(vm: HostVm, width: int) -> Iterator[Text]:
 def _finding(finding: Finding) -> Text:
     text = Text(f"{finding.severity} {finding.id}: {safe(finding.message)}; change: {safe(finding.remedy)}")
     return text.append(f" (gains {gain_text(finding.gain)})") if finding.gain else text
-
-
-def _size(size: int) -> str:
-    return size_text(size) if size else "-"

@@ -8,11 +8,11 @@ from guestmem.host.document import SIZES, HostReport, HostSlot, HostVm
 from guestmem.host.leaves import FRAME
 from guestmem.host.loss import Loss, losses_of, lost_bytes
 from guestmem.host.verdict import LossCause
-from guestmem.report.words import percent, size_text
+from guestmem.report.words import percent, size_or_dash, size_text
 from guestmem.text import counted, safe
 from guestmem.units import KIB
 
-__all__ = ("by_loss", "cause_text", "change_text", "closing_lines", "flags_text", "loss_text")
+__all__ = ("by_loss", "cause_text", "change_text", "closing_lines", "flags_text", "huge_text", "loss_text")
 
 _READERS = {
     "kcore": "/proc/kcore",
@@ -91,6 +91,13 @@ def flags_text(slot: HostSlot) -> str:
     return " log" * bool(slot.flags & 1) + " ro" * bool(slot.flags & 2) + " gmem" * bool(slot.flags & 4)
 
 
+def huge_text(slot: HostSlot) -> str:
+    """How much of a slot's memory the host maps by 2M or larger; "?" where that was not read."""
+    if slot.backing is None or slot.backing.huge is None:
+        return "?"
+    return size_or_dash(sum(int(end, 16) - int(start, 16) for start, end in slot.backing.huge))
+
+
 def _agreement(report: HostReport) -> str:
     if report.reader == "debugfs":
         return "slots and reasons cannot be seen this way"
@@ -99,7 +106,7 @@ def _agreement(report: HostReport) -> str:
     off = []
     for vm in report.vms:
         parts = [
-            f"{abs(more)} leaves of {size} {'more' if more > 0 else 'fewer'}"
+            f"{abs(more):,} {'leaf' if abs(more) == 1 else 'leaves'} of {size} {'more' if more > 0 else 'fewer'}"
             for size in SIZES
             if (more := vm.totals.leaves[size] - vm.totals.counted[size])
         ]

@@ -90,7 +90,8 @@ def _migration(migration: Migration) -> Iterator[str]:
     scratch = "no scratch space"
     if migration.scratch:
         scratch = f"{size_text(migration.scratch)} of scratch space (not proved to be the least possible)"
-    yield f"  the moves copy {size_text(migration.moved)} and need {scratch}"
+    if moves:
+        yield f"  the moves copy {size_text(migration.moved)} and need {scratch}"
     before, after = sum(migration.before.leaves), sum(migration.after.leaves)
-    yield f"  leaves there: {before:,} with the offsets of now, {after:,} after the moves"
+    yield f"  leaves there: {before:,} with the present offsets, {after:,} after the moves"
     yield from (f"  {_file(file.file)}" for file in migration.files)

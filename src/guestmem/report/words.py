@@ -7,7 +7,7 @@ from guestmem.layout.findings.value import Bytes
 from guestmem.units import format_size
 
 _UNITS = ((60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K"), (0, ""))
-__all__ = ("by_level", "gain_text", "leaves_text", "lost_text", "percent", "size_text")
+__all__ = ("by_level", "gain_text", "leaves_text", "lost_text", "percent", "size_or_dash", "size_text")
 
 
 def by_level(sizes: tuple[int, ...], values: tuple[int, ...]) -> dict[str, int]:
@@ -44,6 +44,11 @@ def size_text(size: int) -> str:
         return exact
     unit, suffix = next((1 << shift, name) for shift, name in _UNITS if size >> shift)
     return f"{size / unit:.2f}{suffix}"
+
+
+def size_or_dash(size: int) -> str:
+    """A size in a column of them, where "-" is none."""
+    return size_text(size) if size else "-"
 
 
 def leaves_text(sizes: tuple[int, ...], leaves: tuple[int, ...]) -> str:

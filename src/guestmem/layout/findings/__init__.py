@@ -42,7 +42,8 @@ def _refused(coverage: Coverage) -> Iterator[Finding]:
         if is_by_rule(why):
             continue
         slot, page_size = coverage.layout.slots[index], coverage.host.sizes[0]
-        message = f"{slot.name} at GPA {slot.gpa:#x}: KVM refuses the slot with {why.name} [{why.check}]: {why.reason}"
+        where = f"{slot.region} at GPA {slot.gpa:#x}" if slot.region else slot.name
+        message = f"{where}: KVM refuses the slot with {why.name} [{why.check}]: {why.reason}"
         remedy = f"{_mended(slot, page_size)}; until then nothing of the slot is mapped"
         lost = tuple((size, slot.size) for size in coverage.host.sizes)
         yield Finding("refused", "error", message, remedy, (index,), lost)

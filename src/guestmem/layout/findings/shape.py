@@ -11,6 +11,7 @@ from guestmem.layout.reasons import Reason
 from guestmem.layout.regions import Regions
 from guestmem.layout.value import Slot
 from guestmem.layout.vmm import words_of
+from guestmem.text import counted
 from guestmem.units import MIB, align_down, format_size
 
 __all__ = ("find_shape_findings",)
@@ -39,7 +40,7 @@ def _find_low_memory(coverage: Coverage) -> Iterator[Finding]:
     pam = sum(not slot.readonly and _VGA_HOLE[1] <= slot.gpa for slot in pieces)
     what = [f"{len(pieces)} slots start in the first megabyte"]
     what += ["a hole for VGA at 0xa0000-0xbffff"] if vga_hole else []
-    what += [f"{roms} ROM pieces"] if roms else []
+    what += [counted(roms, "ROM piece")] if roms else []
     what += [f"{pam} pieces of RAM from 0xc0000 on, as PAM shadowing makes them"] if pam > 1 else []
     sizes = coverage.host.sizes[1:]
     first = [f"the first {format_size(size)} with {format_size(size)} pages" for size in sizes]
