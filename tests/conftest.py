@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BackendName = Literal["model", "kvm", "lab"]
 DEFAULT_PROFILE = "v7.2"
 REAL = ("kvm", "lab")
+collect_ignore_glob = ["data/*"]  # inputs of tests, some of them programs
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
