@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from helpers import RELEASED, P, check_of, errno_of
+from helpers import RELEASED, WITH_PRIVATE_MEMORY, P, check_of, errno_of
 
 from guestmem.backend import Touch
 from guestmem.objects import Kvm, Vm
 from guestmem.uapi import KVM_CAP_DISABLE_QUIRKS, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL
 
-# The mask of quirks: 6.12 in the lab; 6.18 with shadow paging (no IGNORE_GUEST_PAT); 7.2 from its source.
-QUIRKS = {"v6.12": 0x7FF, "v6.18": 0x5FF, "v7.2": 0xFFF}
+# The mask of quirks: 6.12 in the lab; 6.18 with shadow paging (no IGNORE_GUEST_PAT); 7.2 and 7.3 from source.
+QUIRKS = {"v6.12": 0x7FF, "v6.18": 0x5FF, "v7.2": 0xFFF, "v7.3": 0xFFF}
 
 
 @pytest.mark.parametrize("profile", RELEASED)
@@ -78,7 +78,7 @@ def lost_by_deleting(kvm: Kvm, vm: Vm) -> int:
     return before - vm.mapped_pages().get(P, 0)
 
 
-@pytest.mark.parametrize("profile", ["v6.12", "v7.2"])
+@pytest.mark.parametrize("profile", WITH_PRIVATE_MEMORY)
 @pytest.mark.parametrize("cap", [KVM_CAP_DISABLE_QUIRKS, KVM_CAP_DISABLE_QUIRKS2])
 def test_without_the_quirk_a_default_vm_loses_only_the_mappings_of_the_slot_that_goes(kvm: Kvm, cap: int) -> None:
     with_quirk, without = kvm.create_vm(), kvm.create_vm()

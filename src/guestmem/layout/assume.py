@@ -57,8 +57,9 @@ def parse_hva(text: str) -> tuple[str, int]:
 def parse_backing(text: str) -> tuple[str, Backing]:
     """Parse [REGION=]KIND[:SIZE].
 
-    >>> parse_backing("m0=hugetlb:1G")
-    ('m0', Backing(kind='hugetlb', page_size=1073741824))
+    >>> region, backing = parse_backing("m0=hugetlb:1G")
+    >>> region, backing.kind, backing.page_size
+    ('m0', 'hugetlb', 1073741824)
     """
     region, _, what = text.rpartition("=")
     kind, _, size = what.partition(":")
