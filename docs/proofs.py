@@ -35,7 +35,7 @@ compare them with the same code on numbers, more than two million slots in all. 
 Python before it is shown, and is the smallest there is. *Unknown* is an answer of its own; there are {unknown}.
 
 yes: holds for all values. no: refuted. -: holds vacuously, no slot satisfies the premise (a rule that maps nothing
-huge maps nothing wrongly). `none` is no rule at all.
+huge maps nothing wrongly). `none` means: there is no rule.
 """
 
 TAIL = """## What is not proved

@@ -32,7 +32,7 @@ Examples:
 Exit status: the program's, 128 + the signal that killed it, 127 if there is none. Else 2 bad usage, 4 something is
 missing here and the message says what.
 
-The program is not confined: what is no call of KVM's, the kernel does. Its guest code runs in Unicorn, which is no
+The program is not confined: the kernel does every call that is not for KVM. Its guest code runs in Unicorn, which is no
 sandbox either.
 """
 

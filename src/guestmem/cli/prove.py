@@ -41,7 +41,7 @@ def prove(
         metavar="[PROPERTY...]",
         help="A property of the rules, a statement, `lattice` or `races`; else the table.",
     ),
-    rule: list[str] = typer.Option([], "--rule", metavar="NAME", help="Only these rules; `none` is no rule at all."),
+    rule: list[str] = typer.Option([], "--rule", metavar="NAME", help="Only these rules; `none` asks without a rule."),
     geometry: str = typer.Option("x86-64", "--geometry", metavar="NAME", help="The architecture's page sizes."),
     given: list[str] = typer.Option([], "--given", metavar="NAME=VALUE", help="Pin a variable, as offset=0x4000."),
     timeout: float = typer.Option(20.0, "--timeout", min=0.001, metavar="S", help="Seconds for one question."),

@@ -2,7 +2,7 @@
 
 ``run`` starts an unmodified program under a seccomp filter with user notification. Its calls on /dev/kvm and on what
 comes of it go to a ``model.process.Process`` through the ``Backend`` protocol; its guest code runs in Unicorn. The
-program is not confined: whatever is no call of KVM's, the kernel does.
+program is not confined: the kernel does every call that is not for KVM.
 """
 
 from __future__ import annotations
