@@ -10,6 +10,8 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
+from source import named
+
 Modules = Mapping[str, ast.Module]
 
 # From top to bottom. A room imports rooms of the layers below its own, and nothing else, for types too.
@@ -128,22 +130,12 @@ def _imports(tree: ast.Module, known: frozenset[str], at_start: bool) -> frozens
     """Modules of ours, with the packages that hold them: importing a module runs those first."""
     found = set()
     for node in _at_start(tree) if at_start else ast.walk(tree):
-        for name in _named(node, known):
+        for name in named(node, known):
             parts = name.split(".")
             if parts[0] == "guestmem":
                 found.add(name if name in known else parts[0])
                 found.update(".".join(parts[:count]) for count in range(2, len(parts)) if at_start)
     return frozenset(found)
-
-
-def _named(node: ast.AST, known: frozenset[str]) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        assert node.level == 0, "relative imports are not followed"
-        for alias in node.names:
-            name = f"{node.module}.{alias.name}"
-            yield name if name in known else node.module or ""
 
 
 def _at_start(tree: ast.AST) -> Iterator[ast.AST]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "src"
@@ -18,14 +18,34 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
-def imports(tree: ast.AST, known: set[str]) -> Iterator[str]:
-    """The modules that a tree imports, wherever in it; ``from package import module`` is the module."""
+def imports(tree: ast.AST, known: Set[str]) -> Iterator[str]:
+    """The modules that a tree imports, wherever in it."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name
-        elif isinstance(node, ast.ImportFrom):
+        yield from named(node, known)
+
+
+def named(node: ast.AST, known: Set[str]) -> Iterator[str]:
+    """The modules that one node imports, by a statement or by a call.
+
+    ``from package import module`` is the module. A name that is put together is known up to its last dot:
+    ``import_module(f"guestmem.lab.{name}")`` is guestmem.lab. A name that is not known at all is "?".
+    """
+    match node:
+        case ast.Import():
+            yield from (alias.name for alias in node.names)
+        case ast.ImportFrom():
             assert node.level == 0, "relative imports are not followed"
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
                 yield name if name in known else node.module or ""
+        case ast.Call(func=ast.Name(id=function) | ast.Attribute(attr=function), args=[first, *_]) if function in {
+            "import_module",
+            "__import__",
+        }:
+            match first:
+                case ast.Constant(value=str(name)):
+                    yield name
+                case ast.JoinedStr(values=[ast.Constant(value=str(start)), *_]) if "." in start:
+                    yield start.rpartition(".")[0]
+                case _:
+                    yield "?"

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 from layers import APART, BACKENDS, LAYERS, WORDS, Modules, apart, arrows, circles, room_of, upward
-from source import imports, modules
+from source import imports, modules, named
+
+import guestmem
 
 MODULES = modules()
 IMPORTS = {name: set(imports(tree, set(MODULES))) for name, tree in MODULES.items()}
@@ -95,6 +97,17 @@ def test_no_module_needs_itself_to_be_imported() -> None:
         ("units", "def f():\n    import guestmem.model.levels", "guestmem.units imports guestmem.model.levels"),
         ("rules", "if TYPE_CHECKING:\n    from guestmem.model import levels", "guestmem.rules imports guestmem.model."),
         ("objects", "import guestmem", "guestmem.objects imports guestmem,"),
+        (
+            "layout__value",
+            "import importlib\nimportlib.import_module('guestmem.report.json_text')",
+            "guestmem.layout.value imports guestmem.report.json_text",
+        ),
+        (
+            "model__levels",
+            "def f(name):\n    return import_module(f'guestmem.kvm.{name}')",
+            "guestmem.model.levels imports guestmem.kvm",
+        ),
+        ("units", "__import__('guestmem.model')", "guestmem.units imports guestmem.model"),
         ("cli__run", "from guestmem import pytest_plugin", "guestmem.cli.run imports guestmem.pytest_plugin"),
         ("somewhere", "x = 1", "somewhere is in no layer"),
     ],
@@ -147,6 +160,32 @@ def test_an_import_inside_a_function_is_not_loaded_at_the_start() -> None:
 
     assert not set(apart(planted)) - set(apart(MODULES))
     assert "guestmem.units imports guestmem.model.levels, which is not below it" in upward(planted)
+
+
+# Imports by a name that is not in the source: the first is checked below, the second packs the lab's image.
+BY_A_NAME_NOT_KNOWN = {"guestmem": "guestmem", "guestmem.lab.image": "?"}
+
+
+def by_a_name_not_known(trees: Modules) -> dict[str, str]:
+    """The modules whose calls of import_module do not tell the room that they import."""
+    known = set(trees)
+    calls = [(name, node) for name, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {name: found for name, node in calls for found in named(node, known) if found in {"?", "guestmem"}}
+
+
+def test_imports_by_name_tell_their_room() -> None:
+    assert by_a_name_not_known(MODULES) == BY_A_NAME_NOT_KNOWN
+
+
+@pytest.mark.parametrize("line", ["import_module(x)", "import_module(f'guestmem.{x}')", "__import__(x + '.y')"])
+def test_an_import_by_a_name_that_is_not_known_is_seen(line: str) -> None:
+    assert "guestmem.units" in by_a_name_not_known(with_planted(units=line))
+
+
+def test_what_the_package_looks_up_when_used_is_below_it() -> None:
+    lines = "\n".join(f"import guestmem.{home}" for home in set(guestmem._HOMES.values()))
+
+    assert upward({**MODULES, "guestmem": ast.parse(lines)}) == []
 
 
 # What is loaded
