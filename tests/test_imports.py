@@ -297,6 +297,7 @@ def writing(tree: ast.Module) -> set[str]:
 
 # Encoders that write no answer of a command.
 NO_ANSWER = {
+    "guestmem.duplicates": {"msgspec.json.encode"},  # counts keys
     "guestmem.fuzz.shrink": {"msgspec.json.encode"},  # measures a recording
     "guestmem.exec.recording": {"msgspec.json.Encoder"},  # a recording that is not whole yet
     "guestmem.report.proofs_files": {"json.dumps"},  # a recording, a line for each operation
