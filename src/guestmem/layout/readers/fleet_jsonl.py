@@ -6,7 +6,6 @@ VMs whose slots are plain numbers on plain memory become columns; a VM with anyt
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -26,44 +25,15 @@ _LOGGED = (KVM_MEM_LOG_DIRTY_PAGES, ["log_dirty_pages"])
 _PLAIN = Backing()
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Columns while they are collected."""
-
-    vm: array[int] = field(default_factory=lambda: array("q"))
-    space: array[int] = field(default_factory=lambda: array("q"))
-    gpa: array[int] = field(default_factory=lambda: array("Q"))
-    size: array[int] = field(default_factory=lambda: array("Q"))
-    hva: array[int] = field(default_factory=lambda: array("Q"))
-    has_hva: array[int] = field(default_factory=lambda: array("B"))
-    page_size: array[int] = field(default_factory=lambda: array("Q"))
-    transparent: array[int] = field(default_factory=lambda: array("B"))
-    dirty_log: array[int] = field(default_factory=lambda: array("B"))
-    from_file: array[int] = field(default_factory=lambda: array("B"))
-
-    def columns(self) -> Columns:
-        """The collected rows as arrays."""
-
-        def flags(values: array[int]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-            return np.frombuffer(values, np.uint8).astype(np.bool_) if values else np.zeros(0, np.bool_)
-
-        return Columns(
-            np.array(self.vm, np.int64),
-            np.array(self.space, np.int64),
-            np.array(self.gpa, np.uint64),
-            np.array(self.size, np.uint64),
-            np.array(self.hva, np.uint64),
-            flags(self.has_hva),
-            np.array(self.page_size, np.uint64),
-            flags(self.transparent),
-            flags(self.dirty_log),
-            flags(self.from_file),
-        )
+# The columns while they are collected, in the order of Columns.
+_Row = tuple[int, int, int, int, int, bool, int, bool, bool, bool]
+_CODES = "qqQQQBQBBB"
+_TYPES = {"q": np.int64, "Q": np.uint64, "B": np.bool_}
 
 
 def read(source: str, data: bytes) -> Fleet:
     """The fleet; a LayoutError names the line that cannot be read."""
-    rows = _Rows()
+    columns = [array(code) for code in _CODES]
     names: list[str] = []
     others: dict[int, Layout] = {}
     budget = Budget(source)
@@ -71,42 +41,48 @@ def read(source: str, data: bytes) -> Fleet:
         if not text.strip():
             continue
         spec = decode_json(source, text, LayoutSpec, line=line)
-        if not _add(rows, len(names), spec):
+        rows = _rows(len(names), spec)
+        if rows is None:
             others[len(names)] = budget.take(from_spec(f"{source}:{line}", spec))
+        for column, values in zip(columns, zip(*rows or (), strict=True), strict=False):  # no values of no rows
+            column.extend(values)
         names.append(spec.name or f"line {line}")
         within(source, len(names), MAX_ROWS, "VMs", line=line)
-        within(source, len(rows.vm), MAX_ROWS, "slots", line=line)
-    return Fleet(source, "guestmem-fleet", names, rows.columns(), others)
+        within(source, len(columns[0]), MAX_ROWS, "slots", line=line)
+    taken = Columns(*(np.array(column, _TYPES[column.typecode]) for column in columns))
+    return Fleet(source, "guestmem-fleet", names, taken, others)
 
 
-def _add(rows: _Rows, index: int, spec: LayoutSpec) -> bool:
-    """Add a VM's slots if all of them are plain; False leaves the rows as they were."""
-    if spec.files or spec.private is not None or not all(map(_is_plain, spec.slots)) or _files_overlap(spec):
-        return False
+def _rows(vm: int, spec: LayoutSpec) -> list[_Row] | None:
+    """The slots of VM number vm if all of them are plain."""
+    if spec.files or spec.private is not None or _files_overlap(spec):
+        return None
+    rows = []
     for slot in spec.slots:
-        backing = _PLAIN if slot.backing is None else Backing(slot.backing.kind, _int(slot.backing.page_size))
-        rows.vm.append(index)
-        rows.space.append(slot.address_space)
-        rows.gpa.append(_int(slot.gpa))
-        rows.size.append(_int(slot.size))
-        rows.hva.append(_int_or_0(slot.hva))
-        rows.has_hva.append(slot.hva is not None)
-        rows.page_size.append(backing.page_size)
-        rows.transparent.append(backing.transparent)
-        rows.dirty_log.append(slot.flags in _LOGGED)
-        rows.from_file.append(slot.file is not None)
-    return True
+        row = _row(vm, slot)
+        if row is None:
+            return None
+        rows.append(row)
+    return rows
 
 
-def _is_plain(slot: SlotSpec) -> bool:
-    """Whether all numbers are in range, and flags are none or, without a file, dirty logging alone."""
-    if not (0 <= _int(slot.gpa) < U64 and 0 <= _int(slot.size) < U64 and 0 <= _int_or_0(slot.hva) < U64):
-        return False
-    if slot.backing is not None and not is_power_of_two(_int(slot.backing.page_size)):
-        return False
-    if slot.slot is not None or slot.address_space not in (0, 1) or not 0 <= _int_or_0(slot.offset) <= U64_MAX >> 2:
-        return False
-    return slot.flags in (0, []) or (slot.file is None and slot.flags in _LOGGED)
+def _row(vm: int, slot: SlotSpec) -> _Row | None:
+    """The slot if all numbers are in range, and flags are none or, without a file, dirty logging alone."""
+    gpa, size, hva, offset = _int(slot.gpa), _int(slot.size), _int_or_0(slot.hva), _int_or_0(slot.offset)
+    if not (0 <= gpa < U64 and 0 <= size < U64 and 0 <= hva < U64 and 0 <= offset <= U64_MAX >> 2):
+        return None
+    if slot.slot is not None or slot.address_space not in (0, 1):
+        return None
+    logged = slot.flags in _LOGGED
+    if not (slot.flags in (0, []) or (slot.file is None and logged)):
+        return None
+    backing = _PLAIN
+    if slot.backing is not None:
+        backing = Backing(slot.backing.kind, _int(slot.backing.page_size))
+        if not is_power_of_two(backing.page_size):
+            return None
+    known, bound = slot.hva is not None, slot.file is not None
+    return vm, slot.address_space, gpa, size, hva, known, backing.page_size, backing.transparent, logged, bound
 
 
 def _files_overlap(spec: LayoutSpec) -> bool:
