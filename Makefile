@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 60
+SEED ?=
 HOST_KERNELS ?= .host-kernels
 KERNELS ?= 6.12
 CONFORMANCE ?= --lab
@@ -62,9 +63,9 @@ bench: $(VENV)/.installed-dev  ## measure the speed, also compared with this mac
 fuzz-readers: $(VENV)/.installed-fuzz  ## fuzz the layout readers with atheris for FUZZ_SECONDS (60) in all
 	$(BIN)/python -m fuzz_readers $(FUZZ_SECONDS)
 
-campaigns: $(VENV)/.installed-fuzz  ## two minutes of new random inputs, for the hypothesis tests and the readers
-	$(BIN)/python -m fuzz_readers.properties 45
-	$(BIN)/python -m fuzz_readers 60 any
+campaigns: $(VENV)/.installed-fuzz  ## two minutes of random inputs for the hypothesis tests and the readers (SEED=N repeats)
+	$(BIN)/python -m fuzz_readers.properties 45 $(SEED)
+	$(BIN)/python -m fuzz_readers 60 $(SEED) any
 
 docs: $(VENV)/.installed-dev  ## write the pages that are made from code again
 	$(BIN)/python docs/divergences.py > docs/divergences.md

@@ -1,9 +1,10 @@
-"""Fuzz every reader for a bounded time: ``python -m fuzz_readers [SECONDS] [FORMAT...]``.
+"""Fuzz every reader for a bounded time: ``python -m fuzz_readers [SECONDS] [SEED] [FORMAT...]``.
 
 Each format gets an equal share of SECONDS (its start not counted) in a process of its own, seeded with the shipped
-captures of that format; libFuzzer's own seed is printed. An input on which a reader raises anything but LayoutError,
-says more than one line, or takes longer than 10 s is kept under fuzz_readers/found/, printed with the command that
-repeats it, and makes the exit status 1. Where atheris is not installed, the program says so and passes.
+captures of that format; SEED (1 to 2**31 - 1, else a random one) is libFuzzer's own, and is printed. An input on which
+a reader raises anything but LayoutError, says more than one line, or takes longer than 10 s is kept under
+fuzz_readers/found/, printed with the command that repeats it, and makes the exit status 1. Where atheris is not
+installed, the program says so and passes.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ def main(arguments: list[str]) -> int:
         print(f"fuzz-readers: nothing is fuzzed: atheris has no wheel for Python {version} here")
         return 0
     seconds = int(arguments[0]) if arguments else 60
-    targets = arguments[1:] or [_EVERY, *FORMATS]
+    named = arguments[1:]
+    seed = int(named.pop(0)) if named and named[0].isdecimal() else random.SystemRandom().randrange(1, 1 << 31)
+    targets = named or [_EVERY, *FORMATS]
     share = max(seconds // len(targets), 1)
     _FOUND.mkdir(exist_ok=True)
-    seed = random.SystemRandom().randrange(1, 1 << 31)
     print(f"fuzz-readers: seed {seed}", flush=True)
     failed = [name for name in targets if not _fuzz(name, share, seed)]
     print(f"fuzz-readers: {len(targets)} targets, {share} s each; failed: {', '.join(failed) or 'none'}")
