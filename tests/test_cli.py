@@ -279,11 +279,15 @@ def test_an_unknown_profile_is_one_line_that_lists_the_known_ones(guestmem: Gues
 @pytest.mark.parametrize(
     "arguments", ["run", "explain", "fly", "run --fast x", "run --show -1 x", "run --show x y", "explain --op x y"]
 )
-def test_wrong_usage_is_exit_2_without_a_traceback(guestmem: Guestmem, arguments: str) -> None:
-    ended = guestmem(*arguments.split())
+def test_wrong_usage_is_one_line_that_names_the_help(guestmem: Guestmem, arguments: str) -> None:
+    assert "see guestmem" in refused(guestmem(*arguments.split()))
 
-    assert (ended.code, ended.out) == (2, "")
-    assert "Traceback" not in ended.err
+
+def test_no_arguments_at_all_are_answered_with_the_help_and_exit_2(guestmem: Guestmem) -> None:
+    ended = guestmem()
+
+    assert (ended.code, ended.err.strip()) == (2, "")
+    assert "Usage: guestmem" in ended.out
 
 
 @pytest.mark.parametrize("command", ["run", "explain"])

@@ -342,7 +342,7 @@ from pathlib import Path
 from guestmem import cli
 from guestmem.outfile import writing_to
 
-def command():
+def command(**_):
     with writing_to(Path(sys.argv[1])) as file:
         file.write(b"x")
         time.sleep(60)

@@ -15,6 +15,7 @@ from guestmem.version import __version__
 
 __all__ = ("app", "main")
 
+_UsageError: type[typer.BadParameter] = typer.BadParameter.__bases__[0]  # typer has moved the module that it is in
 LAYOUTS, RECORDINGS, KERNELS, PROOFS = "Layouts of VMs", "Recordings and comparing", "Kernels and hosts", "Proofs"
 
 app = typer.Typer(
@@ -69,7 +70,9 @@ def main() -> None:
 
     try:
         with stopped_by_signals(), whole_output():
-            app()
+            raise SystemExit(app(prog_name="guestmem", standalone_mode=False))
+    except _UsageError as error:
+        _fail_usage(error)
     except InputError as error:
         _fail(str(error))
     except BackendUnavailable as error:
@@ -88,6 +91,13 @@ def main() -> None:
         raise SystemExit(130) from None
     except Exception as error:
         _fail_as_bug(error)
+
+
+def _fail_usage(error: typer.BadParameter) -> None:
+    said, context = error.format_message(), error.ctx
+    if not said:  # no arguments at all: that was the help
+        raise SystemExit(2)
+    _fail(f"{said.rstrip('.')}; see {context.command_path if context else 'guestmem'} --help")
 
 
 def _fail_as_bug(error: Exception) -> None:
