@@ -24,6 +24,7 @@ from guestmem.objects import Kvm, Vm
 
 REGION = {"slot": 0, "flags": 0, "gpa": 0, "size": P, "userspace_addr": 0}
 ATTRIBUTES = {"address": 0, "size": P, "attributes": 0, "flags": 0}
+CONVERSION = {"offset": 0, "size": P, "attributes": 8, "flags": 0}
 MMAP = {"length": P, "prot": 3, "flags": 1, "offset": 0}
 RANGE = {"addr": 0, "length": P}
 U32, S32, U64, S64, LENGTH = "2**32 - 1", "-2**31", "2**64 - 1", "2**63 - 1", "2**30"
@@ -45,6 +46,7 @@ OUTSIDE: list[tuple[str, dict[str, Any], str, int, str]] = [
     *(("set_user_memory_region2", REGION, "guest_memfd_offset", value, U64) for value in (-P, 1 << 64)),
     *(("set_user_memory_region2", REGION, "pad1", value, U32) for value in (-1, 1 << 32)),
     *(("set_memory_attributes", ATTRIBUTES, name, value, U64) for name in ATTRIBUTES for value in (-P, 1 << 64)),
+    *(("gmem_set_memory_attributes", CONVERSION, name, value, U64) for name in CONVERSION for value in (-P, 1 << 64)),
     *(("create_guest_memfd", {"size": P, "flags": 0}, name, -1, U64) for name in ("size", "flags")),
     *(("pre_fault_memory", {"gpa": 0, "size": P, "flags": 0}, name, -P, U64) for name in ("gpa", "size", "flags")),
     *((call, {argument: 0}, argument, value, U64) for call, argument in (("create_vm", "type"), ("create_vcpu", "id"))

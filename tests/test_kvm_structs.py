@@ -47,6 +47,17 @@ LAYOUTS = {
     "kvm_enable_cap": (104, [("cap", 0, 4), ("flags", 4, 4), ("args", 8, 4 * 8), ("pad", 40, 64)]),
     "kvm_create_guest_memfd": (64, [("size", 0, 8), ("flags", 8, 8), ("reserved", 16, 6 * 8)]),
     "kvm_memory_attributes": (32, [("address", 0, 8), ("size", 8, 8), ("attributes", 16, 8), ("flags", 24, 8)]),
+    "kvm_memory_attributes2": (
+        128,
+        [
+            ("offset", 0, 8),
+            ("size", 8, 8),
+            ("attributes", 16, 8),
+            ("flags", 24, 8),
+            ("error_offset", 32, 8),
+            ("reserved", 40, 11 * 8),
+        ],
+    ),
     "kvm_pre_fault_memory": (64, [("gpa", 0, 8), ("size", 8, 8), ("flags", 16, 8), ("padding", 24, 5 * 8)]),
     "kvm_run": (
         2352,
@@ -144,6 +155,7 @@ NUMBERS = {
     "KVM_ENABLE_CAP": 0x4068AEA3,
     "KVM_GET_STATS_FD": 0xAECE,
     "KVM_SET_MEMORY_ATTRIBUTES": 0x4020AED2,
+    "KVM_SET_MEMORY_ATTRIBUTES2": 0xC080AED2,
     "KVM_CREATE_GUEST_MEMFD": 0xC040AED4,
     "KVM_PRE_FAULT_MEMORY": 0xC040AED5,
 }
@@ -181,6 +193,7 @@ def test_each_ioctl_has_its_number(name: str, number: int) -> None:
         ("KVM_ENABLE_CAP", structs.ENABLE_CAP),
         ("KVM_CREATE_GUEST_MEMFD", structs.CREATE_GUEST_MEMFD),
         ("KVM_SET_MEMORY_ATTRIBUTES", structs.MEMORY_ATTRIBUTES),
+        ("KVM_SET_MEMORY_ATTRIBUTES2", structs.MEMORY_ATTRIBUTES2),
         ("KVM_PRE_FAULT_MEMORY", structs.PRE_FAULT_MEMORY),
         ("KVM_SET_REGS", structs.REGS),
         ("KVM_SET_SREGS", structs.SREGS),

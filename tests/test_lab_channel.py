@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestmem.backend import Boot, Exit, FileStat, PreFaultResult, Touch
+from guestmem.backend import Boot, ConversionResult, Exit, FileStat, PreFaultResult, Touch
 from guestmem.errors import KvmError
 from guestmem.lab import channel
 from guestmem.units import S64_MAX, U64_MAX
@@ -66,6 +66,8 @@ VALUES: list[tuple[object, object]] = [
     (None, FileStat | None),
     (FileStat(4096, 0, 4096, 0o100600, 1), FileStat | None),
     (PreFaultResult(0x1000, 0), PreFaultResult),
+    (ConversionResult(0x3000), ConversionResult),
+    (ConversionResult(), ConversionResult),
     (
         [[Exit("done", value=U64_MAX)], [Exit("mmio", gpa=4096, len=8, is_write=1, data="00"), Exit("done")]],
         list[list[Exit]],

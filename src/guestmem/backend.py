@@ -18,7 +18,19 @@ from guestmem.arguments import S32, S64, U32, U64, Alignment, Length, Size, Word
 from guestmem.errors import InputError, KvmError
 from guestmem.harness import PAGE_SIZE
 
-__all__ = ("METHODS", "AuxKind", "Backend", "Boot", "Exit", "FileStat", "Host", "PreFaultResult", "Statistics", "Touch")
+__all__ = (
+    "METHODS",
+    "AuxKind",
+    "Backend",
+    "Boot",
+    "ConversionResult",
+    "Exit",
+    "FileStat",
+    "Host",
+    "PreFaultResult",
+    "Statistics",
+    "Touch",
+)
 
 AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
 
@@ -40,6 +52,14 @@ class PreFaultResult:
 
     gpa: int
     size: int
+    refused: KvmError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionResult:
+    """KVM_SET_MEMORY_ATTRIBUTES2: error_offset in bytes as the kernel wrote it back, None if it wrote none."""
+
+    error_offset: int | None = None
     refused: KvmError | None = None
 
 
@@ -217,6 +237,11 @@ class Backend(Protocol):
 
     def set_memory_attributes(self, fd: int, address: U64, size: U64, attributes: U64, flags: U64) -> None:
         """KVM_SET_MEMORY_ATTRIBUTES on a VM; address and size in bytes."""
+
+    def gmem_set_memory_attributes(
+        self, fd: int, offset: U64, size: U64, attributes: U64, flags: U64, reserved: Words = ()
+    ) -> ConversionResult:
+        """KVM_SET_MEMORY_ATTRIBUTES2 on a guest_memfd; offset and size in bytes, a refusal is in the value."""
 
     def pre_fault_memory(self, fd: int, gpa: U64, size: U64, flags: U64) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY on a vCPU; a refusal is in the value, because gpa and size are written back with it."""

@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from guestmem.arguments import checked
-from guestmem.backend import AuxKind, Backend, Boot, Exit, FileStat, PreFaultResult, Statistics, Touch
+from guestmem.backend import (
+    AuxKind,
+    Backend,
+    Boot,
+    ConversionResult,
+    Exit,
+    FileStat,
+    PreFaultResult,
+    Statistics,
+    Touch,
+)
 from guestmem.errors import BackendUnavailable, KvmError
 from guestmem.kvm import statistics, structs
 from guestmem.kvm.deadline import Interrupt
@@ -21,6 +31,7 @@ from guestmem.kvm.guest import BOOT_PAGES
 from guestmem.kvm.machines import Machines
 from guestmem.kvm.memory import Memory
 from guestmem.kvm.vcpu import ioctl
+from guestmem.units import U64_MAX
 
 __all__ = ("KvmBackend",)
 
@@ -174,6 +185,20 @@ class KvmBackend(Backend, Statistics):
         block = structs.MEMORY_ATTRIBUTES.pack(address=address, size=size, attributes=attributes, flags=flags)
         values = f"{fd=}, {address=:#x}, {size=:#x}, {attributes=:#x}, {flags=:#x}"
         ioctl(fd, "KVM_SET_MEMORY_ATTRIBUTES", block, values)
+
+    def gmem_set_memory_attributes(
+        self, fd: int, offset: int, size: int, attributes: int, flags: int, reserved: Sequence[int] = ()
+    ) -> ConversionResult:
+        """KVM_SET_MEMORY_ATTRIBUTES2, once: EAGAIN is not tried again."""
+        fields = {"offset": offset, "size": size, "attributes": attributes, "flags": flags}
+        block = structs.MEMORY_ATTRIBUTES2.pack(**fields, error_offset=U64_MAX, reserved=reserved)
+        refused: KvmError | None = None
+        try:
+            ioctl(fd, "KVM_SET_MEMORY_ATTRIBUTES2", block, f"{fd=}, {offset=:#x}, {size=:#x}, {attributes=:#x}")
+        except KvmError as error:
+            refused = error
+        written = structs.MEMORY_ATTRIBUTES2.get(block, "error_offset")
+        return ConversionResult(None if written == U64_MAX else written, refused)
 
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         """KVM_PRE_FAULT_MEMORY, once: neither EINTR nor EAGAIN is tried again. EINTR also when it takes too long."""

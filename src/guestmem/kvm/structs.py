@@ -22,6 +22,7 @@ __all__ = (
     "IOCTLS",
     "KVM_RUN",
     "MEMORY_ATTRIBUTES",
+    "MEMORY_ATTRIBUTES2",
     "PRE_FAULT_MEMORY",
     "REGION",
     "REGION2",
@@ -129,6 +130,16 @@ CREATE_GUEST_MEMFD: Final = _struct("kvm_create_guest_memfd", 64, ("size", 0, 8)
 MEMORY_ATTRIBUTES: Final = _struct(
     "kvm_memory_attributes", 32, ("address", 0, 8), ("size", 8, 8), ("attributes", 16, 8), ("flags", 24, 8)
 )
+MEMORY_ATTRIBUTES2: Final = _struct(
+    "kvm_memory_attributes2",
+    128,
+    ("offset", 0, 8),
+    ("size", 8, 8),
+    ("attributes", 16, 8),
+    ("flags", 24, 8),
+    ("error_offset", 32, 8),
+    ("reserved", 40, 88),
+)
 PRE_FAULT_MEMORY: Final = _struct(
     "kvm_pre_fault_memory", 64, ("gpa", 0, 8), ("size", 8, 8), ("flags", 16, 8), ("padding", 24, 40)
 )
@@ -200,6 +211,7 @@ STRUCTS: Final = (
     ENABLE_CAP,
     CREATE_GUEST_MEMFD,
     MEMORY_ATTRIBUTES,
+    MEMORY_ATTRIBUTES2,
     PRE_FAULT_MEMORY,
     KVM_RUN,
     REGS,
@@ -231,6 +243,7 @@ IOCTLS: Final[Mapping[str, Ioctl]] = MappingProxyType(
             Ioctl("KVM_ENABLE_CAP", 0xA3, _WRITE, 104),
             Ioctl("KVM_GET_STATS_FD", 0xCE),
             Ioctl("KVM_SET_MEMORY_ATTRIBUTES", 0xD2, _WRITE, 32),
+            Ioctl("KVM_SET_MEMORY_ATTRIBUTES2", 0xD2, _READ | _WRITE, 128),
             Ioctl("KVM_CREATE_GUEST_MEMFD", 0xD4, _READ | _WRITE, 64),
             Ioctl("KVM_PRE_FAULT_MEMORY", 0xD5, _READ | _WRITE, 64),
         )

@@ -12,7 +12,18 @@ from contextlib import suppress
 from types import TracebackType
 
 from guestmem.arguments import Turns, checked
-from guestmem.backend import AuxKind, Backend, Boot, Exit, FileStat, Host, PreFaultResult, Statistics, Touch
+from guestmem.backend import (
+    AuxKind,
+    Backend,
+    Boot,
+    ConversionResult,
+    Exit,
+    FileStat,
+    Host,
+    PreFaultResult,
+    Statistics,
+    Touch,
+)
 from guestmem.errors import CallUnfinished, KvmError
 from guestmem.model import create, file_calls, mmap
 from guestmem.model.attributes import AttributesRequest, set_attributes
@@ -189,6 +200,16 @@ class Process(Descriptors, Backend, Host, Statistics):
 
     def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
         set_attributes(AttributesRequest(self.vm_of(fd), address, size, attributes, flags))
+
+    def gmem_set_memory_attributes(
+        self, fd: int, offset: int, size: int, attributes: int, flags: int, reserved: Sequence[int] = ()
+    ) -> ConversionResult:
+        """KVM_SET_MEMORY_ATTRIBUTES2: no guest_memfd of a released kernel has an ioctl."""
+        try:
+            self.require_kind(fd, self.file(fd), passed=False)
+        except KvmError as refused:
+            return ConversionResult(refused=refused)
+        raise AssertionError("bug in guestmem: an ioctl that no kernel has must be refused")
 
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         try:

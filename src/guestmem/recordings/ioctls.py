@@ -135,6 +135,30 @@ class SetMemoryAttributes(Operation, tag="set_memory_attributes"):
         return None if self.flags else limits.attributes(self.address, self.size)
 
 
+class GmemSetMemoryAttributes(Operation, tag="gmem_set_memory_attributes"):
+    """KVM_SET_MEMORY_ATTRIBUTES2 on a guest_memfd; offset and size in bytes, eleven reserved words.
+
+    error_offset is what the kernel wrote back, null if it wrote nothing.
+    """
+
+    fd: Handle
+    offset: U64
+    size: U64
+    attributes: U64
+    flags: U64
+    reserved: Annotated[list[U64], msgspec.Meta(max_length=11)] = msgspec.field(default_factory=list)
+    error_offset: Observed[U64 | None] = None
+
+    def run(self, here: Handles) -> None:
+        fd = here.fd(self.fd)
+        done = here.backend.gmem_set_memory_attributes(
+            fd, self.offset, self.size, self.attributes, self.flags, self.reserved
+        )
+        self.error_offset = done.error_offset
+        if done.refused is not None:
+            raise done.refused
+
+
 class PreFault(Operation, tag="pre_fault"):
     """KVM_PRE_FAULT_MEMORY; gpa_out and size_out are what the kernel wrote back."""
 
