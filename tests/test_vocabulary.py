@@ -22,7 +22,7 @@ from guestmem.recordings.vocabulary import OPERATIONS
 from guestmem.recordings.writer import recorded
 
 SCOPE = Scope((0, 1), attributes=True, two_dimensional_paging=True, creation_flags=((1, 0),))
-SEEDS = range(100)
+SEEDS = range(300)
 UNSEEN = {"signal", "error_offset"}  # no run of these sequences has one
 
 

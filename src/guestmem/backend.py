@@ -268,6 +268,12 @@ class Backend(Protocol):
     def host_write(self, addr: U64, size: Size, value: U64) -> None:
         """Store size (1, 4 or 8) bytes, little-endian; HostSignal where the process would get one."""
 
+    def pin(self, addr: U64, length: Length) -> int:
+        """Hold a reference to each page of [addr, addr + length), as vmsplice(2) into a pipe does; a descriptor.
+
+        Its close(2) drops them. EFAULT where a page cannot be read.
+        """
+
     # -- the guest --------------------------------------------------------------------------------------------------
     def run_touch(self, vcpu_fd: int, boot: Boot | None, touches: Sequence[Touch]) -> list[list[Exit]]:
         """Run the guest once per touch and report the exits each took; on no live vCPU, a bare KVM_RUN (KvmError).

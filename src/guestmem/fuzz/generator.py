@@ -40,6 +40,7 @@ _STEPS: Final[Mapping[str, Step]] = MappingProxyType(
         "protect": memory.protect,
         "advise": memory.advise,
         "host": memory.host_access,
+        "hold": memory.hold,
         "touch": memory.touch,
         "pre_fault": memory.pre_fault,
     }
@@ -56,6 +57,7 @@ THEMES: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
             "unmap": 2,
             "protect": 3,
             "advise": 6,
+            "hold": 3,
             "host": 9,
             "fallocate": 4,
             "bind": 3,

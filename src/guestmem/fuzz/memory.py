@@ -14,7 +14,7 @@ from guestmem.recordings.operation import Handle
 from guestmem.uapi import MADV_COLLAPSE, MADV_HUGEPAGE, MAP_SHARED
 from guestmem.units import GIB, U64
 
-__all__ = ("advise", "host_access", "map_file", "pre_fault", "protect", "touch", "unmap")
+__all__ = ("advise", "hold", "host_access", "map_file", "pre_fault", "protect", "touch", "unmap")
 
 _IN_PAGE = (0, 0, 0, 8, 0x7F8, 0xFF8)  # where an access lies in its page
 _WIDTHS: tuple[Literal[1, 4, 8], ...] = (1, 4, 8, 8)
@@ -83,6 +83,18 @@ def advise(s: Draft) -> None:
         if advice in (22, 23, 25) and length > 16 * M2:
             advice = 9
         s.add(calls.Madvise, map=map.handle, off=off, length=length, advice=advice)
+
+
+def hold(s: Draft) -> None:
+    """Hold pages of a mapping, or drop such references."""
+    held = [name for name in s.others if name.startswith("pin")]
+    if held and s.chance(40):
+        s.add(calls.UnpinPages, pin=s.one(held))
+    elif s.maps:
+        map, name = s.one(s.maps), s.name("pin")
+        length = s.one((PAGE, PAGE, 2 * PAGE, 16 * PAGE, 1, 0))
+        s.add(calls.PinPages, map=map.handle, off=s.page_of(map.length) + s.one((0, 0, 0, 1)), length=length, out=name)
+        s.others.append(name)
 
 
 def host_access(s: Draft) -> None:

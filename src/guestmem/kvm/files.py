@@ -7,15 +7,19 @@ descriptors are still to be closed at the end.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from guestmem.backend import AuxKind, FileStat
 from guestmem.errors import BackendUnavailable, KvmError
+from guestmem.harness import PAGE_SIZE
 from guestmem.kvm import libc
 from guestmem.uapi import DEV_KVM
 
@@ -23,6 +27,7 @@ __all__ = ("Files", "open_device")
 
 # What procfs shows for a guest_memfd: up to 6.18 an anonymous inode, then a file of its own file system.
 _GUEST_MEMFD_LINKS: Final = ("anon_inode:[kvm-gmem]", "/[kvm-gmem] (deleted)")
+_IOVEC: Final = struct.Struct("<QQ")  # struct iovec: iov_base, iov_len
 _REMEDIES: Final = {
     errno.ENOENT: "load the modules kvm and kvm_amd or kvm_intel, and enable virtualization in the firmware",
     errno.EACCES: "join the group that owns it (usually kvm) or run as root",
@@ -75,6 +80,26 @@ class Files:
             self.installed(write_end)  # open until the end, so that a read finds the pipe empty and not at its end
             return self.installed(read_end)
         return self.installed(_AUX[kind]())
+
+    def pin(self, addr: int, length: int) -> int:
+        """The read end of a pipe that holds the pages of [addr, addr + length); EFAULT, ENOMEM where no pipe can."""
+        reason = f"vmsplice({addr=:#x}, {length=:#x})"
+        pages = addr % PAGE_SIZE + length
+        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ) < pages:
+                with suppress(OSError):
+                    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, pages)
+            room = fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)
+            vector = bytearray(_IOVEC.pack(addr, length))
+            if libc.call("vmsplice", reason, writing, libc.address_of(vector), 1, os.SPLICE_F_NONBLOCK) < length:
+                raise KvmError(errno.ENOMEM if room < pages else errno.EFAULT, f"{reason}: only a part was taken")
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        return self.installed(reading)
 
     def fstat(self, fd: int) -> FileStat | None:
         """fstat(2); answered for a guest_memfd only."""

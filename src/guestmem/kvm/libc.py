@@ -47,6 +47,7 @@ _SIGNATURES: Final[Mapping[str, tuple[tuple[Any, ...], Any]]] = MappingProxyType
         "munmap": ((_ADDR, c_size_t), c_int),
         "mprotect": ((_ADDR, c_size_t, c_int), c_int),
         "madvise": ((_ADDR, c_size_t, c_int), c_int),
+        "vmsplice": ((_FD, _ADDR, c_size_t, c_uint), c_int64),
         "sigaction": ((c_int, c_void_p, c_void_p), c_int),
         "timer_create": ((c_int, c_void_p, c_void_p), c_int),
         "timer_settime": ((c_void_p, c_int, c_void_p, c_void_p), c_int),

@@ -243,6 +243,9 @@ class KvmBackend(Backend, Statistics):
         """One store of 1, 2, 4 or 8 bytes; HostSignal."""
         self._memory.store(addr, size, value)
 
+    def pin(self, addr: int, length: int) -> int:
+        return self._files.pin(addr, length)
+
     # -- the guest --------------------------------------------------------------------------------------------------
 
     def run_touch(self, vcpu_fd: int, boot: Boot | None, touches: Sequence[Touch]) -> list[list[Exit]]:

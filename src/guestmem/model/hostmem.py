@@ -209,6 +209,27 @@ class AddressSpace:
             for first, last in list(self._present.gaps(start, end)):
                 self._present.set(first, last, False)
 
+    def get_pages(self, start: int, end: int) -> list[tuple[Source, int, int]]:
+        """Whole pages [start, end) as parts of sources, present now, to be read; HostSignal where one cannot be.
+
+        A page that is there is taken without a look at the mapping, if its protection allows any access
+        (get_user_pages_fast).
+        """
+        parts: list[tuple[Source, int, int]] = []
+        while start < end:
+            run = self.vmas.run_at(start)
+            if run is None:
+                raise HostSignal("SIGSEGV", f"nothing is mapped at {start:#x}")
+            vma, last = run[2], min(run[1], end)
+            if not vma.prot & PROT_READ:
+                absent = next(self._present.gaps(start, last), None) if vma.prot else (start, last)
+                if absent is not None:
+                    raise HostSignal("SIGSEGV", f"protection {vma.prot} of {absent[0]:#x} forbids the access")
+            self.fault_in(vma, start, last, write=False)
+            parts.append((vma.source, start - vma.delta, last - vma.delta))
+            start = last
+        return parts
+
     def is_writable(self, vma: Vma, addr: int) -> bool:
         """Whether a store at addr needs no fault: the page is present, and the page table lets it be written."""
         return bool(vma.prot & PROT_WRITE) and self._present.get(addr) is True

@@ -43,6 +43,7 @@ class PageCache:
         self.folios: RunMap[int] = RunMap()  # index -> order of the folio that covers it
         self.poisoned: RunMap[bool] = RunMap()
         self.allocations: dict[int, int] = {}  # folios ever allocated, by order
+        self.pins: list[RunMap[bool]] = []  # pages that the host's users hold, by who holds them
         self.splits = 0
         self._geometry = geometry
         self._pools = pools
@@ -160,6 +161,8 @@ class PageCache:
         self._pools.give(order, (last - first) >> order)
         self.folios.clear(first, last)
         self.poisoned.clear(first, last)
+        for pages in self.pins:
+            pages.clear(first, last)
 
     def _split(self, first: int, order: int) -> None:
         self._pools.split(order)

@@ -35,6 +35,7 @@ from guestmem.model.fallocate import FallocateRequest, fallocate
 from guestmem.model.files import ANONYMOUS, KVM_DEVICE, OpenFile, PathFile
 from guestmem.model.hostmem import AddressSpace
 from guestmem.model.madvise import madvise
+from guestmem.model.pin import pin
 from guestmem.model.pools import HostPools
 from guestmem.model.profiles import NEWEST, Machine, Profile
 from guestmem.model.region import set_memory_region
@@ -250,6 +251,10 @@ class Process(Descriptors, Backend, Host, Statistics):
     def host_write(self, addr: int, size: int, value: int) -> None:
         """A store by the process; nothing is stored if any byte of it cannot be."""
         self.host.store(addr, size, value)
+
+    def pin(self, addr: int, length: int) -> int:
+        """Hold a reference to each page of the range, as vmsplice(2) into a pipe does; EFAULT."""
+        return self.install(pin(self.host, addr, length))
 
     # -- what a test may do to the host ------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from guestmem.uapi import (
     MAP_LOCKED,
     MAP_POPULATE,
 )
+from guestmem.units import MIB, format_size
 
 if TYPE_CHECKING:
     from guestmem.recordings.handles import Handles
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _POISONING: Final = {MADV_HWPOISON: "MADV_HWPOISON", MADV_SOFT_OFFLINE: "MADV_SOFT_OFFLINE"}
 _POPULATING: Final = (MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE)
+_PINNED: Final = MIB // 2  # half of what a user may make of a pipe, fs.pipe-max-size
 _MAP_POPULATED: Final = MAP_LOCKED | MAP_POPULATE | MAP_HUGETLB
 
 
@@ -284,6 +286,36 @@ class HostWrite(Operation, tag="host_write"):
 
     def ended(self, touch: int | None = None) -> str:
         return str(self.errno or self.signal or "ok")
+
+
+class PinPages(Operation, tag="pin"):
+    """Hold a reference to each page of length bytes of a mapping, as vmsplice(2) into a pipe does.
+
+    What holds them is a descriptor: its name can be duplicated and closed as others can.
+    """
+
+    map: MappingName
+    off: U64
+    length: Length
+    out: NewHandle
+
+    def run(self, here: Handles) -> None:
+        self.result = here.made(self.out, here.backend.pin(here.at(self.map, "", self.off), self.length))
+
+    def limit(self, limits: Limits) -> str | None:
+        if self.length > _PINNED:
+            return f"a pipe may not hold {format_size(self.length)}; the limit is {format_size(_PINNED)}"
+        return limits.allocates(self.length)
+
+
+class UnpinPages(Operation, tag="unpin"):
+    """Drop the references that a pin holds: close(2)."""
+
+    pin: Handle
+
+    def run(self, here: Handles) -> None:
+        here.backend.close(here.fd(self.pin))
+        here.closed(self.pin)
 
 
 class Poison(Operation, tag="poison"):
