@@ -33,7 +33,7 @@ def attributes_do_not_unmap() -> None:
 
     def mutant(request: attributes.AttributesRequest) -> None:
         deaf: Vm = Deaf(request.vm)  # type: ignore[assignment]
-        original(attributes.AttributesRequest(deaf, request.address, request.size, request.attributes, request.flags))
+        original(attributes.AttributesRequest(deaf, request.start, request.size, request.attributes, request.flags))
 
     _replace(process, "set_attributes", mutant)
 
@@ -72,7 +72,7 @@ def index_is_shifted() -> None:
 
 def hole_does_not_unmap() -> None:
     """Punching a hole leaves the guest's mappings of the range."""
-    _replace(GuestMemfd, "_invalidate", lambda file, start, end: None)
+    _replace(GuestMemfd, "invalidate", lambda file, start, end: None)
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -38,7 +38,12 @@ class Kernel:
     def creation_flags(self, private_vm: bool) -> int:
         if self.name == "v6.12":
             return 0
-        return MMAP if private_vm else MMAP | INIT_SHARED
+        return MMAP if private_vm and not self.in_place else MMAP | INIT_SHARED
+
+    @property
+    def in_place(self) -> bool:
+        """Attributes belong to the file."""
+        return self.name == "v7.4"
 
     def may_bind(self, private_vm: bool) -> bool:
         return private_vm or self.name != "v6.12"
@@ -58,6 +63,8 @@ class File:
     poison: set[int] = field(default_factory=set)
     users: int = 1  # descriptors and mappings
     now: int = 0  # shmem: the order it takes at the moment
+    private: set[int] = field(default_factory=set)
+    pins: list[set[int]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -104,6 +111,8 @@ class Oracle:
         if size <= 0 or size % (P << order):
             raise Refused("EINVAL")
         file = File(vm, size // P, flags, order, backing, now=order)
+        if not flags & INIT_SHARED:
+            file.private.update(range(file.npages))
         self.files.append(file)
         return file
 
@@ -166,6 +175,8 @@ class Oracle:
             for index in gone:
                 del file.folios[index]
                 file.poison.discard(index)
+                for pinned in file.pins:
+                    pinned.discard(index)
 
     def poison(self, file: File, index: int) -> None:
         if index in file.folios:
@@ -196,7 +207,7 @@ class Oracle:
 
     def host_page(self, file: File, index: int) -> None:
         """A host access through a mapping; raises SIGBUS."""
-        if not file.flags & INIT_SHARED or index >= file.npages or index in file.poison:
+        if index in file.private or index >= file.npages or index in file.poison:
             raise Refused("SIGBUS")
         try:
             self.folio(file, index)
@@ -259,7 +270,7 @@ class Oracle:
         slot = Slot(base, npages, flags, hva)
         if gmem:
             assert file is not None
-            slot.file, slot.pgoff, slot.gmem_only = file, offset // P, bool(file.flags & MMAP)
+            slot.file, slot.pgoff, slot.gmem_only = file, offset // P, bool(file.flags & MMAP) or self.kernel.in_place
         vm.slots[id] = slot
         vm.had_slots = True
 
@@ -317,7 +328,7 @@ class Oracle:
     # -- 4: attributes -----------------------------------------------------------------------------------------------
 
     def set_attributes(self, vm: Vm, address: int, size: int, *, private: bool) -> None:
-        if self.kernel.name == "v6.18":
+        if self.kernel.name == "v6.18" or self.kernel.in_place:
             raise Refused("ENOTTY")
         if private and not vm.private_type:
             raise Refused("EINVAL")
@@ -329,6 +340,32 @@ class Oracle:
         for gfn in frames:
             self.zap(vm, gfn)
             (vm.private.add if private else vm.private.discard)(gfn)
+
+    def convert(self, file: File, offset: int, size: int, *, private: bool) -> tuple[str | None, int | None]:
+        """Pages of a file become private or shared: errno and error_offset."""
+        if not self.kernel.in_place:
+            return "ENOTTY", None
+        if not file.vm.private_type or size == 0 or offset % P or size % P or offset + size > file.npages * P:
+            return "EINVAL", None
+        pages = range(offset // P, (offset + size) // P)
+        if all((index in file.private) == private for index in pages):
+            return None, None
+        if private:
+            for index in pages:
+                if any(index in pinned for pinned in file.pins):
+                    return "EAGAIN", index * P
+        for index in pages:
+            if (index in file.private) != private:
+                self._forget_page(file, index)
+                (file.private.add if private else file.private.discard)(index)
+        return None, None
+
+    def is_private(self, vm: Vm, gfn: int) -> bool:
+        """By the VM's frames, or by the page of the file that the frame's slot has there."""
+        if not self.kernel.in_place:
+            return gfn in vm.private
+        slot = self._slot_of(vm, gfn)
+        return slot is not None and slot.file is not None and slot.pgoff + gfn - slot.base in slot.file.private
 
     # -- 5 and 6: faults ---------------------------------------------------------------------------------------------
 
@@ -362,8 +399,8 @@ class Oracle:
             if vm.mmio.get(gfn) == vm.generation:
                 return "mmio"
             reserved = gfn in vm.mmio
-        private = gfn in vm.private
-        if reserved and private:
+        private = self.is_private(vm, gfn)
+        if private and (reserved or not vm.private_type):
             return "shared EFAULT"
         slot = self._slot_of(vm, gfn)
         if slot is None:
@@ -412,7 +449,7 @@ class Oracle:
             return False
         frames = range(gfn - gfn % size, gfn - gfn % size + size)
         inside = all(slot.base <= page < slot.base + slot.npages for page in frames)
-        same = all((page in vm.private) == (gfn in vm.private) for page in frames)
+        same = all(self.is_private(vm, page) == self.is_private(vm, gfn) for page in frames)
         first = index - index % size
         sound = not any(page in file.poison for page in range(first, first + size))
         return inside and same and sound and (gfn - index) % size == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import guestmem.model
 from guestmem.errors import HostSignal, KvmError
 from guestmem.model.checks import Observation, observing
 from guestmem.model.process import Process
-from guestmem.model.profiles import NEXT, Machine
+from guestmem.model.profiles import NEXT, V7_4, Machine, Profile
 from guestmem.recordings import vocabulary
 from guestmem.uapi import FALLOC_FL_KEEP_SIZE, MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from guestmem.units import MIB
@@ -50,6 +50,30 @@ def pre_fault_of_private_memory_without_a_file(process: Process, world: World) -
 def pre_fault_of_unmapped_host_memory(process: Process, world: World) -> None:
     process.munmap(world.buffer, P)
     raised(process.pre_fault_memory(world.vcpu, 0, P, 0).refused)
+
+
+def convert(
+    process: Process,
+    world: World,
+    offset: int = 0,
+    size: int = P,
+    attributes: int = 8,
+    flags: int = 0,
+    reserved: Sequence[int] = (),
+) -> KvmError | None:
+    shared = process.create_guest_memfd(world.vm, 4 * P, 3)
+    return process.gmem_set_memory_attributes(shared, offset, size, attributes, flags, reserved).refused
+
+
+def convert_what_is_held(process: Process, world: World) -> None:
+    shared = process.create_guest_memfd(world.vm, P, 3)
+    process.pin(process.mmap(shared, P, RW, MAP_SHARED, 0), P)
+    raised(process.gmem_set_memory_attributes(shared, 0, P, 8, 0).refused)
+
+
+def kernel_of(op: str) -> Profile:
+    """The profile that has most checks of the operation."""
+    return V7_4 if op.startswith("gmem") else NEXT
 
 
 # Each operation of the recordings: one that is accepted, ones that are refused, and the checks that refuse them.
@@ -108,6 +132,22 @@ OPERATIONS: dict[str, tuple[Act, dict[str, Act]]] = {
         lambda p, w: p.set_memory_attributes(w.vm, 0, P, 8, 0),
         {"attributes-supported": lambda p, w: p.set_memory_attributes(w.vm, 0, P, 1, 0)},
     ),
+    "gmem_set_memory_attributes": (
+        lambda p, w: raised(convert(p, w)),
+        {
+            "descriptor-open": lambda p, w: raised(p.gmem_set_memory_attributes(-1, 0, P, 0, 0).refused),
+            "fd-takes-this-ioctl": lambda p, w: raised(p.gmem_set_memory_attributes(w.vm, 0, P, 0, 0).refused),
+            "flags-zero": lambda p, w: raised(convert(p, w, flags=1)),
+            "reserved-zero": lambda p, w: raised(convert(p, w, reserved=(1,))),
+            "attributes-supported": lambda p, w: raised(convert(p, w, attributes=1)),
+            "range-not-empty": lambda p, w: raised(convert(p, w, size=0)),
+            "range-page-aligned": lambda p, w: raised(convert(p, w, offset=1)),
+            "range-in-file": lambda p, w: raised(convert(p, w, size=5 * P)),
+            "no-page-held": convert_what_is_held,
+        },
+    ),
+    "pin": (lambda p, w: p.pin(w.buffer, P), {"pages-can-be-read": lambda p, w: p.pin(0, P)}),
+    "unpin": (lambda p, w: p.close(p.pin(w.buffer, P)), {"descriptor-open": lambda p, w: p.close(-1)}),
     "fallocate": (
         lambda p, w: p.fallocate(w.gmem, KEEP, 0, P),
         {
@@ -250,8 +290,13 @@ def raised(refused: KvmError | None) -> None:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    with Process(NEXT) as process:
+def op() -> str:
+    return ""
+
+
+@pytest.fixture
+def world(op: str) -> Iterator[World]:
+    with Process(kernel_of(op)) as process:
         yield World(process)
 
 
@@ -296,7 +341,7 @@ def test_a_refused_operation_shows_the_check_that_refused_last(world: World, op:
 def test_who_looks_on_changes_no_answer(world: World, op: str, check: str) -> None:
     with pytest.raises(KvmError) as unobserved:
         OPERATIONS[op][1][check](world.process, world)
-    with Process(NEXT) as process, observing(), pytest.raises(KvmError) as observed:
+    with Process(kernel_of(op)) as process, observing(), pytest.raises(KvmError) as observed:
         OPERATIONS[op][1][check](process, World(process))
 
     assert (unobserved.value.errno, unobserved.value.check) == (observed.value.errno, observed.value.check)
@@ -333,8 +378,8 @@ def test_only_checks_refuse(path: Path) -> None:
 
 def test_a_check_is_named_once_in_its_operation(world: World) -> None:
     """``explain`` has one row for each name."""
-    for accepted, _ in OPERATIONS.values():
-        with Process(NEXT) as process, observing() as walked:
+    for op, (accepted, _) in OPERATIONS.items():
+        with Process(kernel_of(op)) as process, observing() as walked:
             world = World(process)
             walked.clear()
             accepted(process, world)

@@ -273,7 +273,7 @@ def test_an_unknown_profile_is_one_line_that_lists_the_known_ones(guestmem: Gues
     path = write(tmp_path / "r.jsonl", *GOOD)
 
     for command in ("run", "explain"):
-        assert "v6.12, v6.18, v7.2, v7.3, next" in refused(guestmem(command, "--profile", "v5.0", path))
+        assert "v6.12, v6.18, v7.2, v7.3, v7.4, next" in refused(guestmem(command, "--profile", "v5.0", path))
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_explain_shows_for_every_check_how_it_went_under_every_profile(guestmem:
 
     lines = [text.split() for text in ended.out.splitlines()]
     assert ended.code == 0
-    assert ["check", "v6.12", "v6.18", "v7.2", "v7.3", "next", "values"] in lines
+    assert ["check", "v6.12", "v6.18", "v7.2", "v7.3", "v7.4", "next", "values"] in lines
     assert any(words[:5] == ["size-positive", "passed", "-", "passed", "passed"] for words in lines)
     assert any(words[:5] == ["size-aligned", "EINVAL", "-", "EINVAL", "EINVAL"] for words in lines)
 
@@ -364,7 +364,7 @@ def test_explain_as_json_is_one_object_with_every_check_under_every_profile(gues
     report = json.loads(guestmem("explain", "--json", "--op", 3, path).out)
 
     assert (report["file"], report["sequence"], report["operation"]) == (str(path), "s", 3)
-    assert [each["profile"] for each in report["explanations"]] == ["v6.12", "v6.18", "v7.2", "v7.3", "next"]
+    assert [each["profile"] for each in report["explanations"]] == ["v6.12", "v6.18", "v7.2", "v7.3", "v7.4", "next"]
     for each in report["explanations"]:
         if each["profile"] != "v6.18":  # that machine has no such VM
             assert each["outcome"] == {"result": None, "errno": "EINVAL"}

@@ -185,7 +185,7 @@ SWALLOWING = """
 import time
 from guestmem import cli
 
-def command():
+def command(**_):
     for _ in range(3):
         try:
             print("here", flush=True)

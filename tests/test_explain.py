@@ -63,6 +63,7 @@ def test_profiles_that_part_earlier_explain_where(tmp_path: Path) -> None:
         "v6.18": "",
         "v7.2": "",
         "v7.3": "",
+        "v7.4": "",
         "next": "",
     }
 

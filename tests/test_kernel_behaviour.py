@@ -84,6 +84,16 @@ def test_checks_of_the_region_ioctl_come_in_the_order_of_the_page() -> None:
         assert checks == [check for check in order if check in checks], request
 
 
+def test_checks_of_a_conversion_come_in_the_order_of_the_page() -> None:
+    stated = [row[0] for row in rows(section("Order of checks of a conversion"))][1:]
+    with guestmem.open("model", profile="v7.4") as kvm, observing() as seen:
+        vm = kvm.create_vm(guestmem.KVM_X86_SW_PROTECTED_VM)
+        vm.create_guest_memfd(SIZE, guestmem.GUEST_MEMFD_FLAG_INIT_SHARED).make_private(0, SIZE)
+    walked = [each.name for each in seen if each.passed is not None]
+
+    assert walked[walked.index("reserved-zero") - 1 :] == stated
+
+
 def errno_of(call: Callable[[], None]) -> str:
     """How a call ends: the errno's name, or 0."""
     try:

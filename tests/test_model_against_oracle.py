@@ -29,7 +29,7 @@ from guestmem.errors import HostSignal, KvmError
 from guestmem.geometry import Geometry
 from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES
-from guestmem.objects import GuestMemfd, Mapping, Vm
+from guestmem.objects import GuestMemfd, Mapping, Pin, Vm
 from guestmem.rules import RULES
 from guestmem.uapi import PROT_READ, PROT_WRITE
 
@@ -115,6 +115,7 @@ class Comparison(RuleBasedStateMachine):
         self.next_vcpu = 1
         self.files: list[tuple[GuestMemfd, File]] = []
         self.mappings: list[tuple[Mapping, File, int]] = []
+        self.pins: list[tuple[Pin, File, set[int]]] = []
         pages = (start["pages"] + start["pgoff"] >> start["order"]) + 1
         self.create_file(0, pages, 0, start["flags"], start["order"], start["backing"])
         self.set_region(0, 0, 4, start["gfn"], start["pages"], 0, 0, start["pgoff"], 0)
@@ -229,6 +230,39 @@ class Comparison(RuleBasedStateMachine):
         expected, _ = errno_of(self.oracle.set_attributes, plain_vm, gfn * P, pages * P + odd, private=private)
         assert got == expected
         self.compare()
+
+    @precondition(lambda self: self.files)
+    @rule(which=WHICH, pick=PICK, pages=st.just(0) | COUNT, private=st.booleans(), odd=st.sampled_from((0,) * 7 + (1,)))
+    def convert(self, which: int, pick: int, pages: int, private: bool, odd: int) -> None:
+        gmem, file = self.file(which)
+        if gmem.fd not in self.open_fds():
+            return
+        offset, size = self.index(file, pick) * P, pages * P + odd
+        done = self.kvm.backend.gmem_set_memory_attributes(gmem.fd, offset, size, PRIVATE * private, 0)
+        got = None if done.refused is None else done.refused.name, done.error_offset
+        assert got == self.oracle.convert(file, offset, size, private=private)
+        self.compare()
+
+    @precondition(lambda self: self.mappings)
+    @rule(which=WHICH, page=st.integers(0, 40), count=st.sampled_from((1, 1, 2, 4)))
+    def pin(self, which: int, page: int, count: int) -> None:
+        mapping, file, pages = self.mappings[which % len(self.mappings)]
+        page %= pages
+        held = range(page, min(page + count, pages))
+        expected = next(filter(None, (errno_of(self.oracle.host_page, file, index)[0] for index in held)), None)
+        got, pin = errno_of(mapping.pin, page * P, len(held) * P)
+        assert got == (expected and "EFAULT")
+        if isinstance(pin, Pin):
+            file.pins.append(set(held))
+            self.pins.append((pin, file, file.pins[-1]))
+        self.compare()
+
+    @precondition(lambda self: self.pins)
+    @rule(which=WHICH)
+    def unpin(self, which: int) -> None:
+        pin, file, pages = self.pins.pop(which % len(self.pins))
+        pin.close()
+        file.pins = [each for each in file.pins if each is not pages]
 
     @precondition(lambda self: self.files)
     @rule(which=WHICH, pick=PICK, pages=st.just(0) | COUNT, punch=st.booleans(), odd=st.integers(0, 15))
@@ -368,6 +402,8 @@ class Comparison(RuleBasedStateMachine):
                 for index in range(start, end)
             }
             assert folios == file.folios
+            private = {index for start, end, _ in gmem.model.attributes for index in range(start, end)}
+            assert private == file.private
         for order, free in self.oracle.free.items():
             assert self.kvm.model.pools.free(order) == free
 

@@ -86,7 +86,7 @@ def test_the_users_word_counts_more_than_the_recordings() -> None:
 
 @pytest.mark.parametrize(("written", "override"), [("", None), ("613", None), ("v6.13", None), ("612", "6.12")])
 def test_an_unknown_kernel_is_a_value_error_that_lists_the_known_ones(written: str, override: str | None) -> None:
-    with pytest.raises(ValueError, match=r"v6\.12, v6\.18, v7\.2, v7\.3, next"):
+    with pytest.raises(ValueError, match=r"v6\.12, v6\.18, v7\.2, v7\.3, v7\.4, next"):
         profile_for(Begin(seq="s", profile=written), override)
 
 

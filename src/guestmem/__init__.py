@@ -20,6 +20,7 @@ from guestmem.uapi import (
     KVM_CAP_DISABLE_QUIRKS2,
     KVM_CAP_GUEST_MEMFD,
     KVM_CAP_GUEST_MEMFD_FLAGS,
+    KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES,
     KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
     KVM_CAP_MAX_VCPU_ID,
@@ -71,6 +72,7 @@ __all__ = (
     "KVM_CAP_DISABLE_QUIRKS2",
     "KVM_CAP_GUEST_MEMFD",
     "KVM_CAP_GUEST_MEMFD_FLAGS",
+    "KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES",
     "KVM_CAP_JOIN_MEMORY_REGIONS_WORKS",
     "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
     "KVM_CAP_MAX_VCPU_ID",
@@ -129,19 +131,20 @@ def open(
     profile: str | None = None,
     machine: Machine | None = None,
     rule: Rule | str | None = None,
+    in_place: bool | None = None,
 ) -> Kvm:
     """Open /dev/kvm of a backend, as one fresh process. Never falls back from one backend to another.
 
-    "model": profile ("v6.12", "v6.18", "v7.2", "v7.3", "next"; else v7.3), machine and rule (an alignment rule or
-    its name, for profile next) say which kernel and host it is. "kvm": this machine's kernel; BackendUnavailable where
-    it has none. "lab": a kernel booted for this, ended with it; BackendUnavailable if it is not built
-    (``guestmem.lab``). A real kernel is what it is, so it takes none of the three. ValueError for a name that does not
-    exist.
+    "model": profile ("v6.12", "v6.18", "v7.2", "v7.3", "v7.4", "next"; else v7.3), machine, rule (an alignment rule or
+    its name, for profile next) and in_place (for v7.4: attributes belong to files, or, switched off, to VMs) say which
+    kernel and host it is. "kvm": this machine's kernel; BackendUnavailable where it has none. "lab": a kernel booted
+    for this, ended with it; BackendUnavailable if it is not built (``guestmem.lab``). A real kernel is what it is, so
+    it takes none of the four. ValueError for a name that does not exist.
     """
     from guestmem.objects import Kvm
 
-    if backend in ("kvm", "lab") and (profile is not None or machine is not None or rule is not None):
-        raise InputError("profile, machine and rule are the model's; a real kernel has its own")
+    if backend in ("kvm", "lab") and (profile, machine, rule, in_place) != (None,) * 4:
+        raise InputError("profile, machine, rule and in_place are the model's; a real kernel has its own")
     if backend == "kvm":
         from guestmem.kvm import KvmBackend
 
@@ -157,4 +160,7 @@ def open(
     from guestmem.rules import DEFAULT, rule_named
 
     chosen = rule_named(rule) if isinstance(rule, str) else rule or DEFAULT
-    return Kvm(Process(profile_named(profile) if profile else NEWEST, machine, chosen))
+    kernel = profile_named(profile) if profile else NEWEST
+    if in_place is not None:
+        machine = (machine or kernel.machine).converting(in_place=in_place)
+    return Kvm(Process(kernel, machine, chosen))

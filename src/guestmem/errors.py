@@ -57,8 +57,11 @@ class KvmError(OSError):
     """A system call was refused.
 
     errno is the kernel's; ``check`` names the check that refused ("" when a real kernel did, which does not say);
-    ``reason`` holds the values, ``hint`` what to do about it.
+    ``reason`` holds the values, ``hint`` what to do about it. ``error_offset`` is what a conversion of a guest_memfd
+    wrote back: where, in bytes, the first page is that cannot be converted.
     """
+
+    error_offset: int | None = None
 
     def __init__(self, errno: int, reason: str = "", *, check: str = "", hint: str = "") -> None:
         super().__init__(errno, reason)

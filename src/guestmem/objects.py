@@ -34,6 +34,7 @@ from guestmem.uapi import (
     GUEST_MEMFD_HUGE_MASK,
     GUEST_MEMFD_HUGE_SHIFT,
     KVM_MEM_GUEST_MEMFD,
+    KVM_MEMORY_ATTRIBUTE_PRIVATE,
     KVM_X86_DEFAULT_VM,
     KVM_X86_SW_PROTECTED_VM,
     MAP_SHARED,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from guestmem.model.vm import GuestMemfd as ModelGuestMemfd
     from guestmem.model.vm import Vm as ModelVm
 
-__all__ = ("GuestAccessFailed", "GuestMemfd", "Kvm", "Mapping", "Vcpu", "Vm")
+__all__ = ("GuestAccessFailed", "GuestMemfd", "Kvm", "Mapping", "Pin", "Vcpu", "Vm")
 
 _TYPES = {KVM_X86_DEFAULT_VM: "KVM_X86_DEFAULT_VM", KVM_X86_SW_PROTECTED_VM: "KVM_X86_SW_PROTECTED_VM"}
 _FLAGS = {
@@ -288,6 +289,25 @@ class GuestMemfd(_Descriptor):
         """fallocate(KEEP_SIZE | PUNCH_HOLE); bytes."""
         self.backend.fallocate(self.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size)
 
+    def set_memory_attributes(self, offset: int, size: int, attributes: int) -> None:
+        """KVM_SET_MEMORY_ATTRIBUTES2; offset and size in bytes.
+
+        ENOTTY where attributes do not belong to files (before 7.4); EAGAIN, with ``error_offset`` in the exception,
+        where a page that is to become private is held.
+        """
+        done = self.backend.gmem_set_memory_attributes(self.fd, offset, size, attributes, 0)
+        if done.refused is not None:
+            done.refused.error_offset = done.error_offset
+            raise done.refused
+
+    def make_private(self, offset: int, size: int) -> None:
+        """Only the guest may use the pages from now on; their contents stay."""
+        self.set_memory_attributes(offset, size, KVM_MEMORY_ATTRIBUTE_PRIVATE)
+
+    def make_shared(self, offset: int, size: int) -> None:
+        """The host may use the pages too from now on; their contents stay on software-protected VMs."""
+        self.set_memory_attributes(offset, size, 0)
+
     def mmap(self, length: int, *, offset: int = 0, prot: int = PROT_READ | PROT_WRITE) -> Mapping:
         """mmap(MAP_SHARED); ENODEV unless created with the MMAP flag."""
         return Mapping(self.backend, self.backend.mmap(self.fd, length, prot, MAP_SHARED, offset), length)
@@ -311,6 +331,10 @@ class GuestMemfd(_Descriptor):
         _process(self.backend).set_huge_page_size(self.fd, page_size)
 
 
+class Pin(_Descriptor):
+    """Pages of the process that are held."""
+
+
 class Mapping:
     """A host mapping of a file: addr and length in bytes."""
 
@@ -330,6 +354,10 @@ class Mapping:
     def unmap(self) -> None:
         """munmap(2)."""
         self.backend.munmap(self.addr, self.length)
+
+    def pin(self, offset: int, length: int) -> Pin:
+        """Hold the pages of a part, as a device does: they cannot become private until ``close``. EFAULT."""
+        return Pin(self.backend, self.backend.pin(self.addr + offset, length))
 
 
 def _flags_text(flags: int) -> str:

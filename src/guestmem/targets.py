@@ -26,6 +26,7 @@ from guestmem.recordings.target import Target
 from guestmem.recordings.vocabulary import Begin
 from guestmem.rules import DEFAULT, rule_named
 from guestmem.uapi import (
+    KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES,
     KVM_CAP_MAX_VCPU_ID,
     KVM_CAP_MULTI_ADDRESS_SPACE,
     KVM_CAP_PRE_FAULT_MEMORY,
@@ -169,6 +170,8 @@ def _machine(begin: Begin, machine: Machine) -> Machine:
         machine = replace(machine, smm=begin.smm)
     if begin.two_dimensional_paging is not None:
         machine = replace(machine, two_dimensional_paging=begin.two_dimensional_paging)
+    if begin.in_place is not None:
+        machine = machine.converting(in_place=begin.in_place)
     pools = ((machine.geometry.order_of(parse_size(size)), count) for size, count in begin.pools.items())
     return replace(machine, pools=tuple(sorted(pools)))
 
@@ -183,7 +186,10 @@ def profile_of_release(release: str) -> Profile | None:
 
 
 def machine_behind(backend: Backend, profile: Profile) -> Machine:
-    """VM types, address spaces, paging, vCPU ids, and the ends of both address spaces; KvmError, BackendUnavailable."""
+    """VM types, address spaces, paging, attributes, vCPU ids, and the ends of both address spaces; KvmError.
+
+    BackendUnavailable where there is no device.
+    """
     kvm = backend.open_kvm()
     vm = backend.create_vm(kvm, KVM_X86_DEFAULT_VM)
     offered = backend.check_extension(kvm, KVM_CAP_VM_TYPES)
@@ -193,10 +199,21 @@ def machine_behind(backend: Backend, profile: Profile) -> Machine:
         vm_types=tuple(each for each in known if offered >> each & 1),
         smm=backend.check_extension(vm, KVM_CAP_MULTI_ADDRESS_SPACE) > 1,
         two_dimensional_paging=backend.check_extension(kvm, KVM_CAP_PRE_FAULT_MEMORY) > 0,
+        vm_attributes=_knows_attributes(backend, vm),
+        in_place=backend.check_extension(kvm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) > 0,
         max_vcpu_ids=backend.check_extension(kvm, KVM_CAP_MAX_VCPU_ID),
         gpa_bits=next(bits for bits in range(52, 31, -1) if _accepts(backend, vm, gpa=(1 << bits) - PAGE_SIZE)),
         user_limit=_LIMIT_5_LEVELS if _accepts(backend, vm, userspace_addr=1 << 47) else _LIMIT_4_LEVELS,
     )
+
+
+def _knows_attributes(backend: Backend, vm: int) -> bool:
+    """Whether VMs have attributes; an empty range is refused where they do."""
+    try:
+        backend.set_memory_attributes(vm, 0, 0, 0, 0)
+    except KvmError as refused:
+        return refused.errno != errno.ENOTTY
+    return True
 
 
 def _accepts(backend: Backend, vm: int, gpa: int = 0, userspace_addr: int = 0) -> bool:

@@ -81,6 +81,7 @@ KVM_CAP_VM_TYPES: Final = 235
 KVM_CAP_PRE_FAULT_MEMORY: Final = 236
 KVM_CAP_X86_APIC_BUS_CYCLES_NS: Final = 237
 KVM_CAP_GUEST_MEMFD_FLAGS: Final = 244
+KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES: Final = 252  # queued for 7.4
 
 # Those that concern guest memory: the ones named here.
 CAPABILITIES: Final = frozenset(number for name, number in dict(globals()).items() if name.startswith("KVM_CAP_"))

@@ -41,7 +41,7 @@ def check(
     as_sarif: bool = typer.Option(False, "--sarif", help="A SARIF 2.1.0 log on stdout."),
     html: Path = typer.Option(None, "--html", metavar="FILE", help="Write one self-contained HTML page."),
     show_all: bool = typer.Option(False, "--all", help=f"Every slot and finding, not the first {_ROWS}."),
-    profile: str = typer.Option("v7.3", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3 or next."),
+    profile: str = typer.Option("v7.3", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next."),
     page_size: str = typer.Option(
         None, "--page-size", metavar="SIZE", help="Page size of guest_memfds, with --profile next."
     ),

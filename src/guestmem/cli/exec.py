@@ -39,7 +39,7 @@ sandbox either.
 
 def exec_(
     command: list[str] = typer.Argument(..., metavar="PROGRAM ARGS..."),
-    profile: str = typer.Option("v7.3", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3 or next."),
+    profile: str = typer.Option("v7.3", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next."),
     page_size: str = typer.Option(
         None, "--page-size", metavar="SIZE", help="2M or 1G: every guest_memfd whose size allows it, with profile next."
     ),

@@ -32,7 +32,7 @@ is missing here.
 def run(
     recordings: list[Path] = typer.Argument(..., metavar="RECORDING...", help="JSON Lines, plain or gzip."),
     profile: str = typer.Option(
-        None, "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3 or next; else the recording says."
+        None, "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next; else the recording says."
     ),
     on: str = typer.Option("model", "--on", metavar="BACKEND", help="model, kvm (this machine's) or lab."),
     record: Path = typer.Option(None, "--record", metavar="FILE", help="Write what was observed; gzip for *.gz."),

@@ -1,76 +1,151 @@
-"""KVM_SET_MEMORY_ATTRIBUTES: private or shared, per guest frame.
+"""KVM_SET_MEMORY_ATTRIBUTES and its successor: private or shared, per guest frame or per page of a file.
 
-Attributes belong to frames of the VM, not to memslots: they exist where no slot is and survive slots. A frame without
-a value is shared. The kernel also keeps a "mixed" mark per hugepage range of each slot (hugepage_has_attrs in
-arch/x86/kvm/mmu/mmu.c); the mark says no more than that the range is not uniform, so here it is computed when asked.
+Attributes of a VM belong to its frames, not to memslots: they exist where no slot is and survive slots. A frame without
+a value is shared. Attributes of a guest_memfd belong to its pages, there or not, bound or not; with in-place conversion
+those count and the VM has none. The kernel also keeps a "mixed" mark per hugepage range of each slot
+(hugepage_has_attrs in arch/x86/kvm/mmu/mmu.c); the mark says no more than that the range is not uniform, so here it is
+computed when asked.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from guestmem.backend import ConversionResult
+from guestmem.errors import KvmError
 from guestmem.model.checks import Check, flags_zero, require
-from guestmem.model.vm import Vm
+from guestmem.model.vm import GuestMemfd, Vm
+from guestmem.runmap import RunMap
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
 
-__all__ = ("AttributesRequest", "set_attributes")
+__all__ = ("AttributesRequest", "ConversionRequest", "convert", "set_attributes")
 
 _SOURCE = "kvm_vm_ioctl_set_mem_attributes"
+_QUEUED = "KVM: guest_memfd: In-place conversion support, 799c9fadc639"
+_REFERENCES = "KVM: guest_memfd: In-place conversion support, dcde2f853ff4"
 
 
 @dataclass(frozen=True, slots=True)
 class AttributesRequest:
-    """The ioctl's argument: address and size in bytes."""
+    """KVM_SET_MEMORY_ATTRIBUTES: start (the kernel's address) and size in bytes."""
 
     vm: Vm
-    address: int
+    start: int
     size: int
     attributes: int
     flags: int
 
+    @property
+    def supported(self) -> int:
+        """The attributes that the frames of the VM can have."""
+        return KVM_MEMORY_ATTRIBUTE_PRIVATE if self.vm.has_private_mem and not self.vm.in_place else 0
 
-def _supported(request: AttributesRequest) -> int:
-    return KVM_MEMORY_ATTRIBUTE_PRIVATE if request.vm.has_private_mem else 0
+
+@dataclass(frozen=True, slots=True)
+class ConversionRequest:
+    """KVM_SET_MEMORY_ATTRIBUTES2 on a guest_memfd: start (the kernel's offset) and size in bytes."""
+
+    gmem: GuestMemfd
+    start: int
+    size: int
+    attributes: int
+    flags: int
+    reserved: Sequence[int]
+    supported: int = KVM_MEMORY_ATTRIBUTE_PRIVATE
+
+    @property
+    def vm(self) -> Vm:
+        """The VM that the file belongs to."""
+        return self.gmem.vm
+
+
+def _argument_checks(source: str) -> tuple[Check[Any], Check[Any], Check[Any]]:
+    """What both ioctls ask of attributes and range."""
+    return (
+        Check(
+            "attributes-supported",
+            errno.EINVAL,
+            "only attributes that are supported may be set",
+            source,
+            lambda r: r.attributes & ~r.supported == 0,
+            lambda r: f"attributes={r.attributes:#x} supported={r.supported:#x}",
+            "private memory needs a VM type that has it; KVM_CAP_MEMORY_ATTRIBUTES on the VM tells",
+        ),
+        Check(
+            "range-not-empty",
+            errno.EINVAL,
+            "size must not be 0 and the range must end below 2**64",
+            source,
+            lambda r: r.size != 0 and r.start + r.size < U64,
+            lambda r: f"start={r.start:#x} size={r.size:#x}",
+        ),
+        Check(
+            "range-page-aligned",
+            errno.EINVAL,
+            "start and size must be multiples of the page size",
+            source,
+            lambda r: not (r.start | r.size) & (r.vm.page_size - 1),
+            lambda r: f"start={r.start:#x} size={r.size:#x} page={r.vm.page_size:#x}",
+        ),
+    )
 
 
 CHECKS: tuple[Check[AttributesRequest], ...] = (
     Check(
         "kernel-has-attributes",
         errno.ENOTTY,
-        "the kernel is built with a VM type that has private memory",
-        "kvm_vm_ioctl (CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES)",
+        "the kernel is built with attributes of VMs",
+        "kvm_vm_ioctl (CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES; from 7.4 on CONFIG_KVM_VM_MEMORY_ATTRIBUTES)",
         lambda r: r.vm.has_attributes,
         lambda r: f"VM types offered: {', '.join(map(str, r.vm.machine.vm_types))}",
-        "use a kernel with KVM_SW_PROTECTED_VM, or hardware with private memory",
+        "use a kernel with KVM_SW_PROTECTED_VM; where attributes belong to files, the ioctl of the file",
     ),
     flags_zero(_SOURCE),
+    *_argument_checks(_SOURCE),
+)
+
+CONVERSION_CHECKS: tuple[Check[ConversionRequest], ...] = (
+    flags_zero(_QUEUED),
     Check(
-        "attributes-supported",
+        "reserved-zero",
         errno.EINVAL,
-        "only attributes that the VM supports may be set",
-        _SOURCE,
-        lambda r: r.attributes & ~_supported(r) == 0,
-        lambda r: f"attributes={r.attributes:#x} supported={_supported(r):#x}",
-        "private memory needs a VM type that has it; KVM_CAP_MEMORY_ATTRIBUTES on the VM tells",
+        "the reserved words must be 0",
+        _QUEUED,
+        lambda r: not any(r.reserved),
+        lambda r: f"reserved={[*r.reserved]}",
     ),
     Check(
-        "range-not-empty",
+        "vm-has-private-memory",
         errno.EINVAL,
-        "size must not be 0 and address + size must not reach 2**64",
-        _SOURCE,
-        lambda r: r.size != 0 and r.address + r.size < U64,
-        lambda r: f"address={r.address:#x} size={r.size:#x}",
+        "the VM of the file must have private memory",
+        _QUEUED,
+        lambda r: r.vm.has_private_mem,
+        lambda r: f"VM type {r.vm.type}",
+        "create the VM with a type that has private memory",
     ),
+    *_argument_checks(_QUEUED),
     Check(
-        "range-page-aligned",
+        "range-in-file",
         errno.EINVAL,
-        "address and size must be multiples of the page size",
-        _SOURCE,
-        lambda r: not (r.address | r.size) & (r.vm.page_size - 1),
-        lambda r: f"address={r.address:#x} size={r.size:#x} page={r.vm.page_size:#x}",
+        "the range must lie inside the file",
+        _QUEUED,
+        lambda r: r.start + r.size <= r.gmem.size,
+        lambda r: f"[{r.start:#x}, {r.start + r.size:#x}) file size {r.gmem.size:#x}",
     ),
+)
+
+NO_PAGE_HELD: Check[tuple[int, int, int | None]] = Check(
+    "no-page-held",
+    errno.EAGAIN,
+    "nothing but the file may hold a page that becomes private",
+    _REFERENCES,
+    lambda asked: asked[2] is None,
+    lambda asked: f"file indexes [{asked[0]:#x}, {asked[1]:#x}), the first one held: {asked[2]}",
+    "let the device or pipe drop the page at error_offset, and try again",
 )
 
 
@@ -82,14 +157,45 @@ def set_attributes(request: AttributesRequest) -> None:
     """
     require(CHECKS, request)
     vm = request.vm
-    start, end = request.address >> vm.page_shift, (request.address + request.size) >> vm.page_shift
+    start, end = request.start >> vm.page_shift, (request.start + request.size) >> vm.page_shift
+    if not _has(vm.attributes, start, end, request.attributes):
+        vm.invalidate(start, end)
+        _give(vm.attributes, start, end, request.attributes)
+
+
+def convert(request: ConversionRequest) -> ConversionResult:
+    """Check the request, then make pages of the file private or shared: all of them or none.
+
+    Pages keep their contents, and guests lose their mappings of what changes. To private, the host's mappings go first,
+    and stay gone if a page of the range turns out to be held: then the result has where, with EAGAIN.
+    """
+    require(CONVERSION_CHECKS, request)
+    gmem, shift = request.gmem, request.vm.page_shift
+    start, end = request.start >> shift, (request.start + request.size) >> shift
+    if _has(gmem.attributes, start, end, request.attributes):
+        return ConversionResult()
     if request.attributes:
-        if vm.attributes.covers(start, end, request.attributes):
-            return
-    elif not vm.attributes.overlaps(start, end):
-        return
-    vm.invalidate(start, end)
-    if request.attributes:
-        vm.attributes.set(start, end, request.attributes)
+        gmem.unmap_from_host(start, end)
+        held = gmem.cache.first_held(start, end)
+        try:
+            require((NO_PAGE_HELD,), (start, end, held))
+        except KvmError as refused:
+            return ConversionResult(None if held is None else held << shift, refused)
+        changing = list(gmem.attributes.gaps(start, end))
     else:
-        vm.attributes.clear(start, end)
+        changing = [(first, last) for first, last, _ in gmem.attributes.runs(start, end)]
+    for first, last in changing:
+        gmem.invalidate(first, last)
+    _give(gmem.attributes, start, end, request.attributes)
+    return ConversionResult()
+
+
+def _has(attributes: RunMap[int], start: int, end: int, value: int) -> bool:
+    return attributes.covers(start, end, value) if value else not attributes.overlaps(start, end)
+
+
+def _give(attributes: RunMap[int], start: int, end: int, value: int) -> None:
+    if value:
+        attributes.set(start, end, value)
+    else:
+        attributes.clear(start, end)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from guestmem import uapi
 from guestmem.model.checks import Check, flags_zero, require
-from guestmem.model.profiles import Machine, Profile, has_private_mem
+from guestmem.model.profiles import Machine, Profile, converts_in_place, creation_flags, offers_private_mem
 from guestmem.model.region_checks import USER_SLOTS
 from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE
@@ -34,7 +34,16 @@ def _address_spaces(profile: Profile, machine: Machine, vm: Vm | None) -> int:
 
 
 def _attributes(profile: Profile, machine: Machine, vm: Vm | None) -> int:
-    private = vm.has_private_mem if vm is not None else any(has_private_mem(type) for type in machine.vm_types)
+    of_the_vm = machine.vm_attributes or not profile.in_place
+    return 0 if not of_the_vm or converts_in_place(profile, machine) else _private(machine, vm)
+
+
+def _gmem_attributes(profile: Profile, machine: Machine, vm: Vm | None) -> int:
+    return _private(machine, vm) if converts_in_place(profile, machine) else 0
+
+
+def _private(machine: Machine, vm: Vm | None) -> int:
+    private = offers_private_mem(machine) if vm is None else vm.has_private_mem
     return KVM_MEMORY_ATTRIBUTE_PRIVATE if private else 0
 
 
@@ -43,7 +52,7 @@ def _guest_memfd(profile: Profile, machine: Machine, vm: Vm | None) -> int:
 
 
 def _guest_memfd_flags(profile: Profile, machine: Machine, vm: Vm | None) -> int:
-    flags = profile.gmem_flags_private if vm is not None and vm.has_private_mem else profile.gmem_flags
+    flags = creation_flags(profile, machine, private=vm is not None and vm.has_private_mem)
     return flags | uapi.GUEST_MEMFD_FLAG_HUGE_PAGES if profile.huge else flags
 
 
@@ -82,7 +91,8 @@ CAPABILITIES: Mapping[int, Answer] = MappingProxyType(
         uapi.KVM_CAP_VM_TYPES: _vm_types,
         uapi.KVM_CAP_PRE_FAULT_MEMORY: _pre_fault,
         uapi.KVM_CAP_X86_APIC_BUS_CYCLES_NS: _one,
-        uapi.KVM_CAP_GUEST_MEMFD_FLAGS: lambda profile, machine, vm: _guest_memfd_flags(profile, machine, vm),
+        uapi.KVM_CAP_GUEST_MEMFD_FLAGS: _guest_memfd_flags,
+        uapi.KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES: _gmem_attributes,
     }
 )
 

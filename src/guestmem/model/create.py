@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from guestmem.model.checks import Check, require
 from guestmem.model.pagecache import Backing, PageCache
-from guestmem.model.profiles import Machine
+from guestmem.model.profiles import Machine, creation_flags
 from guestmem.model.vm import GuestMemfd, Vm
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGE_PAGES,
@@ -90,7 +90,7 @@ class GuestMemfdRequest:
     def valid_flags(self) -> int:
         """Flags the VM takes (kvm_gmem_get_supported_flags; with profile next, those that go together)."""
         profile, flags = self.vm.profile, self.flags
-        valid = profile.gmem_flags_private if self.vm.has_private_mem else profile.gmem_flags
+        valid = creation_flags(profile, self.vm.machine, private=self.vm.has_private_mem)
         if profile.huge:
             valid |= GUEST_MEMFD_FLAG_HUGE_PAGES
             if flags & GUEST_MEMFD_FLAG_HUGE_PAGES:

@@ -30,7 +30,7 @@ def read_attribute(fault: Fault) -> FaultResult | None:
     A reserved fault counts as shared whatever the attribute says: emulated MMIO is shared only.
     """
     vm = fault.vm
-    fault.private = not fault.reserved and vm.has_private_mem and bool(vm.attributes.get(fault.gfn))
+    fault.private = not fault.reserved and vm.has_private_mem and vm.is_private(fault.gfn)
     note("read-attribute", _say_attribute, fault)
     return None
 
@@ -52,7 +52,7 @@ def sample_invalidations(fault: Fault) -> FaultResult | None:
 def compare_attribute(fault: Fault) -> FaultResult | None:
     """The attribute may have changed since it was read; then user space hears of it (kvm_faultin_pfn)."""
     vm = fault.vm
-    if vm.has_private_mem and fault.private != bool(vm.attributes.get(fault.gfn)):
+    if fault.private != vm.is_private(fault.gfn):
         note("compare-attribute", "the access counts as {}, the frame is not".format, _kind(fault))
         return NO_PAGE
     return None

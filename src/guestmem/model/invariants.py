@@ -58,16 +58,13 @@ def _check_leaf(vm: Vm, start: int, end: int, leaf: Leaf) -> None:
     slot = vm.spaces[0].by_gfn.get(start)
     assert slot is not None, f"{where} has no slot"
     assert start >= slot.base_gfn, f"{where} begins before {slot!r}"
-    private = bool(vm.attributes.get(start)) and vm.has_private_mem
-    if private:
-        assert vm.attributes.covers(start, end, vm.attributes.get(start) or 0), f"{where} is only partly private"
-    elif vm.has_private_mem:
-        assert not vm.attributes.overlaps(start, end), f"{where} is only partly shared"
     # A run of leaves may go on into the next slot when that continues the same memory; each part must fit its slot.
     for part_start, part_end, owner in vm.spaces[0].by_gfn.runs(start, end):
         size = 1 << leaf.order
         assert part_start % size == 0 and part_end % size == 0, f"{where} crosses the edge of {owner!r}"
-        if private or owner.gmem_only:
+        attribute = vm.private_until(part_start, part_end)
+        assert attribute == (leaf.private, part_end), f"{where} is not what the attribute says, {attribute}"
+        if leaf.private or owner.gmem_only:
             _check_file_leaf(owner, part_start, part_end, leaf, where)
         else:
             vma = vm.host.vmas.get(owner.userspace_addr + (part_start - owner.base_gfn) * vm.page_size)

@@ -90,13 +90,8 @@ def _contained(fault: Fault, order: int) -> bool:
 
 
 def _uniform(fault: Fault, order: int) -> bool:
-    if not fault.vm.has_private_mem:
-        return True
     first = align_down(fault.gfn, 1 << order)
-    attribute = fault.vm.attributes.get(fault.gfn)
-    if attribute is None:
-        return not fault.vm.attributes.overlaps(first, first + (1 << order))
-    return fault.vm.attributes.covers(first, first + (1 << order), attribute)
+    return fault.vm.is_uniform(first, first + (1 << order))
 
 
 def _sound(fault: Fault, order: int) -> bool:

@@ -108,6 +108,10 @@ class PageCache:
         """Mark the page at index as broken; it stays in the file until punched out (kvm_gmem_error_folio)."""
         self.poisoned.set(index, index + 1, True)
 
+    def first_held(self, start: int, end: int) -> int | None:
+        """The first of indexes [start, end) whose page somebody holds besides the file."""
+        return min((index for pages in self.pins for index, _, _ in pages.runs(start, end)), default=None)
+
     def release(self) -> None:
         """Free everything: the last reference to the file is gone."""
         for start, end, order in self.folios:

@@ -26,7 +26,7 @@ from guestmem.backend import (
 )
 from guestmem.errors import CallUnfinished, KvmError
 from guestmem.model import create, file_calls, mmap
-from guestmem.model.attributes import AttributesRequest, set_attributes
+from guestmem.model.attributes import AttributesRequest, ConversionRequest, convert, set_attributes
 from guestmem.model.auxiliary import AUX_KINDS
 from guestmem.model.capabilities import check_extension, enable_cap
 from guestmem.model.checks import Check, require
@@ -205,12 +205,15 @@ class Process(Descriptors, Backend, Host, Statistics):
     def gmem_set_memory_attributes(
         self, fd: int, offset: int, size: int, attributes: int, flags: int, reserved: Sequence[int] = ()
     ) -> ConversionResult:
-        """KVM_SET_MEMORY_ATTRIBUTES2: no guest_memfd of a released kernel has an ioctl."""
+        """KVM_SET_MEMORY_ATTRIBUTES2: ENOTTY unless attributes belong to files."""
         try:
-            self.require_kind(fd, self.file(fd), passed=False)
+            file = self.file(fd)
+            in_place = isinstance(file, GuestMemfd) and file.vm.in_place
+            self.require_kind(fd, file, passed=in_place)
+            assert isinstance(file, GuestMemfd)
+            return convert(ConversionRequest(file, offset, size, attributes, flags, reserved))
         except KvmError as refused:
             return ConversionResult(refused=refused)
-        raise AssertionError("bug in guestmem: an ioctl that no kernel has must be refused")
 
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         try:

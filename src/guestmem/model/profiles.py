@@ -29,9 +29,13 @@ __all__ = (
     "V6_18",
     "V7_2",
     "V7_3",
+    "V7_4",
     "Machine",
     "Profile",
+    "converts_in_place",
+    "creation_flags",
     "has_private_mem",
+    "offers_private_mem",
     "profile_named",
 )
 
@@ -47,9 +51,15 @@ class Machine:
     user_limit: int = 0x7FFF_FFFF_F000  # end of user space; 4-level paging
     nx_huge_pages: bool = False  # the NX hugepage workaround: instruction fetches map base pages
     geometry: Geometry = X86_64
+    vm_attributes: bool = True  # CONFIG_KVM_VM_MEMORY_ATTRIBUTES, a choice from 7.4 on: attributes of the VM's frames
+    in_place: bool = False  # module parameter gmem_in_place_conversion; without vm_attributes there is no other way
     max_vcpu_ids: int = 4096  # KVM_MAX_VCPU_IDS: 4 * CONFIG_KVM_MAX_NR_VCPUS; 16384 in distribution kernels
     pools: tuple[tuple[int, int], ...] = ()
     """Pairs of order and how many host pages of it there are; an order that is missing has no limit."""
+
+    def converting(self, *, in_place: bool) -> Machine:
+        """The same, with attributes that belong to files, or switched off for attributes of VMs (from 7.4 on)."""
+        return replace(self, vm_attributes=not in_place, in_place=False)
 
     def __post_init__(self) -> None:
         if not self.geometry.base_page_size.bit_length() <= self.gpa_bits <= 64:
@@ -80,6 +90,7 @@ class Profile:
     dirty_log_off_recovers: bool  # else huge mappings come back only at the next fault
     quirks: int = 0x7FF  # KVM_X86_VALID_QUIRKS
     binding_overlap_last: bool = False  # kvm_gmem_commit_memory_region: after what the architecture checks
+    in_place: bool = False  # attributes can belong to the file (guest_memfd: In-place conversion support)
     huge: bool = False  # guest_memfd folios may be larger than a page
 
 
@@ -131,6 +142,13 @@ V7_3 = replace(
     title="Linux 7.3 (7.3.4), software-protected VMs, two-dimensional paging",
     binding_overlap_last=True,
 )
+V7_4 = replace(
+    V7_3,
+    name="v7.4",
+    title="no kernel yet: 7.3 with the in-place conversion that is queued for 7.4, built without VM-wide attributes",
+    machine=Machine(vm_attributes=False),
+    in_place=True,
+)
 NEXT = replace(
     V7_3,
     name="next",
@@ -141,7 +159,7 @@ NEXT = replace(
 
 NEWEST = V7_3  # the newest released kernel: what is meant where nothing is said
 
-PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (V6_12, V6_18, V7_2, V7_3, NEXT)})
+PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (V6_12, V6_18, V7_2, V7_3, V7_4, NEXT)})
 
 
 def profile_named(name: str) -> Profile:
@@ -155,3 +173,18 @@ def profile_named(name: str) -> Profile:
 def has_private_mem(vm_type: int) -> bool:
     """Whether a VM of this type has private memory (kvm_arch_has_private_mem)."""
     return vm_type == KVM_X86_SW_PROTECTED_VM
+
+
+def offers_private_mem(machine: Machine) -> bool:
+    """Whether the kernel is built with a VM type that has private memory."""
+    return any(has_private_mem(type) for type in machine.vm_types)
+
+
+def converts_in_place(profile: Profile, machine: Machine) -> bool:
+    """Whether attributes belong to the guest_memfd and not to the VM (gmem_in_place_conversion)."""
+    return profile.in_place and offers_private_mem(machine) and (machine.in_place or not machine.vm_attributes)
+
+
+def creation_flags(profile: Profile, machine: Machine, *, private: bool) -> int:
+    """What a guest_memfd may be created with on a VM with or without private memory (kvm_gmem_get_supported_flags)."""
+    return profile.gmem_flags_private if private and not converts_in_place(profile, machine) else profile.gmem_flags

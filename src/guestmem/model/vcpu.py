@@ -191,11 +191,7 @@ def _alike_until(fault: Fault) -> int:
     assert slot is not None
     if fault.order or vm.pools.free(0) is not None:
         return 0
-    end = slot.end_gfn
-    if vm.has_private_mem:
-        run = vm.attributes.run_at(fault.gfn)
-        following = next(vm.attributes.runs(fault.gfn, end), None) if run is None else None
-        end = min(end, run[1] if run else following[0] if following else end)
+    end = vm.private_until(fault.gfn, slot.end_gfn)[1]
     if fault.gmem is not None:
         if fault.gmem.cache.largest_order:
             return 0

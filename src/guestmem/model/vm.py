@@ -4,6 +4,9 @@ This module holds state and what keeps it consistent; what a call checks and doe
 belongs for ever to the VM that made it and keeps that VM alive; a memslot knows the file it is bound to and the file
 knows its slots (``bindings``), and neither keeps the other alive.
 
+Whether a frame is private is said by attributes, which belong to the VM's frames or, with in-place conversion, to the
+pages of the file: ``Vm.private_until`` looks where they are.
+
 Invariants (``check_invariants``): no two slots of an address space share a frame; bindings lie inside the file and do
 not overlap; nothing is mapped outside a slot or outside a binding, nothing private is mapped where the attribute says
 shared and the other way round, and every leaf shows what its slot says it should.
@@ -23,7 +26,7 @@ from guestmem.model.hostmem import AddressSpace
 from guestmem.model.mmio import MmioCache
 from guestmem.model.pagecache import PageCache
 from guestmem.model.pools import HostPools
-from guestmem.model.profiles import Machine, Profile, has_private_mem
+from guestmem.model.profiles import Machine, Profile, converts_in_place, has_private_mem, offers_private_mem
 from guestmem.model.stage2 import Stage2
 from guestmem.rules import Binding, Rule
 from guestmem.runmap import RunMap
@@ -33,6 +36,7 @@ from guestmem.uapi import (
     KVM_MEM_GUEST_MEMFD,
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
+    KVM_MEMORY_ATTRIBUTE_PRIVATE,
 )
 
 __all__ = ("AddressSpaceSlots", "BindableFile", "GuestMemfd", "Memslot", "Vm", "VmSlots")
@@ -130,6 +134,7 @@ class VmSlots:
         self.page_size: int = self.geometry.base_page_size
         self.page_shift: int = self.page_size.bit_length() - 1
         self.has_private_mem = has_private_mem(type)
+        self.in_place = converts_in_place(profile, machine)  # attributes belong to the files
         self.spaces = spaces
         self.slot_pages = 0
 
@@ -144,7 +149,7 @@ class Vm(VmSlots):
         super().__init__(type, profile, machine, rule, [AddressSpaceSlots() for _ in range(spaces)])
         self.host = host
         self.pools = pools
-        self.has_attributes = any(has_private_mem(offered) for offered in machine.vm_types)
+        self.has_attributes = offers_private_mem(machine) and (machine.vm_attributes or not profile.in_place)
         self.had_slots = False
         self.attributes: RunMap[int] = RunMap()
         self.stage2 = Stage2(self.geometry)
@@ -157,6 +162,32 @@ class Vm(VmSlots):
         self.disabled_quirks = 0  # KVM_X86_QUIRK_*
         self.references = 1
         host.on_invalidate.append(self._host_invalidate)
+
+    def private_until(self, gfn: int, end_gfn: int) -> tuple[bool, int]:
+        """Whether the frame is private, and where those after it that are no other than it end, at most at end_gfn.
+
+        Attributes are those of the VM's frames, or of the file bound there (kvm_mem_is_private): then a frame without
+        file is shared, and only the first address space counts.
+        """
+        if not self.in_place:
+            return _run_of(self.attributes, gfn, end_gfn)
+        run = self.spaces[0].by_gfn.run_at(gfn)
+        if run is None:
+            return False, next((start for start, _, _ in self.spaces[0].by_gfn.runs(gfn, end_gfn)), end_gfn)
+        slot, end_gfn = run[2], min(run[1], end_gfn)
+        if slot.gmem is None:
+            return False, end_gfn
+        to_gfn = slot.base_gfn - slot.pgoff
+        private, end = _run_of(slot.gmem.attributes, gfn - to_gfn, end_gfn - to_gfn)
+        return private, end + to_gfn
+
+    def is_private(self, gfn: int) -> bool:
+        """Whether the frame is private."""
+        return self.private_until(gfn, gfn + 1)[0]
+
+    def is_uniform(self, start_gfn: int, end_gfn: int) -> bool:
+        """Whether the frames of a slot are all private or all shared."""
+        return self.private_until(start_gfn, end_gfn)[1] == end_gfn
 
     def get(self) -> None:
         """Take a reference (kvm_get_kvm)."""
@@ -198,6 +229,13 @@ class Vm(VmSlots):
                 self.invalidate((first >> self.page_shift) + to_gfn, ((last - 1) >> self.page_shift) + to_gfn + 1)
 
 
+def _run_of(attributes: RunMap[int], start: int, end: int) -> tuple[bool, int]:
+    run = attributes.run_at(start)
+    if run is not None:
+        return True, min(run[1], end)
+    return False, next((first for first, _, _ in attributes.runs(start, end)), end)
+
+
 # -- guest_memfd -----------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +270,7 @@ class GuestMemfd(BindableFile):
     size is in bytes, indexes (pgoff) in base pages.
     """
 
-    __slots__ = ("bindings", "cache", "flags")
+    __slots__ = ("attributes", "bindings", "cache", "flags")
     vm: Vm
 
     def __init__(self, vm: Vm, size: int, flags: int, cache: PageCache) -> None:
@@ -241,6 +279,9 @@ class GuestMemfd(BindableFile):
         self.flags = flags
         self.cache = cache
         self.bindings: RunMap[Memslot] = RunMap()
+        self.attributes: RunMap[int] = RunMap()  # of every page, there or not; only in-place conversion changes them
+        if not flags & GUEST_MEMFD_FLAG_INIT_SHARED:
+            self.attributes.set(0, cache.npages, KVM_MEMORY_ATTRIBUTE_PRIVATE)
         vm.get()
         vm.gmems.append(self)
 
@@ -264,19 +305,19 @@ class GuestMemfd(BindableFile):
 
         Pages before the one that fails are there afterwards.
         """
-        if not self.flags & GUEST_MEMFD_FLAG_INIT_SHARED:
-            raise HostSignal("SIGBUS", "the file was created without INIT_SHARED: all its memory is private")
         shift = self.vm.page_shift
         first, last = start >> shift, min(((end - 1) >> shift) + 1, self.cache.npages)
-        poison = next(self.cache.poisoned.runs(first, last), None)
-        sound = last if poison is None else poison[0]
-        if first < sound:
+        poison = next((index for index, _, _ in self.cache.poisoned.runs(first, last)), last)
+        private = next((index for index, _, _ in self.attributes.runs(first, last)), last)
+        if first < min(poison, private):
             try:
-                self.cache.populate(first, sound)
+                self.cache.populate(first, min(poison, private))
             except KvmError as refused:
                 raise HostSignal("SIGBUS", str(refused)) from refused
-        if poison is not None:
-            raise HostSignal("SIGBUS", f"the page at offset {poison[0] << shift:#x} is poisoned")
+        if private < last and private <= poison:
+            raise HostSignal("SIGBUS", f"the page at offset {private << shift:#x} is private")
+        if poison < last:
+            raise HostSignal("SIGBUS", f"the page at offset {poison << shift:#x} is poisoned")
         if end > self.size:
             raise HostSignal("SIGBUS", f"offset {end - 1:#x} is past the end of the file, {self.size:#x}")
 
@@ -294,15 +335,15 @@ class GuestMemfd(BindableFile):
 
     def punch_hole(self, start: int, end: int) -> None:
         """Free indexes [start, end): guests lose their mappings first, then the host, then the pages go."""
-        self._invalidate(start, end)
-        self.vm.host.file_changed(self, start << self.vm.page_shift, end << self.vm.page_shift)
+        self.invalidate(start, end)
+        self.unmap_from_host(start, end)
         self.cache.punch(start, end)
 
     def poison(self, index: int) -> None:
         """Memory failure hits the page at index (kvm_gmem_error_folio); nothing happens to a hole."""
         if self.cache.folio_order(index) is not None:
-            self._invalidate(index, index + 1)
-            self.vm.host.file_changed(self, index << self.vm.page_shift, (index + 1) << self.vm.page_shift)
+            self.invalidate(index, index + 1)
+            self.unmap_from_host(index, index + 1)
             self.cache.poison(index)
 
     def bound_in(self, start: int, end: int) -> tuple[int, int, Memslot] | None:
@@ -311,7 +352,7 @@ class GuestMemfd(BindableFile):
 
     def bind(self, slot: Memslot, pgoff: int) -> None:
         """Give [pgoff, pgoff + npages) to a slot; the checks were made."""
-        slot.gmem, slot.pgoff, slot.gmem_only = self, pgoff, self.supports_mmap
+        slot.gmem, slot.pgoff, slot.gmem_only = self, pgoff, self.supports_mmap or self.vm.in_place
         self.bindings.set(pgoff, pgoff + slot.npages, slot)
 
     def unbind(self, slot: Memslot) -> None:
@@ -334,12 +375,18 @@ class GuestMemfd(BindableFile):
     def check_invariants(self) -> None:
         """Raise AssertionError if pages or bindings are not as they must be."""
         self.cache.check_invariants()
+        self.attributes.check_invariants()
         self.bindings.check_invariants()
         for start, end, slot in self.bindings:
             assert slot.gmem is self, f"bug in guestmem: {slot!r} does not know its file"
             assert (start, end) == (slot.pgoff, slot.pgoff + slot.npages), f"bug in guestmem: {slot!r} bound elsewhere"
 
-    def _invalidate(self, start: int, end: int) -> None:
+    def unmap_from_host(self, start: int, end: int) -> None:
+        """Every mapping of indexes [start, end) in the process goes (unmap_mapping_range)."""
+        self.vm.host.file_changed(self, start << self.vm.page_shift, end << self.vm.page_shift)
+
+    def invalidate(self, start: int, end: int) -> None:
+        """Guests lose their mappings of indexes [start, end) (kvm_gmem_invalidate_begin)."""
         for first, last, slot in list(self.bindings.runs(start, end)):
             to_gfn = slot.base_gfn - slot.pgoff
             if slot.as_id == 0:  # nothing is mapped for other address spaces

@@ -18,7 +18,7 @@ from guestmem.model.vm import BindableFile, Memslot, VmSlots
 from guestmem.proofs import request
 from guestmem.proofs.symbolic import Formula
 from guestmem.rules import Rule
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE
+from guestmem.uapi import KVM_MEM_GUEST_MEMFD
 
 if TYPE_CHECKING:
     from guestmem.proofs.example import Example
@@ -30,16 +30,9 @@ KVM_LIMITS = ("folio-order", "rule", "slot-head", "slot-tail")
 """What KVM checks of a file's page without new code: the rule, and the ends of the slot in guest-physical space."""
 
 
-class _Uniform:
+def _uniform(start: object, end: object) -> bool:
     """Every frame is private."""
-
-    def get(self, gfn: object) -> int:
-        """The attribute of a frame."""
-        return KVM_MEMORY_ATTRIBUTE_PRIVATE
-
-    def covers(self, start: object, end: object, value: object) -> bool:
-        """Every frame has it."""
-        return True
+    return True
 
 
 class _NoPoison:
@@ -75,7 +68,7 @@ def limits_named(names: Sequence[str]) -> tuple[Limit, ...]:
 def fault_on(place: Situation | Example, rule: Rule) -> Fault:
     """A private fault on the page touched, after the backing took its folio; of unknowns or of an example's numbers."""
     vm: Any = request.vm_of(place.geometry)
-    vm.rule, vm.attributes = rule, _Uniform()
+    vm.rule, vm.is_uniform = rule, _uniform
     shift = vm.page_shift
     known: Any = place  # the model's classes want integers
     gmem: Any = _File(vm, place)

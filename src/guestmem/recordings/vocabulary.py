@@ -31,6 +31,7 @@ class Begin(msgspec.Struct, tag_field="op", tag="begin", forbid_unknown_fields=T
     gpa_bits: Literal[0] | Annotated[int, msgspec.Meta(ge=32, le=52)] = 0
     smm: bool | None = None
     two_dimensional_paging: bool | None = None
+    in_place: bool | None = None
     pools: dict[
         str, Annotated[int, msgspec.Meta(ge=0, le=1 << 52)]
     ] = {}  # page size, as "2M", to how many the host has
