@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from examples import LAYOUTS
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from layouts import hosts, small_layouts
 
@@ -30,7 +30,7 @@ def findings_of(coverage: Coverage, *ids: str) -> list[Finding]:
 
 
 @given(small_layouts(), hosts())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_offsets_that_remedies_name_can_all_be_taken_at_once_and_gain_what_they_say(
     layout: Layout, host: HostLimits
 ) -> None:

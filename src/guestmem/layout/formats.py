@@ -69,7 +69,7 @@ FORMATS = {
     "qemu-trace": Format(
         "QEMU trace event kvm_set_user_memory",
         "qemu_trace.read",
-        text=rb"kvm_set_user_memory (AddrSpace#\d+ )?Slot#",
+        text=rb"kvm_set_user_memory (AddrSpace#\d+ )?Slot#|KVM_SET_USER_MEMORY_REGION2? failed, slot=",
     ),
     "libvirt": Format("libvirt domain XML", "libvirt.read", start=b"<", most=MAX_DOCUMENT),
     "firecracker": Format(

@@ -103,8 +103,7 @@ def recognise(source: str, data: bytes) -> str:
         found = _recognise_json(data)
     found = found or _first(lambda one: one.has_text(data))  # "[" starts TOML and strace -f too
     if found is None:
-        titles = "; ".join(f"{name} ({known.title})" for name, known in FORMATS.items())
-        raise LayoutError(source, f"the format is not known; these are: {titles}", remedy="name it with --format")
+        raise LayoutError(source, "the format is not known", remedy=f"name it with --format: {', '.join(FORMATS)}")
     return found
 
 

@@ -28,7 +28,7 @@ from guestmem.units import KIB, S64_MAX, align_down
 if TYPE_CHECKING:
     from guestmem.layout.coverage import HostLimits
 
-__all__ = ("is_by_rule", "refusals")
+__all__ = ("is_by_rule", "machine_of", "refusals")
 
 _USER_LIMIT = (1 << 56) - 4 * KIB  # five-level paging, the largest any x86 kernel has
 _X86_GPA_BITS = 52  # kvm_mmu_max_gfn: no x86 machine maps more
@@ -39,7 +39,7 @@ def refusals(layout: Layout, host: HostLimits) -> dict[int, KvmError]:
     """Index into layout.slots -> the errno, check and values with which the host's kernel refuses that slot."""
     profile = host.profile or (NEXT if host.files.page_size else NEWEST)
     spaces = [_Ascending() for _ in range(_SPACES)]
-    vm = VmSlots(KVM_X86_SW_PROTECTED_VM, profile, _machine(host.geometry), host.files.rule, spaces)
+    vm = VmSlots(KVM_X86_SW_PROTECTED_VM, profile, machine_of(host.geometry), host.files.rule, spaces)
     files: dict[str, _File] = {}
     found: dict[int, KvmError] = {}
     for index, slot in enumerate(layout.slots):
@@ -103,7 +103,8 @@ class _File(BindableFile):
 
 
 @cache
-def _machine(geometry: Geometry) -> Machine:
+def machine_of(geometry: Geometry) -> Machine:
+    """The largest machine there is of a geometry."""
     gpa_bits = _X86_GPA_BITS if geometry in (X86_64, X86_64_512G) else 64
     return Machine(gpa_bits=gpa_bits, user_limit=_USER_LIMIT, geometry=geometry)
 

@@ -10,9 +10,12 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from guestmem.layout.value import Backing, Range, Slot, merged
+from guestmem.layout.value import Backing, Range, RefusedCall, Slot, merged
 
 __all__ = ("MappingTable", "ProcessMapping", "SlotTable", "with_attribute")
+
+
+_MAX_REFUSED = 16  # calls of one VM that are explained
 
 
 class SlotTable:
@@ -21,6 +24,7 @@ class SlotTable:
     def __init__(self) -> None:
         self._slots: dict[tuple[str, int, int], Slot] = {}
         self._vms: dict[str, None] = {}  # in the order they were first seen
+        self._refused: dict[str, list[RefusedCall]] = {}
 
     def set(self, vm: str, slot: Slot) -> None:
         """Apply one call that succeeded."""
@@ -35,6 +39,20 @@ class SlotTable:
         if old is not None and not slot.region and old.hva == slot.hva:
             slot = replace(slot, region=old.region, offset=old.offset, backing=old.backing)
         self._slots[key] = slot
+
+    def refuse(self, vm: str, slot: Slot, errno: str) -> None:
+        """Remember one call that failed, unless it repeats one; at most _MAX_REFUSED for each VM."""
+        self._vms.setdefault(vm)
+        calls = self._refused.setdefault(vm, [])
+        same = any(
+            (call.slot.number, call.slot.gpa, call.slot.size) == (slot.number, slot.gpa, slot.size) for call in calls
+        )
+        if not same and len(calls) < _MAX_REFUSED:
+            calls.append(RefusedCall(slot, errno, tuple(self.slots(vm))))
+
+    def refused(self, vm: str) -> tuple[RefusedCall, ...]:
+        """The calls of a VM that failed."""
+        return tuple(self._refused.get(vm, ()))
 
     def collides(self, vm: str, slot: Slot) -> bool:
         """Whether another slot of the same VM and address space holds some of the GPA range."""

@@ -23,7 +23,18 @@ from guestmem.uapi import (
 )
 from guestmem.units import KIB
 
-__all__ = ("Assumption", "Backing", "BackingKind", "File", "Layout", "Range", "ReaderRemark", "Severity", "Slot")
+__all__ = (
+    "Assumption",
+    "Backing",
+    "BackingKind",
+    "File",
+    "Layout",
+    "Range",
+    "ReaderRemark",
+    "RefusedCall",
+    "Severity",
+    "Slot",
+)
 
 BackingKind = Literal["anonymous", "shmem", "file", "hugetlb", "device", "unknown"]
 Severity = Literal["note", "warning", "error"]
@@ -152,6 +163,15 @@ class ReaderRemark:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedCall:
+    """A slot that the source shows KVM to have refused: the errno's name, and the slots that there were before."""
+
+    slot: Slot
+    errno: str
+    before: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """The memslots of one VM, ascending by (address_space, gpa), and what the source says about them.
 
@@ -166,6 +186,7 @@ class Layout:
     private: tuple[Range, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     remarks: tuple[ReaderRemark, ...] = ()
+    refused_calls: tuple[RefusedCall, ...] = ()
     vmm: str = ""
     machine: str = ""
     _by_name: dict[str, File] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -26,6 +26,7 @@ _PREFIX = re.compile(r"(?:\[pid +(\d+)\] +|(\d+) +)?(?:\d\d:\d\d:\d\d(?:\.\d+)? 
 _WHOLE = re.compile(r"(\w+)\((.*)\)\s+= (\S.*)")
 _FIRST_HALF = re.compile(r"(\w+)\((.*?),? <unfinished \.\.\.>")
 _SECOND_HALF = re.compile(r"<\.\.\. (\w+) resumed>(.*)\)\s+= (\S.*)")
+_FAILED = re.compile(r"-1 (E\w+)")
 _NAME = re.compile(r"^[a-z_]+=")
 _IOC = re.compile(r"_IOC\(([A-Z_|]+), (0x[0-9a-f]+), (0x[0-9a-f]+), (0x[0-9a-f]+)\)")
 _STRUCT = re.compile(r"\b(\w++)=([^,{}]+)")
@@ -88,11 +89,12 @@ def read(source: str, data: bytes) -> list[Layout]:
 
 
 def _call(trace: _Trace, line: int, name: str, text: str, result: str) -> None:
-    if result.startswith(("-", "?")) or name not in _CALLS:
+    failed = _FAILED.match(result)
+    if name not in _CALLS or result.startswith("?") or (result.startswith("-") and (failed is None or name != "ioctl")):
         return
     args = [_without_comments(_NAME.sub("", arg.strip(), count=1)).strip() for arg in _split(text)]
     if name == "ioctl" and len(args) == 3:
-        _ioctl(trace, line, args, result)
+        _ioctl(trace, line, args, result, failed[1] if failed else "")
     elif name == "memfd_create" and len(args) == 2:
         fd, _ = _descriptor(result)
         flags = _flags(trace, line, args[1])
@@ -132,11 +134,13 @@ def _split(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _ioctl(trace: _Trace, line: int, args: list[str], result: str) -> None:
+def _ioctl(trace: _Trace, line: int, args: list[str], result: str, errno: str) -> None:
     fd, _ = _descriptor(args[0])
     command = _command(args[1])
     if command == _SET and args[2].startswith("{"):
-        _set(trace, line, fd, dict(_STRUCT.findall(args[2])))
+        _set(trace, line, fd, dict(_STRUCT.findall(args[2])), errno)
+    elif errno:
+        return
     elif command == _SET:
         trace.opaque.append((line, "KVM_SET_USER_MEMORY_REGION"))
     elif command in _OPAQUE:
@@ -159,7 +163,7 @@ def _command(text: str) -> int | None:
     return next((IOCTL_NUMBERS[name] for name in text.split(" or ") if name in IOCTL_NUMBERS), None)
 
 
-def _set(trace: _Trace, line: int, vm: int, fields: dict[str, str]) -> None:
+def _set(trace: _Trace, line: int, vm: int, fields: dict[str, str], errno: str) -> None:
     def get(name: str) -> int:
         if name not in fields:
             raise LayoutError(trace.source, "the structure lacks it", line=line, field=name)
@@ -168,20 +172,21 @@ def _set(trace: _Trace, line: int, vm: int, fields: dict[str, str]) -> None:
     hva, slot = get("userspace_addr"), get("slot")
     mapping = trace.maps.find(hva)
     backing = Backing() if mapping is None else mapping.backing
-    trace.table.set(
-        f"fd {vm}",
-        Slot(
-            gpa=get("guest_phys_addr"),
-            size=get("memory_size"),
-            hva=hva,
-            flags=_flags(trace, line, fields.get("flags", "0")),
-            region="" if mapping is None else mapping.name,
-            offset=None if mapping is None else mapping.offset + hva - mapping.start,
-            backing=backing,
-            number=slot & 0xFFFF,
-            address_space=slot >> 16,
-        ),
+    asked = Slot(
+        gpa=get("guest_phys_addr"),
+        size=get("memory_size"),
+        hva=hva,
+        flags=_flags(trace, line, fields.get("flags", "0")),
+        region="" if mapping is None else mapping.name,
+        offset=None if mapping is None else mapping.offset + hva - mapping.start,
+        backing=backing,
+        number=slot & 0xFFFF,
+        address_space=slot >> 16,
     )
+    if errno:
+        trace.table.refuse(f"fd {vm}", asked, errno)
+    else:
+        trace.table.set(f"fd {vm}", asked)
 
 
 def _mmap(trace: _Trace, line: int, args: list[str], result: str) -> None:
@@ -241,7 +246,7 @@ def _layouts(trace: _Trace) -> list[Layout]:
     notes = [THP_ASSUMPTION]
     if trace.huge and any(slot.backing.kind == "hugetlb" for vm in trace.table.vms() for slot in trace.table.slots(vm)):
         notes.append(DEFAULT_HUGE_ASSUMPTION)
-    vms = [vm for vm in trace.table.vms() if trace.table.slots(vm)]
+    vms = [vm for vm in trace.table.vms() if trace.table.slots(vm) or trace.table.refused(vm)]
     if not vms and not remarks:
         needed = "no memslot is left at the end of the log"
         raise LayoutError(trace.source, needed, remedy="start the VMM under strace -f -e trace=ioctl,memfd_create,mmap")
@@ -252,6 +257,7 @@ def _layouts(trace: _Trace) -> list[Layout]:
             tuple(_named(slot) for slot in trace.table.slots(vm)),
             assumptions=tuple(notes),
             remarks=remarks,
+            refused_calls=trace.table.refused(vm),
         )
         for vm in vms or [""]
     ]
