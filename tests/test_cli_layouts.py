@@ -96,7 +96,7 @@ def test_attributes_can_be_set() -> None:
     (private,) = answer(snp)["sources"]
     (shared,) = answer("--attributes", "shared", "--hva-align", "2M", snp)["sources"]
     assert private["totals"]["levels"]["2M"] == 0
-    assert shared["totals"]["levels"]["2M"] == 4094 * MIB
+    assert shared["totals"]["levels"]["2M"] == 4098 * MIB
 
 
 def test_profile_next_judges_hugepage_guest_memfd_under_a_rule() -> None:

@@ -69,7 +69,9 @@ def check(
         raise InputError("--json and --sarif both write to stdout: choose one")
     host = layouts.host_of(profile, page_size, rule, geometry, thp)
     overrides = layouts.overrides_of(hva, hva_align, backing, attributes)
-    found, fleets = layouts.load_sources(sources, format, firecracker, overrides)
+    found, fleets, unread = layouts.load_sources(sources, format, firecracker, overrides)
+    if not (found or fleets):
+        layouts.give_up(unread)
     if fleets and (as_sarif or html is not None):
         raise InputError(
             f"{fleets[0].source}: a fleet has no page and no SARIF log: use --json, or check its VMs singly"
@@ -88,6 +90,8 @@ def check(
         typer.echo(to_sarif(checked))
     else:
         _print(checked, sums, profile, rows=0 if show_all else _ROWS)
+    if unread:
+        layouts.give_up(unread)
     worst = most_severe([*(one.severity for one in checked), *(one.severity for one in sums)])
     raise typer.Exit(int(worst is not None and fail_on in SEVERITIES[: SEVERITIES.index(worst) + 1]))
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from guestmem.layout.assume import Overrides
     from guestmem.layout.coverage import HostLimits
+    from guestmem.layout.error import LayoutError
     from guestmem.layout.fleet import Fleet
     from guestmem.layout.value import Layout
 
@@ -24,6 +27,7 @@ __all__ = (
     "HVA_ALIGN",
     "PAGE_SIZE",
     "SOURCES",
+    "give_up",
     "host_of",
     "load_layouts",
     "load_sources",
@@ -60,32 +64,50 @@ GEOMETRY = typer.Option("x86-64", "--geometry", metavar="NAME", help="The archit
 
 
 def load_layouts(sources: list[str], format: str | None, firecracker: str) -> list[Layout]:
-    """Every layout of every source, as it says them."""
-    return load_sources(sources, format, firecracker, overrides_of([], None, [], None), fleets=False)[0]
+    """Every layout of every source, as it says them; LayoutError."""
+    found, _, unread = load_sources(sources, format, firecracker, overrides_of([], None, [], None), fleets=False)
+    if unread:
+        give_up(unread)
+    return found
+
+
+def give_up(unread: Sequence[LayoutError]) -> NoReturn:
+    """Name every source that could not be read; the last one ends the program, with exit status 2."""
+    from guestmem.text import safe
+
+    *others, last = unread
+    for error in others:
+        typer.echo(f"guestmem: {safe(str(error))}", err=True)
+    raise last
 
 
 def load_sources(
     sources: list[str], format: str | None, firecracker: str, overrides: Overrides, *, fleets: bool = True
-) -> tuple[list[Layout], list[Fleet]]:
-    """Every layout, and unless they are read as layouts too, every fleet."""
+) -> tuple[list[Layout], list[Fleet], list[LayoutError]]:
+    """Every layout, unless they are read as layouts too every fleet, and why the other sources cannot be read."""
     from guestmem.layout.assume import apply
+    from guestmem.layout.error import LayoutError
     from guestmem.layout.live import read_live
     from guestmem.layout.recognise import load, read, read_fleet
 
     version = _version(firecracker)
     found: list[Layout] = []
     found_fleets: list[Fleet] = []
+    unread: list[LayoutError] = []
     for source in sources:
-        if source.startswith(("pid:", "qmp:", "qemu:")):
-            found += read_live(source)
-            continue
-        data = load(source)
-        fleet = read_fleet(source, data, format) if fleets else None
-        if fleet is None:
-            found += read(source, data, format, version)
-        else:
-            found_fleets.append(fleet)
-    return [apply(layout, overrides) for layout in found], found_fleets
+        try:
+            if source.startswith(("pid:", "qmp:", "qemu:")):
+                found += (apply(layout, overrides) for layout in read_live(source))
+                continue
+            data = load(source)
+            fleet = read_fleet(source, data, format) if fleets else None
+            if fleet is not None:
+                found_fleets.append(fleet)
+            else:
+                found += (apply(layout, overrides) for layout in read(source, data, format, version))
+        except LayoutError as error:
+            unread.append(error)
+    return found, found_fleets, unread
 
 
 def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attributes: str | None) -> Overrides:

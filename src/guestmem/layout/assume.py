@@ -99,14 +99,25 @@ def _with_hva(slot: Slot, overrides: Overrides) -> Slot:
 def _set_backing(layout: Layout, backing: Mapping[str, Backing]) -> Layout:
     if not backing:
         return layout
-    slots = [replace(slot, backing=backing.get(slot.region, backing.get("", slot.backing))) for slot in layout.slots]
+    slots = [_with_backing(slot, backing.get(slot.region) or backing.get("")) for slot in layout.slots]
     said = ", ".join(
         f"{name or 'every slot'} {given.kind} with {format_size(given.page_size)} pages"
         for name, given in backing.items()
     )
-    kept = [note for note in layout.assumptions if note.about != "backing"]
+    still_assumed = any(slot.assumed_hva is not None and slot.backing.kind != "hugetlb" for slot in slots)
+    replaced = ("backing",) if still_assumed else ("backing", "hva")
+    kept = [note for note in layout.assumptions if note.about not in replaced]
     note = Assumption("backing", f"the backing is as given: {said}", "--backing")
     return replace(layout, slots=tuple(slots), assumptions=(*kept, note))
+
+
+def _with_backing(slot: Slot, given: Backing | None) -> Slot:
+    """A mapping of hugetlb pages begins at a multiple of them, whatever was assumed for it."""
+    if given is None:
+        return slot
+    if given.kind == "hugetlb" and slot.assumed_hva is not None:
+        return replace(slot, backing=given, assumed_hva=ALIGNED_BASE + (slot.offset or 0))
+    return replace(slot, backing=given)
 
 
 def _set_attributes(layout: Layout, attributes: Literal["shared", "private"] | None) -> Layout:

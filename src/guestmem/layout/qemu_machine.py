@@ -14,10 +14,21 @@ from dataclasses import dataclass
 
 from guestmem.layout.value import Backing, Slot
 from guestmem.uapi import KVM_MEM_READONLY
-from guestmem.units import GIB, KIB, align_up
+from guestmem.units import GIB, KIB, MIB, align_up
 
-__all__ = ("Device", "QemuMachine", "Ram", "below_4g", "machine_slots", "parse_machine", "place_devices")
+__all__ = (
+    "PROTECTED_FIRMWARE",
+    "Device",
+    "QemuMachine",
+    "Ram",
+    "below_4g",
+    "device_memory",
+    "machine_slots",
+    "parse_machine",
+    "place_devices",
+)
 
+PROTECTED_FIRMWARE = 4 * MIB  # bytes; what sources do not say, and OVMF's builds for SNP and TDX are
 _FOUR_G = 4 * GIB
 _MACHINE = re.compile(r"(pc-q35|pc-i440fx|pc|q35|microvm)(?:-(\d{1,3})\.(\d{1,3}))?(?:\D.*)?")
 
@@ -77,10 +88,25 @@ def below_4g(machine: QemuMachine, size: int) -> int:
     return 0xE000_0000 if machine.older_than(2, 0) else 0xC000_0000
 
 
-def machine_slots(machine: QemuMachine, nodes: Sequence[Ram], *, vga: bool) -> list[Slot]:
-    """The memslots before firmware runs: RAM cut at the split and in the first megabyte, and the ROM pieces."""
-    low = below_4g(machine, sum(node.size for node in nodes))
-    slots = [slot for piece in _ram_pieces(nodes, low) for slot in _cut_low(piece, machine, vga)]
+def machine_slots(
+    machine: QemuMachine, nodes: Sequence[Ram], *, vga: bool, most_below_4g: int | None = None, protected: str = ""
+) -> list[Slot]:
+    """The memslots before firmware runs: RAM cut at the split and in the first megabyte, and the ROM pieces.
+
+    most_below_4g: max-ram-below-4g, bytes. protected: "sev-snp" or "tdx", whose VMs have no read-only memory: SNP's
+    option ROMs are RAM, TDX has none, no copy of the firmware is below 1M, and all of it is below 4G, as RAM.
+    """
+    size = sum(node.size for node in nodes)
+    low = below_4g(machine, size)
+    if most_below_4g is not None and low > most_below_4g:
+        low = most_below_4g
+    if protected:
+        holes = _protected_holes(protected, vga=vga)
+        slots = [slot for piece in _ram_pieces(nodes, low) for slot in _without(piece, holes)]
+        roms = [_rom(0xC0000, 128 * KIB, "pc.rom", 0, 0)] if protected == "sev-snp" else []
+        return [*slots, *roms, _rom(_FOUR_G - PROTECTED_FIRMWARE, PROTECTED_FIRMWARE, "pc.bios", 0, 0)]
+    hole = _low_hole(machine, vga=vga)
+    slots = [slot for piece in _ram_pieces(nodes, low) for slot in _without(piece, [hole])]
     if machine.family == "microvm":
         return [*slots, _rom(0xF0000, 64 * KIB, "pc.bios", 0, 0), _rom(_FOUR_G - 64 * KIB, 64 * KIB, "pc.bios", 0, 0)]
     bios = 128 * KIB if machine.older_than(2, 0) else 256 * KIB
@@ -92,9 +118,14 @@ def machine_slots(machine: QemuMachine, nodes: Sequence[Ram], *, vga: bool) -> l
     ]
 
 
+def device_memory(end_of_ram: int) -> int:
+    """Where the range for memory devices begins."""
+    return align_up(max(end_of_ram, _FOUR_G), GIB)
+
+
 def place_devices(end_of_ram: int, devices: Sequence[Device]) -> list[tuple[Device, int]]:
     """Give every memory device a GPA: its own, or the lowest free one at its alignment from the next gigabyte on."""
-    base = align_up(max(end_of_ram, _FOUR_G), GIB)
+    base = device_memory(end_of_ram)
     placed = [(device, device.gpa) for device in devices if device.gpa is not None]
     for device in devices:
         if device.gpa is None:
@@ -122,13 +153,26 @@ def _ram_pieces(nodes: Sequence[Ram], low: int) -> list[Slot]:
     return pieces
 
 
-def _cut_low(piece: Slot, machine: QemuMachine, vga: bool) -> list[Slot]:
-    """Take the holes of the first megabyte out of a piece of RAM."""
-    without_vga = 0xF0000 if machine.family == "microvm" else 0xC0000
-    hole = (0xA0000 if vga and machine.family != "microvm" else without_vga, 0x100000)
-    if piece.gpa >= hole[1] or piece.end <= hole[0]:
-        return [piece]
-    parts = ((piece.gpa, min(piece.end, hole[0])), (max(piece.gpa, hole[1]), piece.end))
+def _low_hole(machine: QemuMachine, *, vga: bool) -> tuple[int, int]:
+    """Where no RAM is in the first megabyte."""
+    if machine.family == "microvm":
+        return 0xF0000, 0x100000
+    return (0xA0000 if vga else 0xC0000), 0x100000
+
+
+def _protected_holes(protected: str, *, vga: bool) -> list[tuple[int, int]]:
+    end = 0xE0000 if protected == "sev-snp" else 0xC0000
+    return [(0xA0000 if vga else 0xC0000, end)]
+
+
+def _without(piece: Slot, holes: Sequence[tuple[int, int]]) -> list[Slot]:
+    """Take holes, which ascend, out of a piece of RAM."""
+    parts, at = [], piece.gpa
+    for start, end in holes:
+        if start < piece.end and at < end and start < end:
+            parts.append((at, start))
+            at = end
+    parts.append((at, piece.end))
     return [
         Slot(
             gpa=start,

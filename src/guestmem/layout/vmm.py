@@ -101,11 +101,21 @@ class LibvirtWords(QemuWords):
         page = f"<page size='{size[:-1]}' unit='{size[-1]}'/>"
         return f"add <memoryBacking><hugepages>{page}</hugepages></memoryBacking> to the domain"
 
+    def larger_pages_for(self, regions: Regions, slots: Sequence[Slot], page_size: int) -> str:
+        nvdimms = [slot.region for slot in slots if slot.region.startswith("memnvdimm")]
+        size = format_size(page_size)
+        own = f"put the file of {', '.join(nvdimms)} on DAX or hugetlbfs and set <alignsize> to {size}"
+        if len(nvdimms) == len(slots):
+            return own
+        return f"{self.larger_pages(page_size)}{f'; {own}' if nvdimms else ''}"
+
 
 class SizedByPagesWords(Words):
     """VMMs that map memory at a multiple of a page where its size is one, and refuse huge pages for another size."""
 
     def align_hva(self, regions: Regions, slot: Slot, page_size: int) -> str:
+        if self.sized(regions, slot)[1] % page_size == 0:
+            return super().align_hva(regions, slot, page_size)
         return self.resize(regions, slot, page_size)
 
     def larger_pages_for(self, regions: Regions, slots: Sequence[Slot], page_size: int) -> str:

@@ -189,8 +189,10 @@ def _slot(piece: _Piece) -> Slot:
         backing = Backing("file")
     else:
         backing = Backing("shmem" if zone.shared else "anonymous")
-    # Each piece is its own mapping: the huge page's alignment with hugetlb, 2M by recent kernels for THP-sized ones.
-    off = 0 if zone.hugepages or (backing.kind == "anonymous" and piece.size % (2 * MIB) == 0) else 4 * KIB
+    # Each piece is its own mapping: aligned to the huge page with hugetlb, by recent kernels to 2M where the size
+    # allows it; shmem is where it has transparent huge pages at all (shmem_get_unmapped_area).
+    transparent = backing.kind in ("anonymous", "shmem") and piece.size % (2 * MIB) == 0
+    off = 0 if zone.hugepages or transparent else 4 * KIB
     return Slot(
         piece.gpa,
         piece.size,
@@ -211,6 +213,17 @@ def _assumptions(memory: _Memory, zones: list[_Zone], slots: list[Slot]) -> list
         found.append(hva_assumption(aligned, how))
     if other:
         found.append(hva_assumption(other, "aligned to 4K only, which is all that mmap promises here"))
+    if any(zone.file is not None and not zone.hugepages for zone in zones):
+        text = (
+            "the file of a zone may be on hugetlbfs, which Cloud Hypervisor finds out by itself: it is taken as another"
+        )
+        found.append(Assumption("backing", text, "--backing [REGION=]hugetlb:2M"))
+    if any(slot.backing.kind == "shmem" for slot in slots):
+        text = (
+            "the source does not say whether the host's shmem has transparent huge pages (shmem_enabled, by default "
+            "never): shared memory counts as possibly 2M"
+        )
+        found.append(Assumption("thp", text, "--thp never"))
     if any(zone.hugepages and not zone.hugepage_size for zone in zones):
         found.append(DEFAULT_HUGE_ASSUMPTION)
     if memory.thp is False:

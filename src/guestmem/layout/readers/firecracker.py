@@ -31,9 +31,14 @@ class _MachineConfig(msgspec.Struct):
     huge_pages: str | None = None
 
 
+class _Drive(msgspec.Struct):
+    socket: str | None = None  # of a vhost-user-blk device
+
+
 class _Config(msgspec.Struct, rename="kebab"):
     machine_config: _MachineConfig = msgspec.field(default_factory=_MachineConfig)
     memory_hotplug: msgspec.Raw = _NULL
+    drives: list[_Drive] = []
     mem_size_mib: int | msgspec.UnsetType = msgspec.field(
         default=msgspec.UNSET, name="mem_size_mib"
     )  # the body of PUT /machine-config
@@ -68,6 +73,14 @@ def read(source: str, data: bytes, *, version: tuple[int, int] = DEFAULT_VERSION
         needed = "needed a positive number of MiB"
         raise LayoutError(source, needed, field="machine-config.mem_size_mib", value=machine.mem_size_mib)
     backing = _backing(source, machine)
+    notes = _hotplug(config)
+    if backing.kind == "anonymous" and any(drive.socket for drive in config.drives):
+        backing = Backing("shmem")
+        text = (
+            "a drive is vhost-user-blk, so all guest memory is one memfd: it counts as possibly 2M, but has "
+            "transparent huge pages only where the host's shmem_enabled allows them (by default never)"
+        )
+        notes.append(Assumption("thp", text, "--thp never"))
     flags = KVM_MEM_LOG_DIRTY_PAGES if machine.track_dirty_pages else 0
     slots = [
         Slot(
@@ -75,7 +88,7 @@ def read(source: str, data: bytes, *, version: tuple[int, int] = DEFAULT_VERSION
         )
         for index, (gpa, size, _) in enumerate(ranges(machine.mem_size_mib * MIB, version))
     ]
-    return [_layout(source, "firecracker", slots, version, [_placement(slots), *_hotplug(config)])]
+    return [_layout(source, "firecracker", slots, version, [_placement(slots), *notes])]
 
 
 def read_uffd(source: str, data: bytes, *, version: tuple[int, int] = DEFAULT_VERSION) -> list[Layout]:

@@ -8,6 +8,7 @@ not change slots, pflash and PCI BARs, machines other than pc, q35 and microvm, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from xml.etree.ElementTree import Element, ParseError
 
 from guestmem.layout.error import LayoutError, printable
@@ -19,11 +20,20 @@ from guestmem.layout.placement import (
     hva_assumption,
     private_assumption,
 )
-from guestmem.layout.qemu_machine import Device, QemuMachine, Ram, machine_slots, parse_machine, place_devices
+from guestmem.layout.qemu_machine import (
+    PROTECTED_FIRMWARE,
+    Device,
+    QemuMachine,
+    Ram,
+    device_memory,
+    machine_slots,
+    parse_machine,
+    place_devices,
+)
 from guestmem.layout.text import number
-from guestmem.layout.value import Assumption, Backing, File, Layout, Slot
+from guestmem.layout.value import Assumption, Backing, File, Layout, ReaderRemark, Slot
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD
-from guestmem.units import GIB, KIB, MIB, TIB, U64, align_up, is_power_of_two
+from guestmem.units import GIB, KIB, MIB, TIB, U64, align_up, format_size, is_power_of_two
 
 __all__ = ("read",)
 
@@ -32,6 +42,7 @@ _UNITS = {
     "GB": 10**9, "G": GIB, "GiB": GIB, "TB": 10**12, "T": TIB, "TiB": TIB,
 }  # fmt: skip
 _MAX_NODES = 1024
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _GUEST_MEMFD_TYPES = ("sev-snp", "tdx")
 
 
@@ -52,7 +63,7 @@ class _Domain:
     machine: QemuMachine
     pages: list[_HugePage]
     source_type: str
-    guest_memfd: bool
+    protected: str  # "sev-snp", "tdx" or ""
     default_huge: bool = False  # a host default page size was assumed
 
     def backing(self, node: int, access: str | None, page_size: int | None = None) -> Backing:
@@ -79,15 +90,24 @@ def read(source: str, data: bytes) -> list[Layout]:
     """The memslots QEMU would set for the domain before its firmware runs."""
     domain = _domain(source, _parse(source, data))
     nodes = _nodes(domain)
-    slots = machine_slots(domain.machine, nodes, vga=_has_vga(domain.root))
+    most, notes = _command_line(domain)
+    slots = machine_slots(
+        domain.machine, nodes, vga=_has_vga(domain.root), most_below_4g=most, protected=domain.protected
+    )
     ram_end = max(slot.end for slot in slots)
-    placed, notes = _devices(domain, len(nodes), ram_end)
+    placed, remarks = _devices(domain, ram_end, notes)
     slots = [_bind(slot, domain) for slot in (*slots, *placed)]
     slots, hva_notes = _place(slots)
     private, private_notes = private_assumption(slots)
     files = tuple(File(name) for name in sorted({slot.file for slot in slots if slot.file}))
     if domain.default_huge:
         notes.append(DEFAULT_HUGE_ASSUMPTION)
+    if domain.root.get("type") == "qemu":
+        text = "the domain is emulated (type qemu), without KVM: these would be its slots with KVM"
+        notes.append(Assumption("slots", text, "<domain type='kvm'>"))
+    if domain.protected:
+        text = f"the firmware's size is not in the source: it is taken as {format_size(PROTECTED_FIRMWARE)}"
+        notes.append(Assumption("slots", text, "qmp: of the running domain"))
     text = f"addresses are computed for the machine {domain.machine.family} as before its firmware runs"
     return [
         Layout(
@@ -97,6 +117,7 @@ def read(source: str, data: bytes) -> list[Layout]:
             files=files,
             private=private,
             assumptions=(Assumption("gpa", text), *notes, *hva_notes, *private_notes),
+            remarks=tuple(remarks),
             vmm="libvirt",
             machine=domain.machine.family,
         )
@@ -123,6 +144,10 @@ def _parse(source: str, data: bytes) -> Element:
 
 
 def _domain(source: str, root: Element) -> _Domain:
+    hypervisor = root.get("type", "kvm")
+    if hypervisor not in ("kvm", "qemu"):
+        needed = "needed kvm or qemu: no other domain has KVM's memslots"
+        raise LayoutError(source, needed, field="domain type", value=hypervisor)
     type_ = root.find("os/type")
     name = type_.get("machine", "") if type_ is not None else ""
     machine = parse_machine(name or "pc")
@@ -132,13 +157,14 @@ def _domain(source: str, root: Element) -> _Domain:
         raise LayoutError(source, needed, field="os/type machine", value=f"{arch} {name}", remedy="use qmp: instead")
     source_type = root.find("memoryBacking/source")
     security = root.find("launchSecurity")
+    kind = "" if security is None else security.get("type", "")
     domain = _Domain(
         source,
         root,
         machine,
         [],
         source_type.get("type", "anonymous") if source_type is not None else "anonymous",
-        security is not None and security.get("type") in _GUEST_MEMFD_TYPES,
+        kind if kind in _GUEST_MEMFD_TYPES else "",
     )
     hugepages = root.find("memoryBacking/hugepages")
     if hugepages is not None:
@@ -174,7 +200,10 @@ def _nodes(domain: _Domain) -> list[Ram]:
     if len(cells) > _MAX_NODES:
         raise LayoutError(domain.source, f"at most {_MAX_NODES} cells", field="cpu/numa", value=len(cells))
     if cells:
-        return [_cell(domain, index, cell) for index, cell in enumerate(cells)]
+        nodes = [_cell(domain, index, cell) for index, cell in enumerate(cells)]
+        if domain.machine.older_than(5, 1) and all(node.backing.kind == "anonymous" for node in nodes):
+            return [Ram("pc.ram", sum(node.size for node in nodes), nodes[0].backing)]  # -numa node,mem=
+        return nodes
     memory = domain.root.find("memory")
     if memory is None:
         raise LayoutError(domain.source, "needed <memory> or <numa> cells", field="memory", remedy="use virsh dumpxml")
@@ -204,17 +233,51 @@ def _device_elements(domain: _Domain) -> list[Element]:
     return found
 
 
-def _devices(domain: _Domain, nodes: int, ram_end: int) -> tuple[list[Slot], list[Assumption]]:
+def _command_line(domain: _Domain) -> tuple[int | None, list[Assumption]]:
+    """What <qemu:commandline> says of memory: max-ram-below-4g in bytes, and a note on the rest."""
+    args = [arg.get("value", "") for arg in domain.root.findall(f"{{{_QEMU}}}commandline/{{{_QEMU}}}arg")]
+    most, unread = None, []
+    for option, value in pairwise([*args, ""]):
+        if option in ("-machine", "-M"):
+            for part in value.split(","):
+                name, _, size = part.partition("=")
+                if name == "max-ram-below-4g":
+                    most = _option_size(domain, size)
+        elif option.startswith("-"):
+            unread.append(option)
+    if not unread:
+        return most, []
+    shown = ", ".join(printable(option, 40) for option in unread[:6]) + (", ..." if len(unread) > 6 else "")
+    return most, [Assumption("slots", f"qemu:commandline is not read: {shown}", "qmp: of the running domain")]
+
+
+def _option_size(domain: _Domain, text: str) -> int:
+    """A size as QEMU's options have it, "1G" or bytes."""
+    digits, unit = (text[:-1], text[-1:]) if text[-1:].upper() in ("K", "M", "G", "T") else (text, "B")
+    scale = _UNITS["b" if unit == "B" else unit.upper() if unit != "k" else "k"] if unit != "K" else KIB
+    return number(domain.source, digits[:64], 10, line=0, field="max-ram-below-4g") * scale
+
+
+def _devices(domain: _Domain, ram_end: int, notes: list[Assumption]) -> tuple[list[Slot], list[ReaderRemark]]:
     """Memory devices as slots: a whole DIMM; of virtio-mem all of it, or what is plugged with dynamic memslots."""
     devices: list[Device] = []
     plugged: list[int] = []
-    notes: list[Assumption] = []
+    remarks: list[ReaderRemark] = []
     counts: dict[str, int] = {}
+    start = device_memory(ram_end)
     for element in _device_elements(domain):
         model = element.get("model", "")
         name = f"mem{model.replace('-', '')}{counts.setdefault(model, 0)}"
         counts[model] += 1
         device = _device(domain, element, name)
+        if device.gpa is not None and device.gpa < start:
+            message = (
+                f"{name} at GPA {device.gpa:#x}: QEMU refuses the device before KVM is asked, because its range for "
+                f"memory devices begins at {start:#x}"
+            )
+            remedy = f"leave base= out of its <address>, or give it a base from {start:#x} on"
+            remarks.append(ReaderRemark("refused", "error", message, remedy))
+            continue
         devices.append(device)
         plugged.append(_plugged(domain, element, device, notes))
     slots = []
@@ -222,7 +285,7 @@ def _devices(domain: _Domain, nodes: int, ram_end: int) -> tuple[list[Slot], lis
         size = plugged[devices.index(device)]
         if size:
             slots.append(Slot(gpa, size, region=device.ram.name, offset=0, backing=device.ram.backing))
-    return slots, notes
+    return slots, remarks
 
 
 def _device(domain: _Domain, element: Element, name: str) -> Device:
@@ -234,6 +297,7 @@ def _device(domain: _Domain, element: Element, name: str) -> Device:
     backing = domain.backing(node_id, element.get("access"), page_size)
     if element.find("source/path") is not None:
         backing = Backing("file")
+    size = _without_label(domain, element, size)
     align = max(backing.page_size, 2 * MIB if backing.kind == "anonymous" else 4 * KIB)
     if element.find("target/block") is not None:
         block = _size_of(domain, element, "target/block")
@@ -241,6 +305,19 @@ def _device(domain: _Domain, element: Element, name: str) -> Device:
             raise LayoutError(domain.source, "needed a power of two", field="target/block", value=block)
         align = max(align, block)
     return Device(Ram(name, size, backing), align, _address(domain, element))
+
+
+def _without_label(domain: _Domain, element: Element, size: int) -> int:
+    """An NVDIMM's label is cut from its end, and the rest is made a multiple of its alignment."""
+    if element.find("target/label/size") is not None:
+        label = _size_of(domain, element, "target/label/size")
+        if not 0 < label < size:
+            raise LayoutError(domain.source, "needed less than the device has", field="target/label/size", value=label)
+        size -= label
+    if element.find("source/alignsize") is not None:
+        unit = _page_size(domain, _size_of(domain, element, "source/alignsize"), "source/alignsize")
+        size -= size % unit
+    return size
 
 
 def _plugged(domain: _Domain, element: Element, device: Device, notes: list[Assumption]) -> int:
@@ -265,7 +342,7 @@ def _address(domain: _Domain, element: Element) -> int | None:
 
 def _bind(slot: Slot, domain: _Domain) -> Slot:
     """A confidential guest has one guest_memfd per RAMBlock, bound at the offset in the block."""
-    if not domain.guest_memfd or slot.readonly:
+    if not domain.protected or slot.readonly:
         return slot
     return replace(slot, flags=slot.flags | KVM_MEM_GUEST_MEMFD, file=f"guest_memfd of {slot.region}")
 
