@@ -123,7 +123,9 @@ def test_text_has_the_table_the_picture_the_assumptions_and_the_findings() -> No
     assert "0x7f61e40ff000" in text
     assert "hva 2046M, shared frame 1M" in text
     assert "0x0 ░░░" in text
-    assert "remedy: back m0 by hugetlb pages" in text
+    assert text.splitlines()[0].endswith("none of 10.00G can be mapped with 2M pages")
+    assert "why  m0: its HVA 0x7f61e3fff000" in text
+    assert "fix  back m0 by hugetlb pages" in text
     assert "(gains 10238M with 2M pages)" in text
     assert "assumed, because the source does not say" in text
     assert not any(line.endswith(" ") for line in text.splitlines())
@@ -139,21 +141,24 @@ def test_text_shows_the_first_slots_of_many_and_says_how_many_more() -> None:
     assert "more" not in text_of(many, rows=0)
 
 
-def test_text_of_many_findings_shows_the_first_and_counts_the_rest() -> None:
+def test_of_many_findings_of_a_kind_the_first_is_told_and_the_others_are_named() -> None:
     slots = [Slot(at << 30, 1 << 25, hva=(at << 30) + 0x1000, region=f"r{at}") for at in range(50)]
     one = check(Layout("many", "t", tuple(slots)), HostLimits())
-    crooked = sum(finding.id == "hva-not-congruent" for finding in one.findings)
-    text = text_of(one, rows=10)
-    assert crooked == 50
-    assert text.count("hva-not-congruent: ") == 10
-    assert f"{len(one.findings) - 10} more findings: 40 hva-not-congruent" in text
-    assert text_of(one, rows=0).count("hva-not-congruent: ") == 50
+    assert sum(finding.id == "hva-not-congruent" for finding in one.findings) == 50
+
+    text = text_of(one)
+    assert "why  r0: its HVA 0x1000" in text
+    assert text.count("hva-not-congruent: ") == 1
+    assert "and 48 more like it: r2, r3, r4, r5, ..." in text
+    assert text_of(one, rows=0).count("hva-not-congruent: ") == 49
 
 
 def test_text_of_a_perfect_layout_says_so() -> None:
-    assert "no findings" in text_of(
-        check(Layout("t", "t", (Slot(0, GIB, backing=Backing("hugetlb", GIB)),)), HostLimits())
-    )
+    perfect = check(Layout("t", "t", (Slot(0, GIB, backing=Backing("hugetlb", GIB)),)), HostLimits())
+
+    text = text_of(perfect)
+    assert text.startswith("t: 1G of 1G, all that the layout allows, can be mapped with 2M pages\n")
+    assert not [line for line in text.splitlines() if line.lstrip().startswith(("why", "note", "warning"))]
 
 
 def test_text_of_a_layout_without_slots_keeps_its_findings() -> None:

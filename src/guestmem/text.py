@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("counted", "safe", "utf8")
+__all__ = ("counted", "percent", "safe", "utf8")
 
 
 def safe(text: str) -> str:
@@ -30,3 +30,17 @@ def counted(count: int, one: str) -> str:
     ('1 sequence', '1,182 causes')
     """
     return f"{count:,} {one}" + "s" * (count != 1)
+
+
+def percent(part: int, whole: int) -> str:
+    """A share without false precision: 0 % and 100 % are exact.
+
+    >>> percent(0, 10), percent(10, 10), percent(9999, 10000), percent(1, 2)
+    ('0 %', '100 %', '>99 %', '50 %')
+    """
+    if whole == 0 or part in (0, whole):
+        return "100 %" if whole and part == whole else "0 %"
+    share = 100 * part / whole
+    if share > 99:
+        return ">99 %"
+    return "<1 %" if share < 1 else f"{share:.0f} %"

@@ -25,6 +25,7 @@ __all__ = (
     "format_size",
     "is_power_of_two",
     "parse_size",
+    "size_text",
     "to_s64",
 )
 
@@ -93,3 +94,16 @@ def format_size(size_bytes: int) -> str:
         if size_bytes and size_bytes % unit == 0:
             return f"{size_bytes // unit}{suffix}"
     return str(size_bytes)
+
+
+def size_text(size: int) -> str:
+    """A size with at most four digits: exact where that is possible, else with two decimals.
+
+    >>> size_text(0), size_text(2047 << 20), size_text(10_486_016 << 10)
+    ('0', '2047M', '10.00G')
+    """
+    exact = format_size(size)
+    if len(exact) <= 5:
+        return exact
+    suffix, unit = next((name, unit) for name, unit in reversed(_SUFFIXES.items()) if size >= unit)
+    return f"{size / unit:.2f}{suffix}"

@@ -36,11 +36,14 @@ _ROWS = 40
 def check(
     sources: list[str] = layouts.SOURCES,
     format: str = layouts.FORMAT,
-    fail_on: str = typer.Option("warning", "--fail-on", metavar="LEVEL", help="note, warning, error or never."),
+    fail_on: str = typer.Option(
+        "warning", "--fail-on", metavar="LEVEL", help="note, warning, error or never; 'unknown' never counts."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout ('guestmem schema check')."),
     as_sarif: bool = typer.Option(False, "--sarif", help="A SARIF 2.1.0 log on stdout."),
     html: Path = typer.Option(None, "--html", metavar="FILE", help="Write one self-contained HTML page."),
-    show_all: bool = typer.Option(False, "--all", help=f"Every slot and finding, not the first {_ROWS}."),
+    show_all: bool = typer.Option(False, "--all", help=f"Every VM, slot and finding, not the first {_ROWS}."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="The first megabytes and every note, too."),
     profile: str = typer.Option("v7.3", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next."),
     page_size: str = typer.Option(
         None, "--page-size", metavar="SIZE", help="Page size of guest_memfds, with --profile next."
@@ -89,7 +92,7 @@ def check(
 
         typer.echo(to_sarif(checked))
     else:
-        _print(checked, sums, profile, rows=0 if show_all else _ROWS)
+        _print(checked, sums, profile, rows=0 if show_all else _ROWS, verbose=verbose)
     if unread:
         layouts.give_up(unread)
     worst = most_severe([*(one.severity for one in checked), *(one.severity for one in sums)])
@@ -104,14 +107,14 @@ def _judge_fleets(fleets: list[Fleet], host: HostLimits) -> list[FleetSums]:
     return [check_fleet(fleet, host) for fleet in fleets]
 
 
-def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, rows: int) -> None:
+def _print(checked: list[Checked], fleets: list[FleetSums], profile: str, *, rows: int, verbose: bool) -> None:
     from guestmem.report.check_json import fleet_entry
     from guestmem.report.check_text import print_checked
     from guestmem.report.console import console
     from guestmem.report.fleet_text import print_fleet
 
     out = console()
-    print_checked(out, checked, rows=rows, title=f"as kernel {profile} would map them")
+    print_checked(out, checked, rows=rows, title=f"as kernel {profile} would map them", verbose=verbose)
     for one in fleets:
         print_fleet(out, fleet_entry(one))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from guestmem.layout.certainty import Certainty, certainty_of
 from guestmem.layout.coverage import Coverage, HostLimits, cover
-from guestmem.layout.findings import SEVERITIES, Finding, find_findings
+from guestmem.layout.findings import SEVERITIES, Finding, find_findings, severest_first
+from guestmem.layout.findings.unknown import find_unknown
 from guestmem.layout.value import Layout, Severity
 
 __all__ = ("Checked", "check", "most_severe")
@@ -17,6 +19,7 @@ class Checked:
     """A layout with its coverage and findings."""
 
     coverage: Coverage
+    certainty: Certainty
     findings: tuple[Finding, ...]
 
     @property
@@ -26,14 +29,16 @@ class Checked:
 
     @property
     def severity(self) -> Severity | None:
-        """The most severe of the findings, or None."""
-        return most_severe(finding.severity for finding in self.findings)
+        """The most severe of the findings, or None; that something is not known is no fault of the layout."""
+        return most_severe(finding.severity for finding in self.findings if finding.id != "unknown")
 
 
 def check(layout: Layout, host: HostLimits) -> Checked:
     """Judge a layout."""
     coverage = cover(layout, host)
-    return Checked(coverage, find_findings(coverage))
+    certainty = certainty_of(coverage)
+    found = [*find_findings(coverage), *find_unknown(coverage, certainty)]
+    return Checked(coverage, certainty, tuple(sorted(found, key=severest_first)))
 
 
 def most_severe(severities: Iterable[Severity | None]) -> Severity | None:

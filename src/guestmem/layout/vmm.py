@@ -57,6 +57,10 @@ class Words:
             return "nothing to change where the display is idle; -vga none removes the slot"
         return "clear KVM_MEM_LOG_DIRTY_PAGES when migration or snapshot tracking ends"
 
+    def find_out(self, gpa: int, *, hva: bool) -> str:
+        """What tells whether the host grants huge pages, and where the memory is; gpa is that of a large slot."""
+        return "on its host, sudo guestmem check pid:PID reads both from the kernel; --thp never is the worst case"
+
     def spare_low_memory(self, *, vga_hole: bool) -> str:
         """What can be saved in the first megabyte, although no level can be gained."""
         return "nothing to change: the firmware needs this layout"
@@ -68,8 +72,9 @@ class QemuWords(Words):
     def align_hva(self, regions: Regions, slot: Slot, page_size: int) -> str:
         size = format_size(page_size)
         return (
-            f"back {slot.region} by hugetlb pages ({self.hugetlb(size)}), or add align={size} to a "
-            "memory-backend-file, or use memory-backend-ram,share=on"
+            f"back {slot.region} by hugetlb pages ({self.hugetlb(size)}), which is certain; where the host grants "
+            f"transparent huge pages for this memory (shmem_enabled), align={size} of a memory-backend-file or "
+            "memory-backend-ram,share=on will do"
         )
 
     def hugetlb(self, size: str) -> str:
@@ -84,6 +89,14 @@ class QemuWords(Words):
         size = format_size(page_size)
         return f"use {self.hugetlb(size)}, or memory-backend-file on a hugetlbfs of {size}"
 
+    def find_out(self, gpa: int, *, hva: bool) -> str:
+        where = f"; {self.monitor(f'gpa2hva {gpa:#x}')} has the address" if hva else ""
+        return super().find_out(gpa, hva=hva) + where
+
+    def monitor(self, command: str) -> str:
+        """A command of QEMU's monitor."""
+        return f"'{command}' in the monitor"
+
     def spare_low_memory(self, *, vga_hole: bool) -> str:
         fixed = super().spare_low_memory(vga_hole=vga_hole)
         options = "-nodefaults or -vga none closes the VGA hole, -machine microvm has neither hole nor ROMs"
@@ -93,13 +106,16 @@ class QemuWords(Words):
 class LibvirtWords(QemuWords):
     """libvirt's domain XML, which QEMU gets as options."""
 
-    def hugetlb(self, size: str) -> str:
-        return f"{super().hugetlb(size)}; in the domain XML <hugepages/> in <memoryBacking>"
+    def align_hva(self, regions: Regions, slot: Slot, page_size: int) -> str:
+        return f"{self.larger_pages(page_size)}, which is certain: its mapping is aligned"
 
     def larger_pages(self, page_size: int) -> str:
         size = format_size(page_size)
         page = f"<page size='{size[:-1]}' unit='{size[-1]}'/>"
         return f"add <memoryBacking><hugepages>{page}</hugepages></memoryBacking> to the domain"
+
+    def monitor(self, command: str) -> str:
+        return f"virsh qemu-monitor-command DOMAIN --hmp '{command}'"
 
     def larger_pages_for(self, regions: Regions, slots: Sequence[Slot], page_size: int) -> str:
         nvdimms = [slot.region for slot in slots if slot.region.startswith("memnvdimm")]

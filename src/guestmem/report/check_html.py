@@ -15,9 +15,9 @@ from guestmem.layout.check import Checked
 from guestmem.layout.coverage import Coverage, SlotCoverage
 from guestmem.layout.reasons import Reason
 from guestmem.report.picture import Run, best_runs
-from guestmem.report.words import gain_text, leaves_text, size_or_dash, size_text
+from guestmem.report.words import gain_text, leaves_text, size_or_dash
 from guestmem.text import safe
-from guestmem.units import format_size
+from guestmem.units import format_size, size_text
 from guestmem.version import __version__
 
 __all__ = (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from guestmem.layout.check import Checked
-from guestmem.layout.coverage import Coverage, HostLimits, Lost, SlotCoverage, best_possible
+from guestmem.layout.coverage import HostLimits, Lost, SlotCoverage, best_possible
 from guestmem.layout.findings import Finding
 from guestmem.layout.findings.value import Bytes
 from guestmem.report.json_text import json_text
@@ -55,13 +55,17 @@ class SlotEntry(msgspec.Struct):
 
 
 class LayoutTotals(msgspec.Struct):
-    """Sums over the slots; best is what the same guest-physical layout could reach with ideal memory and kernel."""
+    """Sums over the slots; best is what the same guest-physical layout could reach with ideal memory and kernel.
+
+    certain is the part of levels that does not hang on what the source does not say.
+    """
 
     size: int
     levels: dict[str, int]
     leaves: dict[str, int]
     lost: list[LostEntry]
     best: dict[str, int]
+    certain: dict[str, int]
 
 
 class AssumptionEntry(msgspec.Struct):
@@ -198,7 +202,7 @@ def _source(one: Checked) -> SourceEntry:
         layout.machine,
         [AssumptionEntry(note.about, note.text, note.option) for note in layout.assumptions],
         [_slot(item) for item in coverage.slots],
-        _totals(coverage),
+        _totals(one),
         [_finding(finding) for finding in one.findings],
     )
 
@@ -222,14 +226,15 @@ def _slot(item: SlotCoverage) -> SlotEntry:
     )
 
 
-def _totals(coverage: Coverage) -> LayoutTotals:
-    sizes = coverage.host.sizes
+def _totals(one: Checked) -> LayoutTotals:
+    coverage, sizes = one.coverage, one.coverage.host.sizes
     return LayoutTotals(
         coverage.size,
         by_level(sizes, coverage.mapped),
         by_level(sizes, coverage.leaves),
         _lost(coverage.lost),
         by_level(sizes, best_possible(coverage)),
+        by_level(sizes, one.certainty.mapped),
     )
 
 

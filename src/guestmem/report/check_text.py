@@ -12,11 +12,12 @@ from rich.text import Text
 from guestmem.layout.check import Checked
 from guestmem.layout.coverage import Coverage, SlotCoverage, best_possible
 from guestmem.layout.findings import Finding
+from guestmem.layout.verdict import closing_line, lost_at_second, verdict
 from guestmem.report.console import columns, print_stripped
 from guestmem.report.picture import cells, windows
-from guestmem.report.words import gain_text, leaves_text, lost_text, percent, size_text
-from guestmem.text import counted, safe
-from guestmem.units import format_size
+from guestmem.report.words import gain_text, leaves_text, lost_text
+from guestmem.text import counted, percent, safe
+from guestmem.units import format_size, size_text
 
 __all__ = ("print_checked",)
 
@@ -25,28 +26,73 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _SHADES = (("░", "red"), ("▓", "yellow"), ("█", "green"), ("█", "bright_green"))
 _PLAIN_SHADES = ".+##"
 _UNMAPPED = "!"
+_ONLY_VERBOSE = ("low-memory",)  # nothing can be done about it
+_ALIKE = 3  # more findings of one kind than that are told by the first
+_SINGLY = 4  # more VMs than that are lines of a table
 
 
-def print_checked(out: Console, checked: list[Checked], *, rows: int, title: str) -> None:
-    """Print the answer for every layout; at most ``rows`` slots and as many findings of each (0: all)."""
-    for one in checked:
-        print_stripped(out, _report(one, rows, title, out))
+def print_checked(out: Console, checked: list[Checked], *, rows: int, title: str, verbose: bool = False) -> None:
+    """Print the answer for every layout, or for many of them one table.
+
+    At most ``rows`` slots of each (0: all of them, every finding and every layout). verbose adds the first
+    megabytes as a picture of their own and the notes that nothing can be done about.
+    """
+    if len(checked) <= _SINGLY or not rows:
+        for one in checked:
+            print_stripped(out, _report(one, rows, title, out, verbose))
+    if len(checked) > 1:
+        print_stripped(out, Padding(_vms(checked, rows), (0, 0, 1, 0)))
+        print_stripped(out, Text(closing_line(checked), style="bold"))
 
 
-def _report(one: Checked, rows: int, title: str, out: Console) -> RenderableType:
+def _report(one: Checked, rows: int, title: str, out: Console, verbose: bool) -> RenderableType:
     layout = one.layout
     what = layout.machine or layout.format
-    head = Text.assemble(
-        (safe(layout.source), "bold"), f"  {safe(what)}, {counted(len(layout.slots), 'slot')}, ", title
-    )
+    head = Text.assemble((safe(layout.source), "bold"), ": ", (safe(verdict(one)), _style(one)))
     parts: list[RenderableType] = [head]
+    findings = [finding for finding in one.findings if verbose or finding.id not in _ONLY_VERBOSE]
+    if findings and findings[0].severity != "note":
+        parts.append(Padding(_advice(findings.pop(0)), (0, 0, 0, 2)))
+    title = f"{safe(what)}, {counted(len(layout.slots), 'slot')}, {title}"
+    parts.append(Padding(Text(title, style="dim"), (1, 0, 0, 2)))
     if layout.slots:
-        parts += [Padding(_table(one.coverage, rows), (1, 0, 0, 2)), Padding(_summary(one.coverage), (1, 0, 0, 2))]
-        parts.append(Padding(_picture(one.coverage, out), (1, 0, 0, 2)))
+        parts += [Padding(_table(one.coverage, rows), (1, 0, 0, 2)), Padding(_summary(one), (1, 0, 0, 2))]
+        parts.append(Padding(_picture(one.coverage, out, verbose), (1, 0, 0, 2)))
     if layout.assumptions:
         parts.append(Padding(_assumptions(one), (1, 0, 0, 2)))
-    parts.append(Padding(_findings(one, rows), (1, 0, 1, 2)))
-    return Group(*parts)
+    if findings:
+        parts.append(Padding(_findings(one, findings, rows), (1, 0, 0, 2)))
+    return Padding(Group(*parts), (0, 0, 1, 0))
+
+
+def _style(one: Checked) -> str:
+    return "green" if one.severity in (None, "note") else _STYLES[one.severity]
+
+
+def _advice(first: Finding) -> Table:
+    """Why it is so, and what to change."""
+    table = columns("what", "text", wide=("text",), header=False)
+    table.add_row(Text("why", style="bold"), Text.assemble(safe(first.message), (f" [{first.id}]", "dim")))
+    table.add_row(Text("fix", style="bold green"), Text(_remedy(first)))
+    return table
+
+
+def _remedy(finding: Finding) -> str:
+    return safe(finding.remedy) + (f" (gains {gain_text(finding.gain)})" if finding.gain else "")
+
+
+def _vms(checked: list[Checked], rows: int) -> Table:
+    """One line for each VM, those that lose most first."""
+    ordered = sorted(checked, key=lost_at_second, reverse=True)
+    shown = ordered[:rows] if rows else ordered
+    table = columns("VM", "memory", "lost", "answer", right=("memory", "lost"), wide=("VM", "answer"))
+    for one in shown:
+        lost = lost_at_second(one)
+        cells = (safe(one.layout.source), size_text(one.coverage.size), size_text(lost) if lost else "-")
+        table.add_row(*map(Text, cells), Text(safe(verdict(one)), style=_style(one)))
+    if len(shown) < len(ordered):
+        table.add_row(f"{len(ordered) - len(shown)} more (--all)")
+    return table
 
 
 def _table(coverage: Coverage, rows: int) -> Table:
@@ -72,8 +118,9 @@ def _row(coverage: Coverage, item: SlotCoverage) -> list[str]:
     return [f"{slot.gpa:#x}", format_size(slot.size), name + flags, hva, *mapped, lost_text(item.lost, first)]
 
 
-def _summary(coverage: Coverage) -> Text:
-    """Totals by level, with what is lost and what the same layout could reach."""
+def _summary(one: Checked) -> Text:
+    """Totals by level in three parts: certain, possible, and not, with what is lost."""
+    coverage = one.coverage
     sizes, size = coverage.host.sizes, coverage.size
     best = best_possible(coverage)
     leaves = (
@@ -81,22 +128,24 @@ def _summary(coverage: Coverage) -> Text:
     )
     lines = [f"total {size_text(size)}, {leaves}"]
     for level in range(1, len(sizes)):
-        mapped = coverage.mapped[level]
-        line = (
-            f"with {format_size(sizes[level])} pages: {size_text(mapped)} of {size_text(size)}, {percent(mapped, size)}"
-        )
+        mapped, certain = coverage.mapped[level], one.certainty.mapped[level]
+        sure, may = size_text(certain), size_text(mapped - certain)
+        parts = [f"{sure} certain"] if certain else []
+        parts += [f"{may} possible"] if mapped > certain else []
+        share = f"{' and '.join(parts) or '0'} of {size_text(size)}, {percent(mapped, size)}"
+        line = f"with {format_size(sizes[level])} pages: {share}"
         if best[level] > mapped:
             line += f" (at best {size_text(best[level])})"
         lost = lost_text(coverage.lost, sizes[level])
-        lines.append(f"{line}; lost: {lost}" if lost else line)
+        lines.append(f"{line}; not: {lost}" if lost else line)
     return Text("\n".join(lines))
 
 
-def _picture(coverage: Coverage, out: Console) -> Text:
+def _picture(coverage: Coverage, out: Console, verbose: bool) -> Text:
     plain = "utf" not in (out.encoding or "").lower()
     width = max(20, min(100, out.width - 24))
     text = Text()
-    for start, end in windows(coverage):
+    for start, end in windows(coverage) if verbose else windows(coverage)[:1]:
         text.append(f"{start:#x} ")
         for cell in cells(coverage, start, end, width):
             text.append(*_cell(cell, plain))
@@ -123,24 +172,29 @@ def _assumptions(one: Checked) -> Text:
     return Text("\n".join(lines), style="dim")
 
 
-def _findings(one: Checked, rows: int) -> RenderableType:
-    if not one.findings:
-        return Text("no findings", style="green")
+def _findings(one: Checked, findings: list[Finding], rows: int) -> RenderableType:
+    """The findings, the most severe first; of many of one kind the first, and whom the others are about."""
     table = columns("severity", "finding", wide=("finding",), header=False)
-    shown = one.findings[:rows] if rows else one.findings  # the most severe come first
-    for finding in shown:
-        table.add_row(Text(finding.severity, style=_STYLES[finding.severity]), _finding(finding))
-    if len(shown) < len(one.findings):
-        counts = Counter(finding.id for finding in one.findings[rows:])
-        more = ", ".join(f"{count} {id}" for id, count in counts.most_common())
-        table.add_row("", f"{len(one.findings) - rows} more findings: {more} (--all)")
+    kinds = Counter(finding.id for finding in findings)
+    shown: set[str] = set()
+    for finding in findings:
+        alike = [other for other in findings if other.id == finding.id]
+        if rows and kinds[finding.id] > _ALIKE:
+            if finding.id not in shown:
+                text = Text.assemble(_finding(finding), "\n", _others(one, alike[1:]))
+                table.add_row(Text(finding.severity, style=_STYLES[finding.severity]), text)
+            shown.add(finding.id)
+        else:
+            table.add_row(Text(finding.severity, style=_STYLES[finding.severity]), _finding(finding))
     return table
 
 
+def _others(one: Checked, findings: list[Finding]) -> str:
+    slots = one.layout.slots
+    names = list(dict.fromkeys(safe(slots[index].name) for finding in findings for index in finding.slots))
+    named = f": {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" if names else ""
+    return f"and {len(findings)} more like it{named} (--all)"
+
+
 def _finding(finding: Finding) -> Text:
-    text = Text.assemble(
-        (finding.id, "bold"), f": {safe(finding.message)}\n", ("remedy: ", "green"), safe(finding.remedy)
-    )
-    if finding.gain:
-        text.append(f" (gains {gain_text(finding.gain)})")
-    return text
+    return Text.assemble((finding.id, "bold"), f": {safe(finding.message)}\n", ("remedy: ", "green"), _remedy(finding))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import Literal
 
@@ -12,9 +13,11 @@ __all__ = ("columns", "console", "print_stripped")
 
 
 def console(*, plain_width: int = 120) -> Console:
-    """Standard output; a pipe gets lines of ``plain_width`` and no colour."""
+    """Standard output, as wide as COLUMNS says, else as the terminal; a pipe gets ``plain_width`` and no colour."""
     out = Console(highlight=False, soft_wrap=False)
-    return out if out.is_terminal else Console(highlight=False, width=plain_width)
+    if out.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return out
+    return Console(highlight=False, width=plain_width)
 
 
 def print_stripped(out: Console, what: RenderableType) -> None:

@@ -10,8 +10,8 @@ from rich.text import Text
 from guestmem.layout.reasons import Reason
 from guestmem.report.check_json import FleetEntry
 from guestmem.report.console import columns, print_stripped
-from guestmem.report.words import percent, size_text
-from guestmem.text import counted, safe
+from guestmem.text import counted, percent, safe
+from guestmem.units import size_text
 
 __all__ = ("print_fleet",)
 

@@ -15,8 +15,8 @@ from guestmem.host.loss import losses_of, lost_bytes
 from guestmem.layout.findings import Finding
 from guestmem.report.check_html import WIDTH, page
 from guestmem.report.host_words import by_loss, cause_text, closing_lines, flags_text, huge_text, loss_text
-from guestmem.report.words import gain_text, size_or_dash, size_text
-from guestmem.units import format_size
+from guestmem.report.words import gain_text, size_or_dash
+from guestmem.units import format_size, size_text
 
 __all__ = ("to_html",)
 

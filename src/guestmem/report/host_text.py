@@ -14,9 +14,9 @@ from guestmem.host.loss import losses_of, lost_bytes
 from guestmem.layout.findings import Finding
 from guestmem.report.console import columns, print_stripped
 from guestmem.report.host_words import by_loss, cause_text, change_text, closing_lines, flags_text, huge_text, loss_text
-from guestmem.report.words import gain_text, size_or_dash, size_text
+from guestmem.report.words import gain_text, size_or_dash
 from guestmem.text import counted, safe
-from guestmem.units import format_size
+from guestmem.units import format_size, size_text
 
 __all__ = ("print_changes", "print_host", "print_slots", "strip_rows")
 

@@ -8,9 +8,9 @@ from guestmem.host.document import SIZES, HostReport, HostSlot, HostVm
 from guestmem.host.leaves import FRAME
 from guestmem.host.loss import Loss, losses_of, lost_bytes
 from guestmem.host.verdict import LossCause
-from guestmem.report.words import percent, size_or_dash, size_text
-from guestmem.text import counted, safe
-from guestmem.units import KIB
+from guestmem.report.words import size_or_dash
+from guestmem.text import counted, percent, safe
+from guestmem.units import KIB, size_text
 
 __all__ = ("by_loss", "cause_text", "change_text", "closing_lines", "flags_text", "huge_text", "loss_text")
 

@@ -11,9 +11,8 @@ from rich.text import Text
 from guestmem.layout.planning.migration import Migration
 from guestmem.layout.planning.plan import FilePlan, Plan, hva_modulus
 from guestmem.report.console import columns, print_stripped
-from guestmem.report.words import size_text
 from guestmem.text import counted, safe
-from guestmem.units import format_size
+from guestmem.units import format_size, size_text
 
 __all__ = ("print_plans",)
 

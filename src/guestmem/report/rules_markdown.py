@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from guestmem.layout.bound import PACKINGS, Verdicts
 from guestmem.report.rules_text import PACKING_WORDS, sizes
-from guestmem.report.words import percent, size_text
 from guestmem.rules import RULES
-from guestmem.units import format_size
+from guestmem.text import percent
+from guestmem.units import format_size, size_text
 
 __all__ = ("to_markdown",)
 

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from guestmem.layout.bound import RuleVerdict, Verdicts
 from guestmem.report.console import columns, print_stripped
-from guestmem.report.words import leaves_text, size_text
+from guestmem.report.words import leaves_text
 from guestmem.text import counted, safe
-from guestmem.units import format_size
+from guestmem.units import format_size, size_text
 
 __all__ = ("PACKING_WORDS", "print_verdicts", "sizes")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from guestmem.layout.coverage import Lost
 from guestmem.layout.findings.value import Bytes
-from guestmem.units import format_size
+from guestmem.units import format_size, size_text
 
-_UNITS = ((60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K"), (0, ""))
-__all__ = ("by_level", "gain_text", "leaves_text", "lost_text", "percent", "size_or_dash", "size_text")
+__all__ = ("by_level", "gain_text", "leaves_text", "lost_text", "size_or_dash")
 
 
 def by_level(sizes: tuple[int, ...], values: tuple[int, ...]) -> dict[str, int]:
@@ -17,33 +16,6 @@ def by_level(sizes: tuple[int, ...], values: tuple[int, ...]) -> dict[str, int]:
     {'4K': 3, '2M': 4}
     """
     return {format_size(size): value for size, value in zip(sizes, values, strict=True)}
-
-
-def percent(part: int, whole: int) -> str:
-    """A share without false precision: 0 % and 100 % are exact.
-
-    >>> percent(0, 10), percent(10, 10), percent(9999, 10000), percent(1, 2)
-    ('0 %', '100 %', '>99 %', '50 %')
-    """
-    if whole == 0 or part in (0, whole):
-        return "100 %" if whole and part == whole else "0 %"
-    share = 100 * part / whole
-    if share > 99:
-        return ">99 %"
-    return "<1 %" if share < 1 else f"{share:.0f} %"
-
-
-def size_text(size: int) -> str:
-    """A size with at most four digits: exact where that is possible, else with two decimals.
-
-    >>> size_text(0), size_text(2047 << 20), size_text(10_486_016 << 10)
-    ('0', '2047M', '10.00G')
-    """
-    exact = format_size(size)
-    if len(exact) <= 5:
-        return exact
-    unit, suffix = next((1 << shift, name) for shift, name in _UNITS if size >> shift)
-    return f"{size / unit:.2f}{suffix}"
 
 
 def size_or_dash(size: int) -> str:

@@ -11,7 +11,7 @@ from guestmem.layout.findings.shape import find_shape_findings
 from guestmem.layout.findings.value import IDS, SEVERITIES, Finding
 from guestmem.layout.regions import Regions
 
-__all__ = ("IDS", "SEVERITIES", "Finding", "find_findings")
+__all__ = ("IDS", "SEVERITIES", "Finding", "find_findings", "severest_first")
 
 
 def find_findings(coverage: Coverage) -> tuple[Finding, ...]:
@@ -29,5 +29,9 @@ def find_findings(coverage: Coverage) -> tuple[Finding, ...]:
         *(finding for finding in shape if finding.id != "frame-shared" or not odd.intersection(finding.slots)),
         *(Finding(note.id, note.severity, note.message, note.remedy) for note in coverage.layout.remarks),
     ]
-    found.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), -max((n for _, n in finding.lost), default=0)))
-    return tuple(found)
+    return tuple(sorted(found, key=severest_first))
+
+
+def severest_first(finding: Finding) -> tuple[int, int]:
+    """The order of findings: by severity, then by bytes lost."""
+    return -SEVERITIES.index(finding.severity), -max((size for _, size in finding.lost), default=0)

@@ -36,6 +36,7 @@ IDS = {
     "mixed-attributes": "Private and shared pages are in one huge frame",
     "order-0": "guest_memfd hands out single pages in this kernel",
     "slots-missing": "The source does not show every slot",
+    "unknown": "What can be mapped hangs on what the source does not say",
     "unused-gap": "Memory is left unused",
 }
 
