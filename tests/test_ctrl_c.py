@@ -143,10 +143,9 @@ def test_fuzz_says_how_far_it_came_and_its_child_is_gone(
 IN_A_LAB = """
 import os, sys
 from pathlib import Path
-from types import SimpleNamespace
 from guestmem.lab import opening
 
-opening.find_kernel = lambda kernel: SimpleNamespace(image=Path("/vmlinux"))
+opening.image_of = lambda kernel: Path("/vmlinux")
 opening.make_image = lambda: os.memfd_create("no image")
 from guestmem.cli import main
 sys.argv = ["guestmem", "lab", "exec", "true"]

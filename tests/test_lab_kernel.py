@@ -16,12 +16,12 @@ import fake_tools
 import pytest
 from fake_lab import eventually, is_running
 
-from guestmem.errors import BackendUnavailable
+from guestmem.errors import BackendUnavailable, InputError
 from guestmem.lab import cache, kernel
-from guestmem.lab.config import fragment
+from guestmem.lab.config import asked_for, fragment
 from guestmem.lab.errors import BuildFailed
 from guestmem.lab.inventory import status
-from guestmem.lab.kernel import Kernel, Progress, build, built, find_kernel, missing_tools
+from guestmem.lab.kernel import Kernel, Progress, build, built, find_kernel, image_of, missing_tools
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_build_goes_through_its_stages_and_leaves_only_the_kernel(fake: Path, 
     assert stages(seen) == ["fetch", "wait", "unpack", "configure", "compile", "install"]
     assert done.image.read_text() == "kernel\n"
     assert (done.spec, done.release, done.compiler, done.without) == (archive, "6.12.9-guestmem", "gcc 12.2.0", ())
-    assert (done.image.parent / "config").read_text() == fragment()
+    assert (done.image.parent / "config").read_text() == asked_for(fragment())
     assert [path.name for path in (cache.directory() / "work").iterdir()] == [f"{done.key}.lock"]
     assert status().unfinished == ()
 
@@ -281,3 +281,32 @@ def test_clean_removes_what_the_lab_made_and_nothing_else(fake: Path, archive: s
     assert cache.clean() > 0
     assert [path.name for path in cache.directory().iterdir()] == ["notes"]
     assert cache.clean() == 0
+
+
+@pytest.mark.parametrize("head", [b"\x7fELF", bytes(0x202) + b"HdrS"])
+def test_a_built_kernel_is_booted_as_it_is(fake: Path, head: bytes) -> None:
+    path = fake / "vmlinux"
+    path.write_bytes(head + bytes(64))
+
+    assert image_of(str(path)) == path.resolve()
+
+
+@pytest.mark.parametrize("head", [b"", b"\x7fEL", b"!<arch>\ndebian-binary", bytes(0x201) + b"HdrS"])
+def test_a_file_that_is_no_kernel_is_named_with_what_is_needed(fake: Path, head: bytes) -> None:
+    path = fake / "thing"
+    path.write_bytes(head)
+
+    with pytest.raises(InputError, match="thing is no kernel: neither an uncompressed vmlinux"):
+        image_of(str(path))
+
+
+def test_what_was_built_of_an_archive_is_booted_by_its_name(fake: Path, archive: str) -> None:
+    done = build(archive)
+
+    assert image_of(archive) == done.image
+
+
+@pytest.mark.parametrize("spec", ["7.9", "/nowhere/vmlinux"])
+def test_a_kernel_that_was_never_built_is_said_with_the_command(fake: Path, spec: str) -> None:
+    with pytest.raises(BackendUnavailable, match=f"run: guestmem lab build --kernel {spec}"):
+        image_of(spec)

@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from fake_lab import children
@@ -26,7 +25,7 @@ def lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lie:
     qemu.write_text(f"#!{sys.executable}\n{LIAR.read_text()}")
     qemu.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("guestmem.lab.opening.find_kernel", lambda kernel: SimpleNamespace(image=Path("/vmlinux")))
+    monkeypatch.setattr("guestmem.lab.opening.image_of", lambda kernel: Path("/vmlinux"))
     monkeypatch.setattr("guestmem.lab.opening.make_image", lambda: os.memfd_create("no image"))
     assert shutil.which("qemu-system-x86_64") == str(qemu)
     return lambda mode: monkeypatch.setenv("MODE", mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import fake_tools
@@ -101,3 +102,37 @@ def test_status_says_what_is_ready_and_what_is_missing(fake: Path, archive: str)
     after = status()
     assert (after.kernels, after.is_ready, after.missing_tools) == ((done,), True, ())
     assert after.size > 0
+
+
+LATER = """#!/bin/sh
+echo "$@" >> "$FAKE/asked"
+case "$*" in
+indextargets*) echo "http://archive.example/debian-security/|bookworm-security"; echo "http://archive.example/debian/|bookworm";;
+*sourcelist=*update) for word in "$@"; do case "$word" in -oDir::Etc::sourcelist=*) list=${word#*=};; esac; done
+    cat "$list" >> "$FAKE/lists"; grep -q trixie "$list" && exit 100; exit 0;;
+*sourcelist=*download*) : > linux-source-7.3_1_all.deb;;
+*) exit 100;;
+esac
+"""
+
+
+def test_a_version_of_a_later_suite_comes_from_the_mirror_that_apt_uses(debian: Path) -> None:
+    (debian / "bin" / "apt-get").write_text(LATER)
+    (debian / "bin" / "grep").symlink_to(shutil.which("grep", path="/usr/bin:/bin") or "")
+    (debian / "bin" / "dpkg-deb").write_text(DPKG.replace("6.12", "7.3"))
+
+    assert find_source("7.3") == Archive(cache.directory() / "sources" / "linux-source-7.3.tar.xz")
+
+    suites = [line.split()[-2] for line in (debian / "lists").read_text().splitlines()]
+    assert suites == ["trixie-backports", "forky"]
+    assert all("http://archive.example/debian/ " in line for line in (debian / "lists").read_text().splitlines())
+    assert [path.name for path in (cache.directory() / "sources").iterdir()] == ["linux-source-7.3.tar.xz"]
+
+
+def test_a_version_that_no_suite_has_says_why(debian: Path) -> None:
+    (debian / "bin" / "apt-get").write_text(LATER.replace("*sourcelist=*download*)", "nothing)"))
+    (debian / "bin" / "grep").symlink_to(shutil.which("grep", path="/usr/bin:/bin") or "")
+
+    with pytest.raises(BuildFailed, match=r"cannot download linux-source-9\.9"):
+        find_source("9.9")
+    assert list((cache.directory() / "sources").iterdir()) == []

@@ -143,7 +143,7 @@ def test_an_unknown_backend_is_refused_before_anything_runs(name: str, pytester:
     result = pytester.runpytest_inprocess("--guestmem-backend", name)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"--guestmem-backend {name}: needed model, kvm, lab or model:PROFILE" in str(result.stderr)
+    assert f"--guestmem-backend {name}: needed model, kvm, lab, model:PROFILE or lab:KERNEL" in str(result.stderr)
 
 
 def test_a_run_that_uses_none_of_it_imports_none_of_it(pytester: pytest.Pytester) -> None:

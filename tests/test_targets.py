@@ -19,6 +19,21 @@ def test_an_unknown_name_is_answered_with_those_there_are(name: str) -> None:
         target_named(name)
 
 
+def test_the_lab_is_booted_with_the_kernel_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    booted: list[str] = []
+
+    def boot(kernel: str) -> None:
+        booted.append(kernel)
+        raise BackendUnavailable("not built")
+
+    monkeypatch.setattr("guestmem.lab.boot", boot, raising=False)
+
+    for name in ("lab", "lab:7.3", "lab:/a/vmlinux"):
+        with pytest.raises(BackendUnavailable, match="not built"):
+            target_named(name)
+    assert booted == ["6.12", "7.3", "/a/vmlinux"]
+
+
 def test_a_model_of_an_unknown_kernel_is_answered_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"v6\.12"):
         target_named("model:v5.4")

@@ -132,19 +132,23 @@ def open(
     machine: Machine | None = None,
     rule: Rule | str | None = None,
     in_place: bool | None = None,
+    kernel: str | None = None,
 ) -> Kvm:
     """Open /dev/kvm of a backend, as one fresh process. Never falls back from one backend to another.
 
     "model": profile ("v6.12", "v6.18", "v7.2", "v7.3", "v7.4", "next"; else v7.3), machine, rule (an alignment rule or
     its name, for profile next) and in_place (for v7.4: attributes belong to files, or, switched off, to VMs) say which
     kernel and host it is. "kvm": this machine's kernel; BackendUnavailable where it has none. "lab": a kernel booted
-    for this, ended with it; BackendUnavailable if it is not built (``guestmem.lab``). A real kernel is what it is, so
-    it takes none of the four. ValueError for a name that does not exist.
+    for this, ended with it, kernel a version such as "7.3" or a path; BackendUnavailable if it is not built
+    (``guestmem.lab``). A real kernel is what it is, so it takes none of the first four. ValueError for a name that does
+    not exist.
     """
     from guestmem.objects import Kvm
 
     if backend in ("kvm", "lab") and (profile, machine, rule, in_place) != (None,) * 4:
         raise InputError("profile, machine, rule and in_place are the model's; a real kernel has its own")
+    if kernel is not None and backend != "lab":
+        raise InputError("kernel is the lab's: the model has profiles, and this machine its own kernel")
     if backend == "kvm":
         from guestmem.kvm import KvmBackend
 
@@ -152,7 +156,7 @@ def open(
     if backend == "lab":
         from guestmem.lab import open_backend
 
-        return Kvm(open_backend())
+        return Kvm(open_backend(kernel) if kernel else open_backend())
     if backend != "model":
         raise InputError(f"no backend {backend!r}; there are model, kvm and lab")
     from guestmem.model.process import Process
@@ -160,7 +164,7 @@ def open(
     from guestmem.rules import DEFAULT, rule_named
 
     chosen = rule_named(rule) if isinstance(rule, str) else rule or DEFAULT
-    kernel = profile_named(profile) if profile else NEWEST
+    version = profile_named(profile) if profile else NEWEST
     if in_place is not None:
-        machine = (machine or kernel.machine).converting(in_place=in_place)
-    return Kvm(Process(kernel, machine, chosen))
+        machine = (machine or version.machine).converting(in_place=in_place)
+    return Kvm(Process(version, machine, chosen))

@@ -8,7 +8,7 @@ another. No backend is imported before a test asks for a fixture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--guestmem-backend",
         action="append",
         metavar="NAME",
-        help="where tests with guestmem fixtures run: model (the default), model:PROFILE, kvm or lab; may be repeated",
+        help="where tests with guestmem fixtures run: model (the default), model:PROFILE, kvm, lab or lab:KERNEL; "
+        "may be repeated",
     )
     group.addoption(
         "--guestmem-skip-missing",
@@ -57,9 +58,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "such as 'KVM_CAP_PRE_FAULT_MEMORY'",
     )
     for name in _chosen(config):
-        kind, _, profile = name.partition(":")
-        if kind not in _BACKENDS or (profile and kind != "model"):
-            raise pytest.UsageError(f"--guestmem-backend {name}: needed {', '.join(_BACKENDS)} or model:PROFILE")
+        kind, _, which = name.partition(":")
+        if kind not in _BACKENDS or (which and kind == "kvm"):
+            needed = f"needed {', '.join(_BACKENDS)}, model:PROFILE or lab:KERNEL"
+            raise pytest.UsageError(f"--guestmem-backend {name}: {needed}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -69,12 +71,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def guestmem_lab(request: pytest.FixtureRequest) -> Iterator[LabMachine]:
-    """The lab's machine, booted once for all tests that run there."""
+def guestmem_lab() -> Iterator[Callable[[str], LabMachine]]:
+    """The lab's machine with a kernel ("": its own), booted once for all tests that run there."""
     from guestmem import lab
 
-    with lab.boot() as machine:
-        yield machine
+    machines: dict[str, LabMachine] = {}
+    with ExitStack() as stack:
+
+        def booted(kernel: str) -> LabMachine:
+            if kernel not in machines:
+                machines[kernel] = stack.enter_context(lab.boot(kernel or lab.DEFAULT))
+            return machines[kernel]
+
+        yield booted
 
 
 @pytest.fixture
@@ -108,14 +117,14 @@ def _chosen(config: pytest.Config) -> list[str]:
 
 
 def _opened(name: str, request: pytest.FixtureRequest) -> Kvm:
-    kind, _, profile = name.partition(":")
+    kind, _, which = name.partition(":")
     if kind == "lab":
         from guestmem.lab import LabBackend
 
-        return guestmem.Kvm(LabBackend.on(request.getfixturevalue("guestmem_lab")))
+        return guestmem.Kvm(LabBackend.on(request.getfixturevalue("guestmem_lab")(which)))
     if kind == "kvm":
         return guestmem.open("kvm")
-    return guestmem.open("model", profile=profile or None)
+    return guestmem.open("model", profile=which or None)
 
 
 def _require(request: pytest.FixtureRequest, kvm: Kvm) -> None:

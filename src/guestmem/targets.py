@@ -53,7 +53,8 @@ _LIMIT_4_LEVELS, _LIMIT_5_LEVELS = (1 << 47) - PAGE_SIZE, (1 << 56) - PAGE_SIZE
 def target_named(name: str, profile: str | None = None, machine: Machine | None = None) -> Target:
     """The target of a name, ready to run: BackendUnavailable if this machine has none, InputError for an unknown name.
 
-    "model:v6.12" is the model of that kernel. profile and machine are the model's: which kernel it is, where neither
+    "model:v6.12" is the model of that kernel, "lab:7.3" the lab with another kernel than its own: a version, a source
+    tree that was built, a vmlinux or bzImage. profile and machine are the model's: which kernel it is, where neither
     its name nor the recording says.
     """
     kind, _, wanted = name.partition(":")
@@ -61,9 +62,9 @@ def target_named(name: str, profile: str | None = None, machine: Machine | None 
         return _model(name, profile_named(wanted).name if wanted else profile, machine)
     if name == "kvm":
         return _kvm()
-    if name == "lab":
-        return _lab()
-    raise InputError(f"no backend {name!r}; there are {', '.join(TARGETS)}, and model:PROFILE")
+    if kind == "lab":
+        return _lab(name, wanted)
+    raise InputError(f"no backend {name!r}; there are {', '.join(TARGETS)}, model:PROFILE and lab:KERNEL")
 
 
 def pair_named(names: Sequence[str], profile: str | None = None) -> tuple[Target, Target]:
@@ -124,13 +125,13 @@ def _kvm() -> Target:
     )
 
 
-def _lab() -> Target:
-    from guestmem.lab import LabBackend, SessionFailed, boot
+def _lab(name: str, kernel: str) -> Target:
+    from guestmem.lab import DEFAULT, LabBackend, SessionFailed, boot
 
-    machine = boot()
+    machine = boot(kernel or DEFAULT)
     profile = profile_of_release(machine.release)
     return Target(
-        "lab",
+        name,
         lambda begin: LabBackend.on(machine),
         lambda begin: f"Linux {machine.release}",
         lambda begin: profile.name if profile else begin.profile,

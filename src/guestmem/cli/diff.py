@@ -21,7 +21,9 @@ Exit status: 0 no new difference, 1 new differences, 2 bad usage or input, 4 a b
 
 def diff(
     recordings: list[Path] = typer.Argument(..., metavar="RECORDING...", help="JSON Lines, plain or gzip."),
-    on: list[str] = typer.Option(..., "--on", metavar="BACKEND", help="Twice: model, model:PROFILE, kvm or lab."),
+    on: list[str] = typer.Option(
+        ..., "--on", metavar="BACKEND", help="Twice: model, model:PROFILE, kvm, lab, lab:KERNEL."
+    ),
     profile: str = typer.Option(
         None, "--profile", metavar="NAME", help="Which kernel the model is; else the other one's."
     ),

@@ -31,7 +31,9 @@ Exit status: 0 no new difference, 1 new differences, 2 bad usage, 4 a backend or
 
 
 def fuzz(
-    on: list[str] = typer.Option(..., "--on", metavar="BACKEND", help="Twice: model, model:PROFILE, kvm or lab."),
+    on: list[str] = typer.Option(
+        ..., "--on", metavar="BACKEND", help="Twice: model, model:PROFILE, kvm, lab, lab:KERNEL."
+    ),
     sequences: int = typer.Option(1000, "--sequences", min=1, metavar="N", help="How many, one from each seed."),
     seed: int = typer.Option(0, "--seed", min=0, metavar="S", help="The first seed; the next N follow."),
     profile: str = typer.Option(

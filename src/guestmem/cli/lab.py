@@ -19,7 +19,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 _KERNEL = typer.Option(
-    "6.12", "--kernel", metavar="VERSION|PATH", help="A packaged version, a source tree or an archive of one."
+    "6.12",
+    "--kernel",
+    metavar="VERSION|PATH",
+    help="A packaged version, a source tree or archive; to boot, also a vmlinux or bzImage.",
 )
 _MEMORY = typer.Option("2G", "--memory", metavar="SIZE", help="Of the lab's machine.")
 _APPEND = typer.Option("", "--append", metavar="ARGUMENTS", help="For its kernel: hugepagesz=1G hugepages=1")

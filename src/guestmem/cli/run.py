@@ -34,7 +34,7 @@ def run(
     profile: str = typer.Option(
         None, "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next; else the recording says."
     ),
-    on: str = typer.Option("model", "--on", metavar="BACKEND", help="model, kvm (this machine's) or lab."),
+    on: str = typer.Option("model", "--on", metavar="BACKEND", help="model, kvm (this machine's), lab or lab:KERNEL."),
     record: Path = typer.Option(None, "--record", metavar="FILE", help="Write what was observed; gzip for *.gz."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     show: int = typer.Option(5, "--show", min=0, metavar="N", help="How many differences to show as a trace."),

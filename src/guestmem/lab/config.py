@@ -1,7 +1,8 @@
 """The configuration of the lab's kernel: a fragment, and what a build made of it.
 
 The fragment is ``minimal.config`` in this directory; ``make allnoconfig`` completes it. An option that a source does
-not offer is silently dropped there, so what came out is compared with what was asked.
+not offer is silently dropped there, so what came out is compared with what was asked. Options that later kernels have
+under another name are asked for under both.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from importlib import resources
 
-__all__ = ("REQUIRED", "config_key", "fragment", "missing")
+__all__ = ("MOVED", "REQUIRED", "asked_for", "config_key", "fragment", "missing")
 
 # Without these a kernel boots to nothing that can be used; the others only make it poorer.
 REQUIRED = (
@@ -23,11 +24,24 @@ REQUIRED = (
     "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES",
     "CONFIG_VIRTIO_CONSOLE",
 )
+# What does the same in later kernels: /proc/sys from 7.3 on, and the only preemption that 7.2 left beside full on x86.
+MOVED = {"CONFIG_PROC_SYSCTL": "CONFIG_SYSCTL", "CONFIG_PREEMPT_VOLUNTARY": "CONFIG_PREEMPT_LAZY"}
 
 
 def fragment() -> str:
     """The text of the fragment."""
     return resources.files("guestmem.lab").joinpath("minimal.config").read_text()
+
+
+def asked_for(text: str) -> str:
+    """A fragment with what moved under its later names too, as it is given to a source.
+
+    >>> asked_for("CONFIG_PROC_SYSCTL=y\\n")
+    'CONFIG_PROC_SYSCTL=y\\nCONFIG_SYSCTL=y\\n'
+    """
+    options = _options(text)
+    later = (f"{new}={options[old]}\n" for old, new in MOVED.items() if old in options and new not in options)
+    return text + "".join(later)
 
 
 def config_key(text: str) -> str:
@@ -41,13 +55,17 @@ def config_key(text: str) -> str:
 
 
 def missing(asked: str, made: str) -> tuple[str, ...]:
-    """Options whose value in a finished .config is not the one that was asked for.
+    """Options whose value in a finished .config is not the one that was asked for, under no name.
 
     >>> missing("CONFIG_A=y\\nCONFIG_B=n", "CONFIG_A=y\\n# CONFIG_B is not set"), missing("CONFIG_A=y", "CONFIG_A=m")
     ((), ('CONFIG_A',))
     """
     result = _options(made)
-    return tuple(name for name, value in _options(asked).items() if result.get(name, "n") != value)
+    return tuple(
+        name
+        for name, value in _options(asked).items()
+        if value not in (result.get(name, "n"), result.get(MOVED.get(name, name), "n"))
+    )
 
 
 def _options(text: str) -> dict[str, str]:

@@ -23,14 +23,14 @@ from typing import Literal
 
 import msgspec
 
-from guestmem.errors import BackendUnavailable
+from guestmem.errors import BackendUnavailable, InputError
 from guestmem.lab import cache, intact
-from guestmem.lab.config import REQUIRED, config_key, fragment, missing
+from guestmem.lab.config import REQUIRED, asked_for, config_key, fragment, missing
 from guestmem.lab.errors import BuildFailed
-from guestmem.lab.source import Archive, Source, find_source, spec_of
+from guestmem.lab.source import Archive, Source, find_source, is_version, spec_of
 from guestmem.outfile import write_text
 
-__all__ = ("DEFAULT", "TOOLS", "Kernel", "Progress", "build", "built", "find_kernel", "missing_tools")
+__all__ = ("DEFAULT", "TOOLS", "Kernel", "Progress", "build", "built", "find_kernel", "image_of", "missing_tools")
 
 DEFAULT = "6.12"
 # Commands a kernel build calls, and the Debian package of each.
@@ -47,6 +47,7 @@ TOOLS = {
 }
 _LIBELF = "libelf-dev"  # objtool, a program of the build itself, includes gelf.h
 _STEPS = 1270  # lines make prints for 6.12: a scale for the progress bar, not a promise
+_ELF, _BZIMAGE, _BZIMAGE_AT = b"\x7fELF", b"HdrS", 0x202  # Documentation/arch/x86/boot.rst
 _TAIL = 40  # lines of the log in which the reason of a failure is looked for
 
 Stage = Literal["wait", "fetch", "unpack", "configure", "compile", "install"]
@@ -129,6 +130,26 @@ def find_kernel(spec: str = DEFAULT) -> Kernel:
     raise BackendUnavailable(f"{why}; run: guestmem lab build --kernel {spec}")
 
 
+def image_of(spec: str = DEFAULT) -> Path:
+    """What to boot for spec: a kernel that was built for it, or the file that it names, a vmlinux or a bzImage.
+
+    BackendUnavailable if none was built; InputError for a file that is neither a kernel nor the source of one.
+    """
+    path = Path(spec_of(spec))
+    if is_version(spec) or not path.is_file():
+        return find_kernel(spec).image
+    with path.open("rb") as file:
+        head = file.read(_BZIMAGE_AT + len(_BZIMAGE))
+    if head.startswith(_ELF) or head[_BZIMAGE_AT:] == _BZIMAGE:
+        return path
+    if any(kernel.spec == str(path) for kernel in built()):
+        return find_kernel(spec).image
+    raise InputError(
+        f"{path} is no kernel: neither an uncompressed vmlinux (ELF) nor a bzImage; of a source, run: guestmem lab "
+        f"build --kernel {path}"
+    )
+
+
 def missing_tools() -> list[str]:
     """Debian packages without which a kernel cannot be built here."""
     lacking = [package for command, package in TOOLS.items() if shutil.which(command) is None]
@@ -172,7 +193,7 @@ class _Build:
         if not made.is_file():
             self.progress(Progress("configure"))
             asked = self.work / "fragment"
-            write_text(asked, fragment())
+            write_text(asked, asked_for(fragment()))
             self.make("allnoconfig", f"KCONFIG_ALLCONFIG={asked}", stage="configure")
         without = missing(fragment(), made.read_text())
         lacking = set(without) & set(REQUIRED)

@@ -6,7 +6,7 @@ import os
 
 from guestmem.lab.backend import LabBackend
 from guestmem.lab.image import make_image
-from guestmem.lab.kernel import DEFAULT, find_kernel
+from guestmem.lab.kernel import DEFAULT, image_of
 from guestmem.lab.machine import LabMachine
 from guestmem.lab.qemu import Hardware
 
@@ -14,14 +14,14 @@ __all__ = ("boot", "open_backend")
 
 
 def boot(kernel: str = DEFAULT, hardware: Hardware | None = None) -> LabMachine:
-    """Boot a lab; close it when done. kernel is a version or a path, as it was given to build.
+    """Boot a lab; close it when done. kernel is a version or a path, as it was given to build, or a built kernel.
 
     BackendUnavailable if that kernel is not built or there is no QEMU; LabFailed if the machine does not come up.
     """
-    found = find_kernel(kernel)
+    found = image_of(kernel)
     image = make_image()
     try:
-        return LabMachine.boot(found.image, image, hardware or Hardware())
+        return LabMachine.boot(found, image, hardware or Hardware())
     finally:
         os.close(image)
 

@@ -1,8 +1,8 @@
 """Where a kernel's source comes from: the distribution's package, an archive, or a tree of the user's.
 
 ``find_source`` reads what the user wrote: a version like "6.12" is the Debian package linux-source-6.12 (installed, or
-downloaded without root by apt-get); anything else is a path. A tree is used where it is and never written to; the
-others are unpacked into the cache.
+downloaded without root by apt-get, from a later suite of the same mirror if need be); anything else is a path. A tree
+is used where it is and never written to; the others are unpacked into the cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestmem.errors import InputError
-from guestmem.lab import cache
+from guestmem.lab import cache, later
 from guestmem.lab.errors import BuildFailed
 from guestmem.text import utf8
 
@@ -95,11 +95,11 @@ def _package(name: str) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _run(
-            ["apt-get", "download", name],
-            partial,
-            f"cannot download {name}; run apt-get update, or give a path",
-        )
+        try:
+            _run(["apt-get", "download", name], partial, f"cannot download {name}; run apt-get update, or give a path")
+        except BuildFailed:
+            if not later.download(name, partial):
+                raise
         package = next(partial.glob("*.deb"))
         _run(["dpkg-deb", "--extract", package.name, "."], partial, f"cannot unpack {package.name}")
         return (partial / "usr" / "src" / f"{name}.tar.xz").rename(kept / f"{name}.tar.xz")
