@@ -373,7 +373,7 @@ def test_every_proposal_of_the_discussion_is_in_the_catalogue_once() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 def test_every_rule_says_who_proposed_it_when_and_what_became_of_it(rule: Rule) -> None:
-    assert all((rule.author, rule.source, rule.statement, rule.fate))
+    assert all((rule.author, rule.source, rule.statement, rule.verdict))
     assert date.fromisoformat(rule.date).year in (2023, 2025)
     assert re.fullmatch(r"[^\s<>@]+@[^\s<>@]+", rule.message_id)
 

@@ -48,7 +48,9 @@ def check(
     page_size: str = typer.Option(
         None, "--page-size", metavar="SIZE", help="Page size of guest_memfds, with --profile next."
     ),
-    rule: str = typer.Option(None, "--rule", metavar="NAME", help="The alignment rule, with --profile next."),
+    rule: str = typer.Option(
+        None, "--rule", metavar="NAME", help="The alignment rule, or FILE.py:NAME, with --profile next."
+    ),
     geometry: str = layouts.GEOMETRY,
     thp: str = typer.Option("possible", "--thp", metavar="possible|never", help="How to count transparent huge pages."),
     hva: list[str] = layouts.HVA,

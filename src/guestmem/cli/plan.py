@@ -32,7 +32,9 @@ def plan(
     format: str = layouts.FORMAT,
     page_size: str = layouts.PAGE_SIZE,
     one_file: bool = typer.Option(False, "--one-file", help="One file for all RAM, not one per region."),
-    rule: str = typer.Option("congruent", "--rule", metavar="NAME", help="The alignment rule to satisfy."),
+    rule: str = typer.Option(
+        "congruent", "--rule", metavar="NAME", help="The alignment rule to satisfy, or FILE.py:NAME."
+    ),
     to: str = typer.Option(
         None, "--to", metavar="GEOMETRY|SIZE", help="Also say what must move on a host with larger pages."
     ),

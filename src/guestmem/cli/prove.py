@@ -25,6 +25,8 @@ Examples:
 
     guestmem prove bounded --rule fits-size
 
+    guestmem prove --rule examples/rules/page_order.py:PageOrder
+
     guestmem prove races --mutation recheck
 
     guestmem prove begins-inside --rule none --given page=1G --given offset=0x4000 --given access=0x8000
@@ -41,7 +43,9 @@ def prove(
         metavar="[PROPERTY...]",
         help="A property of the rules, a statement, `lattice` or `races`; else the table.",
     ),
-    rule: list[str] = typer.Option([], "--rule", metavar="NAME", help="Only these rules; `none` asks without a rule."),
+    rule: list[str] = typer.Option(
+        [], "--rule", metavar="NAME", help="Only these rules; `none` asks without one, FILE.py:NAME is your own."
+    ),
     geometry: str = typer.Option("x86-64", "--geometry", metavar="NAME", help="The architecture's page sizes."),
     given: list[str] = typer.Option([], "--given", metavar="NAME=VALUE", help="Pin a variable, as offset=0x4000."),
     timeout: float = typer.Option(20.0, "--timeout", min=0.001, metavar="S", help="Seconds for one question."),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from guestmem.cli import layouts
 from guestmem.errors import InputError
+
+if TYPE_CHECKING:
+    from guestmem.rules import Rule
 
 __all__ = ("EXAMPLES", "rules")
 
@@ -13,6 +18,8 @@ EXAMPLES = """
 Examples:
 
     guestmem rules examples/layouts/qemu72-q35-4G.txt
+
+    guestmem rules --rule examples/rules/page_order.py:PageOrder examples/layouts/qemu72-q35-4G.txt
 
     guestmem rules --slots --packing one-file --page-size 2M examples/layouts/libvirt-plain.xml
 
@@ -28,6 +35,9 @@ def rules(
     ),
     page_size: str = layouts.PAGE_SIZE,
     geometry: str = layouts.GEOMETRY,
+    rule: list[str] = typer.Option(
+        [], "--rule", metavar="NAME", help="Only these rules; FILE.py:NAME is one of your own, beside the catalogue."
+    ),
     slots: bool = typer.Option(False, "--slots", help="Also say which slots each rule refuses, and why."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     as_markdown: bool = typer.Option(False, "--markdown", help="A page for the documentation on stdout."),
@@ -48,7 +58,8 @@ def rules(
     if not chosen:
         raise InputError(f"--packing {packing}: needed one of {', '.join(PACKINGS)}, both")
     found = layouts.load_layouts(sources, format, firecracker)
-    verdicts = [judge(layout, one, size, shape) for layout in found if layout.slots for one in chosen]
+    judged = _rules(rule)
+    verdicts = [judge(layout, one, size, shape, judged) for layout in found if layout.slots for one in chosen]
     if as_json:
         from guestmem.report.rules_json import to_json
 
@@ -63,3 +74,12 @@ def rules(
         from guestmem.report.rules_text import print_verdicts
 
         print_verdicts(console(), verdicts, slots=slots)
+
+
+def _rules(names: list[str]) -> list[Rule]:
+    """The rules of these names; the whole catalogue, and those of one's own, where none of the catalogue is named."""
+    from guestmem.rules import RULES, rule_named
+
+    named = [rule_named(name) for name in names]
+    catalogue = [] if any(rule in RULES for rule in named) else list(RULES)
+    return [*catalogue, *named]

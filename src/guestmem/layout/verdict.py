@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from guestmem.layout.check import Checked
 from guestmem.layout.coverage import best_possible
+from guestmem.layout.findings import IDS
 from guestmem.text import counted, percent, safe
 from guestmem.units import format_size, size_text
 
@@ -19,7 +20,7 @@ def verdict(one: Checked) -> str:
         return f"KVM refuses {counted(len(refused), 'slot')}"
     broken = [finding for finding in one.findings if finding.severity == "error"]
     if broken:
-        return broken[0].message.partition(":")[0]
+        return IDS[broken[0].id]
     coverage = one.coverage
     if len(coverage.host.sizes) < 2 or not coverage.size:
         return "there is no memory to map" if not coverage.size else "this geometry has one page size"

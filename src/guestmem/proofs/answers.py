@@ -14,7 +14,7 @@ from typing import Literal
 
 from guestmem.errors import InputError
 from guestmem.geometry import Geometry
-from guestmem.proofs.claims import ASKED, Property, Statement
+from guestmem.proofs.claims import ASKED, NoRule, Property, Statement
 from guestmem.proofs.example import Example
 from guestmem.proofs.lattice import Lattice, draw, implies
 from guestmem.proofs.properties import PROPERTIES
@@ -22,7 +22,7 @@ from guestmem.proofs.situation import Situation
 from guestmem.proofs.solver import DEFAULT_LIMIT_S, Question, answer
 from guestmem.proofs.statements import STATEMENTS
 from guestmem.proofs.verdict import Refuted, Values, Verdict
-from guestmem.rules import RULES, Rule
+from guestmem.rules import RULES, Rule, rule_named
 
 __all__ = ("Answer", "Asked", "ask_all", "asked_for", "claim_named", "lattice_from", "whole_table")
 
@@ -35,16 +35,22 @@ _STATEMENTS = {each.name: each for each in STATEMENTS}
 class Asked:
     """What to ask on one geometry: properties of rules, statements, and whether to draw the lattice; all by name.
 
-    given pins variables of a question to values; limit_s is for each question.
+    A rule of one's own is FILE.py:NAME, or an object, which only one process can ask about. given pins variables of a
+    question to values; limit_s is for each question.
     """
 
     geometry: Geometry
     properties: tuple[str, ...] = ()
-    rules: tuple[str, ...] = ()
+    rules: tuple[str | Rule, ...] = ()
     statements: tuple[str, ...] = ()
     lattice: bool = False
     given: Mapping[str, int] = field(default_factory=dict)
     limit_s: float = DEFAULT_LIMIT_S
+
+    @property
+    def rule_names(self) -> tuple[str, ...]:
+        """The rules' names."""
+        return tuple(rule if isinstance(rule, str) else rule.name for rule in self.rules)
 
     @property
     def count(self) -> int:
@@ -80,8 +86,7 @@ def asked_for(
     ValueError for a name that there is not, and for given values without a question that has them.
     """
     for rule in rules:
-        if rule not in _RULES:
-            raise InputError(f"no rule {rule!r}; there are {', '.join(_RULES)}")
+        _rule(rule)
     known = ("lattice", *_PROPERTIES, *_STATEMENTS)
     for name in names:
         if name not in known:
@@ -99,6 +104,13 @@ def asked_for(
         given=given,
         limit_s=limit_s,
     )
+
+
+def _rule(named: str | Rule) -> Rule:
+    """The rule of a name; ValueError lists the names."""
+    if isinstance(named, Rule):
+        return named
+    return _RULES[NoRule.name] if named == NoRule.name else rule_named(named)
 
 
 def claim_named(name: str) -> Property | Statement:
@@ -123,7 +135,7 @@ def lattice_from(answers: Sequence[Answer]) -> Lattice:
 
 
 # A unit of work: something small that another process can ask. Everything in it is plain, so that it can be sent.
-_Unit = tuple[Literal["statements", "rule", "implies"], str, Asked]
+_Unit = tuple[Literal["statements", "rule", "implies"], str | Rule, Asked]
 
 
 def _units(asked: Asked) -> list[_Unit]:
@@ -156,7 +168,7 @@ def _ask_unit(unit: _Unit) -> list[Answer]:
     situation = _situation(asked.geometry)
     if what == "statements":
         return [_about_statement(situation, _STATEMENTS[each], asked) for each in asked.statements]
-    rule = _RULES[name]
+    rule = _rule(name)
     if what == "implies":
         return [_about_pair(situation, rule, other, asked) for other in RULES if other.name != name]
     return [_about_rule(situation, _PROPERTIES[each], rule, asked) for each in asked.properties]

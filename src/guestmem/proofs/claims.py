@@ -55,7 +55,7 @@ class NoRule(Rule):
     date = ""
     message_id = ""
     statement = "every offset is accepted and every folio is mapped whole"
-    fate = "the state of things that the discussion started from"
+    verdict = "the state of things that the discussion started from"
 
 
 ASKED: tuple[Rule, ...] = (NoRule(), *RULES)

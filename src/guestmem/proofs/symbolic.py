@@ -19,13 +19,20 @@ import z3
 from guestmem.proofs.paths import decide, summed
 from guestmem.units import is_power_of_two
 
-__all__ = ("WIDTH", "OneOf", "Formula", "SymBool", "SymInt", "Term", "constant", "pages", "u64")
+__all__ = ("NotTranslated", "WIDTH", "OneOf", "Formula", "SymBool", "SymInt", "Term", "constant", "pages", "u64")
 
 Term: TypeAlias = Any  # z3.BitVecRef of WIDTH bits; z3 has no types of its own
 Formula: TypeAlias = Any  # z3.BoolRef
 
 WIDTH = 72  # sums of a few 64-bit values, signed
 _U64_BITS = 64
+
+
+class NotTranslated(TypeError):
+    """A rule's code does what has no formula here."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: the prover follows + - & | ~ << >>, comparisons, bit_length, and % of a page size")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,14 +87,16 @@ class SymInt:
 
     def __or__(self, other: object) -> SymInt:
         o = constant(other)
-        assert self.low >= 0 and o.low >= 0, "bug in guestmem: | of a negative number"
+        if self.low < 0 or o.low < 0:
+            raise NotTranslated("| of a number that may be negative")
         return SymInt(self.term | o.term, 0, (1 << max(self.high, o.high).bit_length()) - 1)
 
     __ror__ = __or__
 
     def __mod__(self, size: object) -> SymInt:
         size = _plain(size)
-        assert is_power_of_two(size), f"bug in guestmem: modulo {size} is not translated"
+        if not is_power_of_two(size):
+            raise NotTranslated(f"modulo {size}")
         return self & (size - 1)
 
     def __lshift__(self, count: object) -> SymInt:
@@ -100,7 +109,8 @@ class SymInt:
 
     def bit_length(self) -> SymInt:
         """As int.bit_length; of a number that is not negative."""
-        assert self.low >= 0, "bug in guestmem: bit_length of a negative number"
+        if self.low < 0:
+            raise NotTranslated("bit_length of a number that may be negative")
         bits = self.high.bit_length()
         term = z3.BitVecVal(0, WIDTH)
         for bit in range(bits):
@@ -212,7 +222,8 @@ def pages(name: str, page_size: int) -> SymInt:
 def _plain(value: object) -> int:
     if isinstance(value, OneOf):
         return value.concrete()
-    assert isinstance(value, int), f"bug in guestmem: {value!r} is not an integer"
+    if not isinstance(value, int):
+        raise NotTranslated("an unknown number where one that is known is needed, as in % and shifts")
     return value
 
 

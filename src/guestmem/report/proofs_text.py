@@ -54,12 +54,12 @@ def values_text(values: Values) -> str:
 
 def _table(asked: Asked, answers: list[Answer]) -> Iterator[str]:
     cells = {(each.rule, each.subject): mark(each.verdict) for each in answers}
-    width = max(map(len, asked.rules))
+    width = max(map(len, asked.rule_names))
     yield ""
     for number, name in enumerate(asked.properties, 1):
         yield f"  {number:>2} {name:<17} {claim_named(name).statement}"
     yield from ("", f"  {'':<{width}} {''.join(f'{n:>5}' for n in range(1, len(asked.properties) + 1))}")
-    for rule in asked.rules:
+    for rule in asked.rule_names:
         yield f"  {rule:<{width}} {''.join(f'{cells[rule, name]:>5}' for name in asked.properties)}"
     yield ""
     yield "  yes: holds for all values; no: refuted; -: holds vacuously, no slot satisfies the premise; ?: unknown"

@@ -22,6 +22,7 @@ from guestmem.rules.guest_memfd import (
     Upstream,
     WholeBinding,
 )
+from guestmem.rules.own import is_own, own_rule
 from guestmem.rules.restrictedmem import (
     CreationFlags,
     CurrentBacking,
@@ -83,8 +84,10 @@ DEFAULT: Rule = CreationFlags()
 
 
 def rule_named(name: str) -> Rule:
-    """Find a rule by name; ValueError lists the names."""
+    """Find a rule by name, or in a file by FILE.py:NAME; ValueError lists the names."""
+    if is_own(name):
+        return own_rule(name)
     for rule in RULES:
         if rule.name == name:
             return rule
-    raise InputError(f"no rule '{name}'; there are {', '.join(rule.name for rule in RULES)}")
+    raise InputError(f"no rule '{name}'; there are {', '.join(rule.name for rule in RULES)}, and FILE.py:NAME")

@@ -21,7 +21,7 @@ class BothMultiples(Rule):
     message_id = "20230718234512.1690985-14-seanjc@google.com"
     source = "[RFC PATCH v11 13/29] KVM: Add transparent hugepage support for dedicated guest memory"
     statement = "offset and size of the slot must be multiples of the PMD page (2M on x86) if the file allows it"
-    fate = "given up: one file for all guest memory must be able to skip the VGA hole"
+    verdict = "given up: one file for all guest memory must be able to skip the VGA hole"
 
     def refuses(self, binding: Binding) -> str | None:
         geometry = binding.geometry
@@ -44,7 +44,7 @@ class WholeBinding(Rule):
     message_id = "20230921203331.3746712-7-seanjc@google.com"
     source = "[PATCH 06/13] KVM: Disallow hugepages for incompatible gmem bindings, but let 'em succeed"
     statement = "a folio is mapped whole only if offset and size of the binding are multiples of it, else page by page"
-    fate = "relaxed in v13: QEMU's slot at 1M is not aligned, so the bulk of a guest's memory got no huge page"
+    verdict = "relaxed in v13: QEMU's slot at 1M is not aligned, so the bulk of a guest's memory got no huge page"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         page = binding.geometry.page_size(order)
@@ -61,7 +61,7 @@ class Contained(Rule):
     message_id = "20230922224210.6klwbphnsk5j2wft@amd.com"
     source = "reply to [PATCH 06/13] KVM: Disallow hugepages for incompatible gmem bindings, but let 'em succeed"
     statement = "a folio is mapped whole only if it is fully contained in the binding, else page by page"
-    fate = "lost its rounding down in review; a later SNP tree has it again"
+    verdict = "lost its rounding down in review; a later SNP tree has it again"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         page = binding.geometry.page_size(order)
@@ -79,7 +79,7 @@ class ContainedAsPosted(Rule):
     message_id = "20231002133342.195882-1-michael.roth@amd.com"
     source = "[PATCH gmem] KVM: Relax guest_memfd restrictions on hugepages"
     statement = "as contained, but page and start of the binding are rounded up"
-    fate = "in v13 17/35, and quoted as late as May 2025; errs at both ends of a binding; dropped before the merge"
+    verdict = "in v13 17/35, and quoted as late as May 2025; errs at both ends of a binding; dropped before the merge"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         page = binding.geometry.page_size(order)
@@ -98,7 +98,7 @@ class Upstream(Rule):
     message_id = "20231027182217.3615211-17-seanjc@google.com"
     source = "KVM: Add KVM_CREATE_GUEST_MEMFD ioctl() for guest-specific backing memory"
     statement = "any page-aligned offset will do, because every page is mapped by itself"
-    fate = "in every release from 6.8 to 7.2"
+    verdict = "in every release from 6.8 to 7.2"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         return 0
@@ -114,7 +114,9 @@ class Congruent(Rule):
     message_id = "CAGtprH-Ana5A2hz_D+CQ0NYRVxfpR6e0Sojssym-UtUnYpOPqg@mail.gmail.com"
     source = "reply to [RFC PATCH 39/39] KVM: guest_memfd: Dynamically split/reconstruct HugeTLB page"
     statement = "GPA and offset must agree modulo the page size of the file"
-    fate = "too strict: with 1G pages and 2.5G below 4G the memory above is refused; slot-metadata was taken up instead"
+    verdict = (
+        "too strict: with 1G pages and 2.5G below 4G the memory above is refused; slot-metadata was taken up instead"
+    )
 
     def refuses(self, binding: Binding) -> str | None:
         if congruent(binding.gpa, binding.offset, binding.page_size):

@@ -33,7 +33,7 @@ class JanuaryAsWritten(Rule):
     message_id = "Y8HldeHBrw+OOZVm@google.com"
     source = "reply to [PATCH v10 7/9] KVM: Update lpage info when private/shared memory are mixed"
     statement = "a slot whose frame is less aligned than its offset is refused"
-    fate = "its author later thought that he had inverted the direction"
+    verdict = "its author later thought that he had inverted the direction"
 
     def refuses(self, binding: Binding) -> str | None:
         if alignment_of(binding.gpa) >= alignment_of(binding.offset):
@@ -50,7 +50,7 @@ class GpaAlignment(Rule):
     date = "2023-01-28"
     message_id = "20230128140030.GB700688@chaop.bj.intel.com"
     statement = "the offset must be at least as aligned as the GPA; offset 0 is always good"
-    fate = "too strict: the memory above 4G of a QEMU guest, at offset 2G, is refused"
+    verdict = "too strict: the memory above 4G of a QEMU guest, at offset 2G, is refused"
 
     def refuses(self, binding: Binding) -> str | None:
         if binding.offset == 0 or (binding.gpa and alignment_of(binding.offset) >= alignment_of(binding.gpa)):
@@ -68,7 +68,7 @@ class GpaPage(Rule):
     message_id = "20230323004131.GA214881@ls.amr.corp.intel.com"
     source = "[PATCH] KVM: Relax alignment check for restricted mem, in a reply to [PATCH v10 9/9]"
     statement = "the offset must be a multiple of the largest page size that divides the GPA; offset 0 is always good"
-    fate = (
+    verdict = (
         "takes QEMU's memory above 4G; put off as x86-specific until a real use was shown, then overtaken by fits-size"
     )
 
@@ -93,7 +93,7 @@ class GpaAlignmentByHighestBit(Rule):
     date = "2023-03-24"
     message_id = "20230324021029.GA2774613@chaop.bj.intel.com"
     statement = "the highest bit of the offset must not be below the highest bit of the GPA; offset 0 is always good"
-    fate = "a slip: it compares magnitudes; Xiaoyao Li asked for ffs64() and <=, which is January's direction again"
+    verdict = "a slip: it compares magnitudes; Xiaoyao Li asked for ffs64() and <=, which is January's direction again"
 
     def refuses(self, binding: Binding) -> str | None:
         if binding.offset == 0 or (binding.gpa and binding.offset.bit_length() >= binding.gpa.bit_length()):
@@ -110,7 +110,7 @@ class SlotMetadata(Rule):
     date = "2023-03-28"
     message_id = "20230328104108.GB2909606@chaop.bj.intel.com"
     statement = "every offset is accepted; a level is forbidden to the whole slot where GPA and offset differ modulo it"
-    fate = "v10 7/9 had a first form; not taken up then; back in May 2025 for 1G pages, RFC v2 31/51 (Ackerley Tng)"
+    verdict = "v10 7/9 had a first form; not taken up then; back in May 2025 for 1G pages, RFC v2 31/51 (Ackerley Tng)"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         page = binding.geometry.page_size
@@ -126,7 +126,7 @@ class FitsSize(AlignedOffset):
     date = "2023-04-14"
     message_id = "ZDnAuGKrCO2wgjlG@google.com"
     statement = "the offset must be a multiple of the largest page size that fits the slot's size"
-    fate = "the accepted direction for eleven days, until 512G pages were thought of"
+    verdict = "the accepted direction for eleven days, until 512G pages were thought of"
 
     def alignment(self, binding: Binding) -> int:
         return binding.geometry.largest_fitting(binding.size)
@@ -141,7 +141,7 @@ class SizeAndGpa(AlignedOffset):
     date = "2023-04-14"
     message_id = "ZDnAuGKrCO2wgjlG@google.com"
     statement = "the offset must be a multiple of the largest page size of which the slot holds an aligned one"
-    fate = "thought not worth the effort for want of a use"
+    verdict = "thought not worth the effort for want of a use"
 
     def alignment(self, binding: Binding) -> int:
         end = binding.gpa + binding.size
@@ -158,7 +158,7 @@ class LargestBackingOrSize(AlignedOffset):
     date = "2023-04-18"
     message_id = "diqz354w92x3.fsf@ackerleytng-cloudtop.c.googlers.com"
     statement = "rounding the offset down to min(largest page of all backings, largest that fits the size) must keep it"
-    fate = "the general form; its author reduced it to fits-size"
+    verdict = "the general form; its author reduced it to fits-size"
 
     def alignment(self, binding: Binding) -> int:
         return min(binding.geometry.page_sizes[-1], binding.geometry.largest_fitting(binding.size))
@@ -173,7 +173,7 @@ class CurrentBacking(AlignedOffset):
     date = "2023-04-18"
     message_id = "diqz354w92x3.fsf@ackerleytng-cloudtop.c.googlers.com"
     statement = "rounding the offset down to min(page of the backing now, largest that fits the size) must keep it"
-    fate = "warned against in the same mail: the backing's page size may grow after the slot was set"
+    verdict = "warned against in the same mail: the backing's page size may grow after the slot was set"
 
     def alignment(self, binding: Binding) -> int:
         return min(binding.backing_page_size, binding.geometry.largest_fitting(binding.size))
@@ -188,7 +188,7 @@ class CreationFlags(AlignedOffset):
     date = "2023-04-25"
     message_id = "ZEhbsHqBapHtdrg7@google.com"
     statement = "the offset must be a multiple of the page size asked for when the file was created"
-    fate = "led to guest_memfd's creation flags; what profile next checks unless told otherwise"
+    verdict = "led to guest_memfd's creation flags; what profile next checks unless told otherwise"
 
     def alignment(self, binding: Binding) -> int:
         return binding.page_size

@@ -43,15 +43,18 @@ def alignment_of(value: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One alignment rule; author, date and message_id are of the mail that first had exactly this form."""
+    """One alignment rule; author, date and message_id are of the mail that first had exactly this form.
 
-    name: ClassVar[str]
-    author: ClassVar[str]
-    date: ClassVar[str]
-    message_id: ClassVar[str]
+    verdict is what came of it. A rule of one's own (``guestmem.rules.own``) needs none of them.
+    """
+
+    name: ClassVar[str] = "a rule of one's own"
+    author: ClassVar[str] = ""
+    date: ClassVar[str] = ""
+    message_id: ClassVar[str] = ""
     source: ClassVar[str] = "reply to [PATCH v10 9/9] KVM: Enable and expose KVM_MEM_PRIVATE"
-    statement: ClassVar[str]
-    fate: ClassVar[str]
+    statement: ClassVar[str] = ""
+    verdict: ClassVar[str] = ""
 
     def refuses(self, binding: Binding) -> str | None:
         """Why the slot is refused (EINVAL), or None."""
