@@ -25,7 +25,7 @@ def test_the_model_answers_as_the_kernel_did(path: Path, guestmem_command: Guest
 def test_it_is_one_sequence_of_a_kernel_and_says_which(path: Path) -> None:
     [sequence] = read_sequences(path)
 
-    assert sequence.begin.kernel.startswith(("lab: Linux ", "kvm: Linux "))
+    assert sequence.begin.kernel.startswith(("lab: Linux ", "lab:7.3: Linux ", "kvm: Linux "))
     assert sequence.begin.title
 
 

@@ -357,3 +357,34 @@ def test_a_huge_file_is_mapped_and_touched_like_any_other(default_vm: Vm) -> Non
 
     assert mapping.read(M2 + P) == 5
     assert folios(gmem) == [(512, 1024, 9)]
+
+
+@pytest.mark.parametrize("profile", ["v7.3"])
+@pytest.mark.parametrize(
+    ("accessed", "length", "cut", "at", "stays"),
+    [
+        (True, 4 * M2, P, 8 * P, False),
+        (True, 4 * M2, M2 + P, M2 + 8 * P, False),
+        (True, 4 * M2, M2 + P, 2 * M2, True),  # in another huge frame
+        (True, 4 * M2, M2, M2 + 8 * P, True),  # a multiple of 2M cuts no huge frame
+        (True, M2, P, 8 * P, False),
+        (True, M2 - P, P, 8 * P, True),  # the mapping cannot hold a huge page
+        (False, 4 * M2, P, 8 * P, True),  # there is no page table yet
+    ],
+)
+def test_cutting_a_mapping_takes_the_huge_frame_around_the_cut_from_guests(
+    default_vm: Vm, kvm: Kvm, profile: str, accessed: bool, length: int, cut: int, at: int, stays: bool
+) -> None:
+    """As KVM counted on 7.3: the leaf of a page that stays mapped goes."""
+    gmem = default_vm.create_guest_memfd(length, MMAP)
+    mapping = gmem.mmap(length)
+    default_vm.set_user_memory_region2(
+        0, gpa=0, size=4 * P, userspace_addr=mapping.addr + at, guest_memfd=gmem, guest_memfd_offset=at
+    )
+    default_vm.create_vcpu().read(0)
+    if accessed:
+        assert signal_of(mapping.read) == "SIGBUS"
+
+    kvm.backend.munmap(mapping.addr, cut)
+
+    assert leaves(default_vm) == ({"4K": 1} if stays else {})

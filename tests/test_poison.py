@@ -23,6 +23,7 @@ from helpers import (
 
 from guestmem.backend import Exit
 from guestmem.objects import GuestMemfd, Kvm, Vcpu, Vm
+from guestmem.uapi import MADV_DONTNEED
 
 GPA = 1 << 30
 SIZE = 4 * P
@@ -94,6 +95,31 @@ def test_punching_the_page_out_makes_the_range_usable_again(gmem: GuestMemfd, vc
     assert mapping.read(P) == 0
     store(vcpu, GPA + P, 6)
     assert mapping.read(P) == 6
+
+
+def test_a_mapping_that_had_the_page_keeps_its_marker_when_the_page_is_punched(gmem: GuestMemfd, vcpu: Vcpu) -> None:
+    """As run on 7.2 and 7.3: only MADV_DONTNEED, or unmapping, takes the marker away."""
+    had, had_not = gmem.mmap(SIZE), gmem.mmap(SIZE)
+    had.write(P, 5)
+    gmem.poison(P)
+    gmem.punch_hole(P, P)
+
+    assert [signal_of(lambda: had.read(P)), signal_of(lambda: had.write(P, 1))] == ["SIGBUS", "SIGBUS"]
+    assert (had.read(0), had_not.read(P), load(vcpu, GPA + P)) == (0, 0, [Exit("done", value=0)])
+
+    had.backend.madvise(had.addr + P, P, MADV_DONTNEED)
+    had_not.write(P, 7)
+    assert had.read(P) == 7
+
+
+def test_unmapping_takes_the_marker_away(gmem: GuestMemfd) -> None:
+    had = gmem.mmap(SIZE)
+    had.write(P, 5)
+    gmem.poison(P)
+    gmem.punch_hole(P, P)
+    had.unmap()
+
+    assert gmem.mmap(SIZE).read(P) == 0
 
 
 def test_pre_faulting_fails_where_it_starts_at_the_page_and_stops_where_it_reaches_it(

@@ -17,12 +17,13 @@ from guestmem.model.contents import Contents
 from guestmem.model.files import OpenFile, Source
 from guestmem.runmap import RunMap
 from guestmem.uapi import PROT_EXEC, PROT_READ, PROT_WRITE
-from guestmem.units import GIB, TIB, U64, align_down, align_up
+from guestmem.units import GIB, MIB, TIB, U64, align_down, align_up
 
 __all__ = ("AddressSpace", "Anonymous", "RangeRequest", "Vma")
 
 _BOTTOM, _TOP = 0x1_0000, 0x7F00_0000_0000  # where mappings are placed, from the top; the program is outside
-_APART = GIB  # bytes between mappings
+_APART = GIB  # bytes between mappings, and what they begin at a multiple of
+_HUGE = 2 * MIB  # HPAGE_PMD_SIZE
 
 LENGTH_NOT_ZERO: Check[int] = Check(
     "length-not-zero", errno.EINVAL, "length must not be 0", "do_mmap", bool, lambda size: f"length={size:#x}"
@@ -102,6 +103,8 @@ class AddressSpace:
         self.on_invalidate: list[Callable[[int, int], None]] = []
         # The page table: addresses that were faulted in, False where the page is the zero page, which is never written.
         self._present: RunMap[bool] = RunMap()
+        self._tables: set[int] = set()  # gibibytes of addresses with a page table: something in them was accessed
+        self._poisoned: RunMap[bool] = RunMap()  # markers in the page table: the page that was there is broken
 
     def map_anonymous(self, size: int, prot: int, align: int, page_order: int = 0, *, shared: bool = False) -> int:
         """Map zeroed memory, whole pages, at a multiple of align; the address. EINVAL for size 0."""
@@ -119,7 +122,7 @@ class AddressSpace:
         by side and use an address again, and then an access past the end of a mapping, or into what was unmapped, hits
         another one. The backend of /dev/kvm places mappings as this one does, so that such an access is what it says.
         """
-        addr = align_down(self._lowest - _APART - size, align)
+        addr = align_down(self._lowest - _APART - size, max(align, _APART) if size <= TIB else align)
         if addr < _BOTTOM or self.vmas.overlaps(addr, addr + size):
             holes = self.vmas.gaps(_BOTTOM, _TOP)
             fits = [align_down(end - size, align) for start, end in holes if align_down(end - size, align) >= start]
@@ -146,12 +149,28 @@ class AddressSpace:
     def unmap(self, addr: int, end: int) -> None:
         """Remove the mappings of whole pages [addr, end)."""
         gone = list(self.vmas.runs(addr, end))
+        self.cut(addr)
+        self.cut(end)
         self.invalidate(addr, end)
         self.vmas.clear(addr, end)
         self.anonymous.contents.zero(addr, end)
         self._present.clear(addr, end)
+        self._poisoned.clear(addr, end)
+        self._tables = {at for at in self._tables if self.vmas.overlaps(at * GIB, (at + 1) * GIB)}
         for start, stop, vma in gone:
             self._forget(vma, stop - start)
+
+    def cut(self, addr: int) -> None:
+        """A mapping is cut in two at addr (__split_vma).
+
+        Where it could hold a huge page across addr, the kernel would have to split that, and tells guests so for the
+        whole 2M, whether there is one or not, as soon as there is a page table (split_huge_pmd_if_needed).
+        """
+        run, block = self.vmas.run_at(addr), align_down(addr, _HUGE)
+        if addr == block or run is None or not run[0] <= block or block + _HUGE > run[1]:
+            return
+        if addr // GIB in self._tables:
+            self.invalidate(block, block + _HUGE)
 
     def load(self, addr: int, size: int) -> int:
         """A load of size bytes, little-endian; HostSignal."""
@@ -197,6 +216,12 @@ class AddressSpace:
         Private anonymous memory that is read first is the zero page. The first store gives it a page of its own, and
         whoever mapped the zero page is notified (wp_page_copy).
         """
+        self._tables.update(range(start // GIB, (end - 1) // GIB + 1))
+        marker = next(self._poisoned.runs(start, end), None)
+        if marker is not None:
+            if start < marker[0]:
+                self.fault_in(vma, start, marker[0], write=write)
+            raise HostSignal("SIGBUS", f"the page that was at {marker[0]:#x} is poisoned")
         vma.source.host_fault(start - vma.delta, end - vma.delta)
         if not self._may_be_zero_page(vma):
             self._present.set(start, end, True)
@@ -250,6 +275,7 @@ class AddressSpace:
         """MADV_DONTNEED: private anonymous pages become zero; file pages stay in their file, shared ones too."""
         self.invalidate(start, end)
         self._present.clear(start, end)
+        self._poisoned.clear(start, end)
         if not shared:
             self.anonymous.contents.zero(start, end)
 
@@ -265,6 +291,17 @@ class AddressSpace:
                 if low < high:
                     self.invalidate(low, high)
                     self._present.clear(low, high)
+
+    def memory_failure(self, source: Source, start: int, end: int) -> None:
+        """Pages [start, end) (bytes) of a file are broken: where one was present, a marker stays (try_to_unmap_one).
+
+        Punching the page out of the file does not take the marker away; MADV_DONTNEED and munmap(2) do.
+        """
+        for first, last, vma in list(self.vmas):
+            if vma.source is source:
+                low, high = max(first, start + vma.delta), min(last, end + vma.delta)
+                for at, to, _ in list(self._present.runs(low, high)) if low < high else ():
+                    self._poisoned.set(at, to, True)
 
     def unmap_all(self) -> None:
         """The process ends."""

@@ -328,6 +328,8 @@ def mprotect(host: AddressSpace, addr: int, length: int, prot: int) -> None:
             break
         require((MAY_EXEC,), (vma, prot))
         if prot != vma.prot:
+            host.cut(start)
+            host.cut(stop)
             host.invalidate(start, stop)
             host.vmas.set(start, stop, replace(vma, prot=prot))
         done = stop

@@ -343,6 +343,7 @@ class GuestMemfd(BindableFile):
         """Memory failure hits the page at index (kvm_gmem_error_folio); nothing happens to a hole."""
         if self.cache.folio_order(index) is not None:
             self.invalidate(index, index + 1)
+            self.vm.host.memory_failure(self, index << self.vm.page_shift, (index + 1) << self.vm.page_shift)
             self.unmap_from_host(index, index + 1)
             self.cache.poison(index)
 
