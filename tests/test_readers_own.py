@@ -137,6 +137,7 @@ KINDS = {
     "gdb-ioctl-dump-gm.txt": "gdb-dump",
     "discussion.toml": "guestmem-toml",
     "../host/kvmstory.json": "guestmem-host",
+    "../../tests/data/argv/libvirt-plain.argv": "qemu-argv",
 }
 
 

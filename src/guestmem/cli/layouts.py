@@ -43,7 +43,7 @@ FORMAT = typer.Option(
     None,
     "--format",
     metavar="NAME",
-    help="The file's format, where it is not recognised: qemu-mtree, qemu-trace, libvirt, firecracker, "
+    help="The file's format, where it is not recognised: qemu-mtree, qemu-trace, qemu-argv, libvirt, firecracker, "
     "firecracker-uffd, cloud-hypervisor, gdb-dump, strace, recording, guestmem-fleet, guestmem-host, "
     "guestmem-json, guestmem-toml, guestmem-parquet.",
 )

@@ -71,6 +71,12 @@ FORMATS = {
         "qemu_trace.read",
         text=rb"kvm_set_user_memory (AddrSpace#\d+ )?Slot#|KVM_SET_USER_MEMORY_REGION2? failed, slot=",
     ),
+    "qemu-argv": Format(
+        "QEMU command line",
+        "qemu_argv.read",
+        text=rb"\bqemu-(system-\w+|kvm)\b[\s\S]{0,4096}?\s--?(machine|M|m|object)\s",
+        most=MAX_DOCUMENT,
+    ),
     "libvirt": Format("libvirt domain XML", "libvirt.read", start=b"<", most=MAX_DOCUMENT),
     "firecracker": Format(
         "Firecracker config",

@@ -7,33 +7,24 @@ not change slots, pflash and PCI BARs, machines other than pc, q35 and microvm, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree.ElementTree import Element, ParseError
 
 from guestmem.layout.error import LayoutError, printable
 from guestmem.layout.placement import (
-    ALIGNED_BASE,
     DEFAULT_HUGE,
-    DEFAULT_HUGE_ASSUMPTION,
-    PAGE_BELOW_BASE,
-    hva_assumption,
-    private_assumption,
 )
+from guestmem.layout.qemu_layout import QemuVm, lay_out
 from guestmem.layout.qemu_machine import (
-    PROTECTED_FIRMWARE,
     Device,
     QemuMachine,
     Ram,
-    device_memory,
-    machine_slots,
     parse_machine,
-    place_devices,
 )
 from guestmem.layout.text import number
-from guestmem.layout.value import Assumption, Backing, File, Layout, ReaderRemark, Slot
-from guestmem.uapi import KVM_MEM_GUEST_MEMFD
-from guestmem.units import GIB, KIB, MIB, TIB, U64, align_up, format_size, is_power_of_two
+from guestmem.layout.value import Assumption, Backing, Layout
+from guestmem.units import GIB, KIB, MIB, TIB, U64, align_up, is_power_of_two
 
 __all__ = ("read",)
 
@@ -91,37 +82,12 @@ def read(source: str, data: bytes) -> list[Layout]:
     domain = _domain(source, _parse(source, data))
     nodes = _nodes(domain)
     most, notes = _command_line(domain)
-    slots = machine_slots(
-        domain.machine, nodes, vga=_has_vga(domain.root), most_below_4g=most, protected=domain.protected
-    )
-    ram_end = max(slot.end for slot in slots)
-    placed, remarks = _devices(domain, ram_end, notes)
-    slots = [_bind(slot, domain) for slot in (*slots, *placed)]
-    slots, hva_notes = _place(slots)
-    private, private_notes = private_assumption(slots)
-    files = tuple(File(name) for name in sorted({slot.file for slot in slots if slot.file}))
-    if domain.default_huge:
-        notes.append(DEFAULT_HUGE_ASSUMPTION)
+    vm = QemuVm(domain.machine, nodes, _devices(domain, notes), _has_vga(domain.root), most, domain.protected)
     if domain.root.get("type") == "qemu":
         text = "the domain is emulated (type qemu), without KVM: these would be its slots with KVM"
         notes.append(Assumption("slots", text, "<domain type='kvm'>"))
-    if domain.protected:
-        text = f"the firmware's size is not in the source: it is taken as {format_size(PROTECTED_FIRMWARE)}"
-        notes.append(Assumption("slots", text, "qmp: of the running domain"))
-    text = f"addresses are computed for the machine {domain.machine.family} as before its firmware runs"
-    return [
-        Layout(
-            source,
-            "libvirt",
-            tuple(slots),
-            files=files,
-            private=private,
-            assumptions=(Assumption("gpa", text), *notes, *hva_notes, *private_notes),
-            remarks=tuple(remarks),
-            vmm="libvirt",
-            machine=domain.machine.family,
-        )
-    ]
+    vm.notes, vm.default_huge = notes, domain.default_huge
+    return [lay_out(source, "libvirt", "libvirt", vm)]
 
 
 def _parse(source: str, data: bytes) -> Element:
@@ -258,34 +224,17 @@ def _option_size(domain: _Domain, text: str) -> int:
     return number(domain.source, digits[:64], 10, line=0, field="max-ram-below-4g") * scale
 
 
-def _devices(domain: _Domain, ram_end: int, notes: list[Assumption]) -> tuple[list[Slot], list[ReaderRemark]]:
-    """Memory devices as slots: a whole DIMM; of virtio-mem all of it, or what is plugged with dynamic memslots."""
-    devices: list[Device] = []
-    plugged: list[int] = []
-    remarks: list[ReaderRemark] = []
+def _devices(domain: _Domain, notes: list[Assumption]) -> list[tuple[Device, int]]:
+    """Memory devices, each with what of it is a slot: a whole DIMM, of virtio-mem all or what is plugged."""
+    devices: list[tuple[Device, int]] = []
     counts: dict[str, int] = {}
-    start = device_memory(ram_end)
     for element in _device_elements(domain):
         model = element.get("model", "")
         name = f"mem{model.replace('-', '')}{counts.setdefault(model, 0)}"
         counts[model] += 1
         device = _device(domain, element, name)
-        if device.gpa is not None and device.gpa < start:
-            message = (
-                f"{name} at GPA {device.gpa:#x}: QEMU refuses the device before KVM is asked, because its range for "
-                f"memory devices begins at {start:#x}"
-            )
-            remedy = f"leave base= out of its <address>, or give it a base from {start:#x} on"
-            remarks.append(ReaderRemark("refused", "error", message, remedy))
-            continue
-        devices.append(device)
-        plugged.append(_plugged(domain, element, device, notes))
-    slots = []
-    for device, gpa in place_devices(ram_end, devices):
-        size = plugged[devices.index(device)]
-        if size:
-            slots.append(Slot(gpa, size, region=device.ram.name, offset=0, backing=device.ram.backing))
-    return slots, remarks
+        devices.append((device, _plugged(domain, element, device, notes)))
+    return devices
 
 
 def _device(domain: _Domain, element: Element, name: str) -> Device:
@@ -338,28 +287,6 @@ def _address(domain: _Domain, element: Element) -> int | None:
         if found is not None and found.get("base"):
             return _number(domain, found.get("base", ""), 0, f"{path} base")
     return None
-
-
-def _bind(slot: Slot, domain: _Domain) -> Slot:
-    """A confidential guest has one guest_memfd per RAMBlock, bound at the offset in the block."""
-    if not domain.protected or slot.readonly:
-        return slot
-    return replace(slot, flags=slot.flags | KVM_MEM_GUEST_MEMFD, file=f"guest_memfd of {slot.region}")
-
-
-def _place(slots: list[Slot]) -> tuple[list[Slot], list[Assumption]]:
-    low = [slot.region for slot in slots if slot.backing.kind in ("shmem", "file")]
-    placed = [
-        replace(slot, assumed_hva=(PAGE_BELOW_BASE if slot.region in low else ALIGNED_BASE) + (slot.offset or 0))
-        for slot in slots
-    ]
-    rest = list(dict.fromkeys(slot.region for slot in slots if slot.region not in low))
-    ask = "qmp: or the monitor of the running domain has it"
-    notes = [hva_assumption(rest, "aligned to 2M or to the hugetlb page, as QEMU maps RAM", ask)] if rest else []
-    if low:
-        how = "one page below a 2M boundary, where QEMU's memfd and file backends usually land"
-        notes.append(hva_assumption(list(dict.fromkeys(low)), how, ask))
-    return placed, notes
 
 
 def _has_vga(root: Element) -> bool:
