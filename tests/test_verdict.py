@@ -107,6 +107,22 @@ def test_what_is_certain_is_never_more_than_what_is_possible(layout: Layout, hos
 
 
 @given(small_layouts(), hosts())
+@settings(max_examples=200, deadline=None)
+def test_certain_is_the_coverage_of_the_layout_in_its_worst_case(layout: Layout, host: HostLimits) -> None:
+    coverage = cover(layout, host)
+    worst = [
+        slot
+        if slot.hva is not None or slot.backing.kind == "hugetlb"
+        else replace(slot, assumed_hva=slot.gpa + 4 * KIB)
+        for slot in layout.slots
+    ]
+
+    expected = cover(replace(layout, slots=tuple(worst)), replace(host, thp=False)).mapped
+
+    assert certainty_of(coverage).mapped == expected
+
+
+@given(small_layouts(), hosts())
 @settings(max_examples=100, deadline=None)
 def test_certain_means_whatever_the_unknown_addresses_are_and_without_transparent_pages(
     layout: Layout, host: HostLimits
