@@ -141,7 +141,7 @@ def test_recordings_are_checked_sequence_by_sequence() -> None:
         (["check", "--attributes", "mixed", MEMFD], "needed shared or private"),
         (["check", "--thp", "always", MEMFD], "needed possible or never"),
         (["check", "--profile", "v9", MEMFD], "no profile 'v9'"),
-        (["check", "--rule", "congruent", MEMFD], "need --profile next"),
+        (["check", "--rule", "congruent", MEMFD], "need profile next"),
         (["check", "--profile", "next", "--rule", "mine", MEMFD], "no rule 'mine'"),
         (["check", "--profile", "next", "--page-size", "3M", MEMFD], "no leaf size"),
         (["check", "--geometry", "vax", MEMFD], "no geometry 'vax'"),

@@ -57,7 +57,7 @@ def test_without_the_device_kvm_is_refused_and_nothing_takes_its_place(monkeypat
     def missing(name: str) -> None:
         raise BackendUnavailable("no /dev/kvm")
 
-    monkeypatch.setattr("guestmem.open", missing)
+    monkeypatch.setattr("guestmem.kvm.KvmBackend.open_kvm", missing)
 
     with pytest.raises(BackendUnavailable, match="no /dev/kvm"):
         target_named("kvm")

@@ -53,6 +53,7 @@ from guestmem.version import __version__
 
 if TYPE_CHECKING:
     from guestmem.backend import Exit
+    from guestmem.layout.ask import check
     from guestmem.model.profiles import Machine
     from guestmem.objects import GuestMemfd, Kvm, Vcpu, Vm
     from guestmem.rules import Rule
@@ -110,11 +111,19 @@ __all__ = (
     "Vcpu",
     "Vm",
     "__version__",
+    "check",
     "open",
 )
 
 # Looked up when they are used, so that `import guestmem` and `guestmem --help` stay light.
-_HOMES = {"Exit": "backend", "GuestMemfd": "objects", "Kvm": "objects", "Vcpu": "objects", "Vm": "objects"}
+_HOMES = {
+    "Exit": "backend",
+    "GuestMemfd": "objects",
+    "Kvm": "objects",
+    "Vcpu": "objects",
+    "Vm": "objects",
+    "check": "layout.ask",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -104,14 +104,13 @@ def _model(name: str, profile: str | None, machine: Machine | None) -> Target:
 
 
 def _kvm() -> Target:
-    import guestmem
+    from guestmem.kvm import KvmBackend
+    from guestmem.objects import Kvm
 
     def fresh(begin: Begin) -> Backend:
-        from guestmem.kvm import KvmBackend
-
         return KvmBackend()
 
-    with guestmem.open("kvm"):  # here and now, so that what is missing is said once and not by every child
+    with Kvm(KvmBackend()):  # here and now, so that what is missing is said once and not by every child
         pass
     release = platform.release()
     profile = profile_of_release(release)

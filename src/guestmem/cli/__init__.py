@@ -54,7 +54,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _guestmem(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(False, "--version", "-V", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
     """KVM's guest-private memory: run it, check it, prove it."""
 

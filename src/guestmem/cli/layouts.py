@@ -85,6 +85,7 @@ def load_sources(
     sources: list[str], format: str | None, firecracker: str, overrides: Overrides, *, fleets: bool = True
 ) -> tuple[list[Layout], list[Fleet], list[LayoutError]]:
     """Every layout, unless they are read as layouts too every fleet, and why the other sources cannot be read."""
+    from guestmem.layout.ask import LIVE
     from guestmem.layout.assume import apply
     from guestmem.layout.error import LayoutError
     from guestmem.layout.live import read_live
@@ -96,7 +97,7 @@ def load_sources(
     unread: list[LayoutError] = []
     for source in sources:
         try:
-            if source.startswith(("pid:", "qmp:", "qemu:")):
+            if source.startswith(LIVE):
                 found += (apply(layout, overrides) for layout in read_live(source))
                 continue
             data = load(source)
@@ -130,24 +131,11 @@ def overrides_of(hva: list[str], hva_align: str | None, backing: list[str], attr
 
 def host_of(profile: str, page_size: str | None, rule: str | None, geometry: str, thp: str) -> HostLimits:
     """The kernel and host that the options describe; InputError lists what there is."""
-    from guestmem.geometry import geometry_named
-    from guestmem.layout.binding import FileLimits
-    from guestmem.layout.coverage import HostLimits
-    from guestmem.model.profiles import profile_named
-    from guestmem.rules import DEFAULT, rule_named
-    from guestmem.units import parse_size
+    from guestmem.layout import ask
 
-    shape, kernel = geometry_named(geometry), profile_named(profile)
     if thp not in ("possible", "never"):
         raise InputError(f"--thp {thp}: needed possible or never")
-    if not kernel.huge and (page_size or rule):
-        raise InputError(f"--page-size and --rule need --profile next: {kernel.name} hands out base pages only")
-    size = 0
-    if kernel.huge:
-        size = parse_size(page_size) if page_size else shape.page_sizes[-1]
-        shape.order_of(size)
-    files = FileLimits(size, rule_named(rule) if rule else DEFAULT, serve_shared=bool(kernel.gmem_flags))
-    return HostLimits(shape, thp == "possible", files, kernel)
+    return ask.host_of(profile, page_size, rule, geometry, thp=thp == "possible")
 
 
 def _version(text: str) -> tuple[int, int]:

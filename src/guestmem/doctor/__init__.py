@@ -16,14 +16,15 @@ __all__ = ("Condition", "Diagnosis", "HostFiles", "examine")
 
 def examine(host: HostFiles | None = None) -> list[Diagnosis]:
     """Everything there is to find on this host; another ``host`` replaces its files, not its KVM or its lab."""
-    import guestmem
+    from guestmem.kvm import KvmBackend
     from guestmem.lab.inventory import status
+    from guestmem.objects import Kvm
 
     host = host or HostFiles()
     return [
         examine_kernel(host),
         examine_device(host),
-        *examine_capabilities(host, lambda: guestmem.open("kvm")),
+        *examine_capabilities(host, lambda: Kvm(KvmBackend())),
         examine_paging(host),
         examine_nested(host),
         examine_hugetlb(host),
