@@ -257,7 +257,7 @@ def test_what_the_lab_lacks_is_named_with_its_remedy() -> None:
     [
         (set(EXTRAS), Condition.OK, ""),
         (set(EXTRAS) - {"proofs"}, Condition.LIMITED, "pip install 'guestmem[proofs]'"),
-        (set(), Condition.LIMITED, "pip install 'guestmem[fuzz,proofs,qemu,traces]'"),
+        (set(), Condition.LIMITED, "pip install 'guestmem[cluster,exec,fuzz,proofs,qemu,traces]'"),
     ],
 )
 def test_extras_that_are_not_installed_are_named(there: set[str], state: Condition, remedy: str) -> None:

@@ -23,6 +23,8 @@ Examples:
 
     guestmem fuzz --on model --on kvm --sequences 1000 --seed 1
 
+    guestmem fuzz --on model --on lab:7.3 --jobs 2
+
     guestmem fuzz --on model:v6.18 --on model:v7.2 --sequences 100 --out differences
 
 Exit status: 0 no new difference, 1 new differences, 2 bad usage, 4 a backend or hypothesis is missing here, 130 ctrl-C,
@@ -41,15 +43,19 @@ def fuzz(
     ),
     out: Path = typer.Option(None, "--out", metavar="DIR", help="Write the smallest difference of each cause there."),
     shrink_s: int = typer.Option(30, "--shrink", min=0, metavar="SECONDS", help="How long to shrink each; 0: do not."),
+    jobs: int = typer.Option(1, "--jobs", "-j", min=1, metavar="N", help="Processes; each boots a lab of its own."),
+    dask: str = typer.Option(None, "--dask", metavar="ADDRESS", help="Spread over this Dask cluster (extra cluster)."),
     json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> None:
     """Run random sequences on two backends and shrink what differs to the smallest recording of each cause.
 
     Seeds S to S+N-1 give the same sequences every time, so a run goes on from where the last one ended: --seed S+N.
+    Spread over processes or a cluster they find the same.
     """
     from contextlib import closing
 
     from guestmem.fuzz.campaign import Figures, causes, open_campaign, run_seeds, write_causes
+    from guestmem.fuzz.spread import Spread, over_cluster, over_processes
     from guestmem.report.diff_text import fuzz_text
     from guestmem.report.recordings_json import fuzz_json
     from guestmem.targets import pair_named
@@ -61,7 +67,12 @@ def fuzz(
     with closing(a), closing(b):
         campaign = open_campaign(a, b)
         try:
-            _count(run_seeds(campaign, seed, sequences), figures, sequences)
+            spread = Spread(tuple(on), profile, seed, sequences)
+            if dask:
+                seeds = over_cluster(spread, dask)
+            else:
+                seeds = over_processes(spread, jobs) if jobs > 1 else run_seeds(campaign, seed, sequences)
+            _count(seeds, figures, sequences)
             groups = causes(campaign, figures.differ, shrink_s)
         except (KeyboardInterrupt, SystemExit) as signal:
             stopped = signal.with_traceback(None)  # without what it holds: the child of the campaign

@@ -11,6 +11,8 @@ from guestmem.lab.inventory import Status
 __all__ = ("EXTRAS", "examine_extras", "examine_lab")
 
 EXTRAS = {
+    "cluster": ("distributed", "guestmem fuzz --dask"),
+    "exec": ("unicorn", "guestmem exec"),
     "fuzz": ("hypothesis", "shrinking what guestmem fuzz finds"),
     "proofs": ("z3", "guestmem prove"),
     "qemu": ("qemu.qmp", "the sources qmp:PATH and qemu:ARGUMENTS"),
