@@ -19,7 +19,7 @@ as_root = if [ "$$(id -u)" = 0 ]; then $(1); elif command -v sudo >/dev/null; th
 	else echo 'as root, run: $(1)' >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab-tools ci-tools test-lab test-host lint prove conformance bench fuzz-readers campaigns docs clean
+.PHONY: help run test lab-tools ci-tools test-lab test-host lint prove conformance bench kernels fuzz-readers campaigns docs clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -59,6 +59,12 @@ conformance: $(VENV)/.installed-dev  ## build the KVM selftests of KERNELS (6.12
 
 bench: $(VENV)/.installed-dev  ## measure the speed, also compared with this machine's kernel if it has KVM
 	$(BIN)/python -m benchmarks
+
+kernels: $(VENV)/.installed-dev  ## docs/kernels.md again, in labs of 6.12, 7.2 and 7.3 (a minute; their builds 5 each)
+	$(BIN)/guestmem lab build && $(BIN)/guestmem lab build --kernel 7.2 && $(BIN)/guestmem lab build --kernel 7.3
+	$(BIN)/guestmem kernels --markdown --on lab:6.12 --on model:v6.18 --on lab:7.2 --on lab:7.3 \
+		$(foreach v,v6.12 v6.18 v7.3,examples/recordings/$(v)-directed.jsonl.gz) | $(BIN)/python -c \
+		'import pathlib, sys; pathlib.Path("docs/kernels.md").write_text(sys.stdin.read() or sys.exit(1))'
 
 fuzz-readers: $(VENV)/.installed-fuzz  ## fuzz the layout readers with atheris for FUZZ_SECONDS (60) in all
 	$(BIN)/python -m fuzz_readers $(FUZZ_SECONDS)

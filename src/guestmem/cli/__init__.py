@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import typer
 
-from guestmem.cli import check, diff, doctor, explain, fuzz, host, lab, plan, prove, rules, run, schema
+from guestmem.cli import check, diff, doctor, explain, fuzz, host, kernels, lab, plan, prove, rules, run, schema
 from guestmem.cli import exec as exec_command
 from guestmem.cli.ending import BROKEN_PIPE, stopped_by_signals, whole_output
 from guestmem.version import __version__
@@ -34,6 +34,7 @@ app.command("schema", rich_help_panel=LAYOUTS)(schema.schema)
 app.command("run", rich_help_panel=RECORDINGS, epilog=run.EXAMPLES)(run.run)
 app.command("explain", rich_help_panel=RECORDINGS, epilog=explain.EXAMPLES)(explain.explain)
 app.command("diff", rich_help_panel=RECORDINGS, epilog=diff.EXAMPLES)(diff.diff)
+app.command("kernels", rich_help_panel=RECORDINGS, epilog=kernels.EXAMPLES)(kernels.kernels)
 app.command("fuzz", rich_help_panel=RECORDINGS, epilog=fuzz.EXAMPLES)(fuzz.fuzz)
 app.command(
     "exec",

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from guestmem.outfile import write_text
+
 __all__ = ("SUITES", "download")
 
 SUITES: Final = ("trixie-backports", "forky", "sid")  # Debian's, in the order in which they are asked
@@ -41,7 +43,7 @@ def _from(suite: str, mirror: str, package: str, directory: Path, state: Path) -
         (state / part).mkdir(parents=True)
     (state / "status").touch()
     signed = f" [signed-by={_KEYRING}]" if _KEYRING.is_file() else ""
-    (state / "sources.list").write_text(f"deb{signed} {mirror} {suite} main\n")
+    write_text(state / "sources.list", f"deb{signed} {mirror} {suite} main\n")
     options = {
         "Dir::State": state,
         "Dir::State::lists": state / "lists",
