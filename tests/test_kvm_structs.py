@@ -206,6 +206,8 @@ def test_an_ioctl_encodes_the_size_of_its_structure(ioctl: str, struct: Struct) 
 
 # What the header must declare for a field to be asked about: a structure, or a later member of one.
 ASKED = {name: (name, "", f"struct {name} {{") for name in LAYOUTS if name != "kvm_run"}
+# Queued for Linux 7.4: headers of released kernels do not declare it yet.
+QUEUED = ("struct kvm_memory_attributes2 {", "#define KVM_SET_MEMORY_ATTRIBUTES2 ")
 ASKED["kvm_run"] = ("kvm_run", "immediate_exit exit_reason mmio", "struct kvm_run {")
 ASKED["kvm_run.memory_fault"] = ("kvm_run", "memory_fault", "} memory_fault;")
 
@@ -253,12 +255,15 @@ def test_the_header_agrees_on_each_number(name: str, include: list[Path], tmp_pa
 
 
 def _ask_compiler(expressions: list[str], needs: str, include: list[Path], tmp_path: Path) -> list[int]:
-    """The values of C expressions under linux/kvm.h; skips without a compiler, a header, or what the header needs."""
+    """The values of C expressions under linux/kvm.h; skips without a compiler or a header, or where it is too old."""
     compiler = shutil.which("cc")
     if compiler is None or not HEADER.exists():
         pytest.skip(f"needs a C compiler and {HEADER} (packages gcc and linux-libc-dev)")
     if not include and not _declares(HEADER.read_text() + MACHINE_HEADER.read_text(), needs):
         pytest.skip(f"the installed {HEADER} is too old to declare this; make test-lab has a newer one")
+    if include and needs in QUEUED:
+        assert not _declares((include[0] / "linux" / "kvm.h").read_text(), needs), "take it out of QUEUED"
+        pytest.skip("queued for Linux 7.4: the headers of the lab's kernel do not declare it")
     prints = "\n".join(f'printf("%zu\\n", (size_t)({expression}));' for expression in expressions)
     source, program = tmp_path / "ask.c", tmp_path / "ask"
     source.write_text(
