@@ -40,7 +40,7 @@ def _exactly(layout: Layout, slot: Slot, host: HostLimits, page: int, size: int)
     hva = slot.hva if slot.hva is not None else slot.assumed_hva
     crooked = hva is not None and hva % size != slot.gpa % size
     if file is not None and (True in kinds or (file.mmap and host.files.serve_shared)):
-        return _naive_file(slot, host, file.page_size or host.files.page_size, page, size)
+        return _naive_file(slot, host, file.page_size or host.files.page_size, page, size, crooked=crooked)
     if crooked:
         return Reason.HVA
     largest = slot.backing.page_size
@@ -51,7 +51,7 @@ def _exactly(layout: Layout, slot: Slot, host: HostLimits, page: int, size: int)
     return Reason.DIRTY_LOG if slot.flags & 1 else None
 
 
-def _naive_file(slot: Slot, host: HostLimits, folio_size: int, page: int, size: int) -> Reason | None:
+def _naive_file(slot: Slot, host: HostLimits, folio_size: int, page: int, size: int, *, crooked: bool) -> Reason | None:
     if host.files.page_size == 0:
         return Reason.ORDER_0
     if folio_size < size:
@@ -63,6 +63,8 @@ def _naive_file(slot: Slot, host: HostLimits, folio_size: int, page: int, size: 
         return Reason.BINDING
     if offset % size != slot.gpa % size:
         return Reason.OFFSET
+    if crooked:
+        return Reason.HVA
     binding = Binding(slot.gpa, slot.size, offset, folio_size, folio_size, host.geometry)
     order, wanted = host.geometry.order_of(folio_size), host.geometry.order_of(size)
     # A frame is huge as soon as one fault on any of its pages may map it so.

@@ -452,7 +452,8 @@ class Oracle:
         same = all(self.is_private(vm, page) == self.is_private(vm, gfn) for page in frames)
         first = index - index % size
         sound = not any(page in file.poison for page in range(first, first + size))
-        return inside and same and sound and (gfn - index) % size == 0
+        placed = (slot.base - slot.hva) % size == 0
+        return inside and same and sound and placed and (gfn - index) % size == 0
 
     def _host_order(self, vm: Vm, slot: Slot, gfn: int) -> int:
         best = 0

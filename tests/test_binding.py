@@ -204,8 +204,8 @@ def test_a_refusal_by_the_rule_names_the_rule_its_statement_and_an_offset_that_w
             assert "holes in the file cost nothing" in error.hint
 
 
-@pytest.mark.parametrize("profile", ["next"])
-def test_the_rule_is_the_last_word_before_the_range_is_given(vm: Vm) -> None:
+def test_the_rule_is_the_last_word_before_the_range_is_given() -> None:
+    vm = guestmem.open("model", profile="next", rule="creation-flags").create_vm(1)
     gmem = vm.create_guest_memfd(2 * GPA, page_size=GPA)
     bound(gmem, slot=9, gpa=4 * GPA, size=GPA, offset=GPA).set(vm)
     misaligned = bound(gmem, gpa=0, size=M2, offset=P)

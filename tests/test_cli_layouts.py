@@ -100,7 +100,10 @@ def test_attributes_can_be_set() -> None:
 
 
 def test_profile_next_judges_hugepage_guest_memfd_under_a_rule() -> None:
-    refused = answer("--profile", "next", DISCUSSION)
+    default = answer("--profile", "next", "--page-size", "1G", DISCUSSION)
+    assert default["host"]["rule"] == "slot-metadata"
+    assert default["sources"][0]["totals"]["levels"]["4K"] == GIB
+    refused = answer("--profile", "next", "--rule", "creation-flags", DISCUSSION)
     assert refused["host"]["rule"] == "creation-flags"
     assert refused["sources"][0]["findings"][0]["remedy"].startswith("move offset 0x4000 to 0x40000000")
     loose = answer("--profile", "next", "--page-size", "2M", "--rule", "contained", DISCUSSION)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from examples import LAYOUTS, layout
 from hypothesis import given, settings
@@ -208,6 +210,19 @@ def test_mixed_frames_are_counted_and_the_conversion_to_make_is_named() -> None:
     finding = of(slot, private=(Range(MIB, 3 * MIB),))["mixed-attributes"]
     assert finding.message.startswith("2 frames of 2M")
     assert "0x100000-0x300000 to 0x0-0x400000" in finding.remedy
+
+
+def test_a_file_that_is_mapped_at_an_address_unlike_its_gpa_loses_the_level_though_offset_and_gpa_agree() -> None:
+    host = HostLimits(files=FileLimits(2 * MIB, SlotMetadata()))
+    slot = Slot(4 * GIB, 8 * MIB, BASE + 4096, KVM_MEM_GUEST_MEMFD, file="f", offset=0)
+    everything = (Range(4 * GIB, 4 * GIB + 8 * MIB),)
+
+    finding = of(slot, host=host, private=everything)["hva-not-congruent"]
+
+    assert finding.lost == ((2 * MIB, 8 * MIB),)
+    assert finding.gain == ((2 * MIB, 8 * MIB),)
+    assert "also where its pages are those of its guest_memfd" in finding.message
+    assert of(replace(slot, hva=BASE), host=host, private=everything) == {}
 
 
 def test_two_slots_of_one_allocation_that_meet_in_a_frame_should_be_one() -> None:

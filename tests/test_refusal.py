@@ -20,7 +20,7 @@ from guestmem.layout.value import File
 from guestmem.model.checks import observing
 from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Machine, Profile
-from guestmem.rules import DEFAULT, RULES, Rule
+from guestmem.rules import DEFAULT, RULES, CreationFlags, Rule
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGE_PAGES,
     GUEST_MEMFD_HUGE_SHIFT,
@@ -183,12 +183,12 @@ def test_of_two_slots_that_collide_the_lower_is_there_and_what_is_refused_collid
 
 
 def test_a_slot_that_the_rule_refuses_is_lost_to_the_rule_and_its_file_range_is_free() -> None:
-    flags, host = KVM_MEM_GUEST_MEMFD, HostLimits(files=FileLimits(2 * MIB, DEFAULT))
+    flags, host = KVM_MEM_GUEST_MEMFD, HostLimits(files=FileLimits(2 * MIB, CreationFlags()))
     odd = Slot(0, 2 * MIB, flags=flags, file="f", offset=P)
     aligned = Slot(4 * MIB, 2 * MIB, flags=flags, file="f", offset=0)
     coverage = cover(Layout("t", "t", (odd, aligned)), host)
 
-    assert [why.check for why in coverage.refused.values()] == [f"rule:{DEFAULT.name}"]
+    assert [why.check for why in coverage.refused.values()] == ["rule:creation-flags"]
     assert {lost.reason for lost in coverage.slots[0].lost} == {Reason.RULE}
     assert coverage.slots[1].mapped[0] == 2 * MIB
 

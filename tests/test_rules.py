@@ -384,9 +384,9 @@ def test_the_catalogue_is_in_the_order_of_the_proposals() -> None:
     assert dates == sorted(dates)
 
 
-def test_the_default_is_the_conclusion_of_the_discussion() -> None:
-    assert DEFAULT is not None
-    assert DEFAULT.name == "creation-flags"
+def test_the_default_is_what_was_posted_last_and_refuses_no_binding() -> None:
+    assert DEFAULT.name == "slot-metadata"
+    assert DEFAULT.refuses(binding(0, G1, 0x4000)) is None
 
 
 def test_an_unknown_rule_is_a_value_error_that_lists_the_known_ones() -> None:

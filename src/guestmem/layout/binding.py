@@ -2,7 +2,8 @@
 
 Released kernels hand out base pages only, so everything above is lost to order_0. With hugepages (profile ``next``) the
 page taken for an index is rounded down to the file's page size, so a frame can be huge only where that page lies inside
-the binding and GPA and offset are congruent; an alignment rule may refuse the binding or lower the order of a folio.
+the binding, GPA and offset are congruent, and GPA and HVA too, though no page comes from there (a mark of the slot); an
+alignment rule may refuse the binding or lower the order of a folio.
 A folio is taken at the file's page size throughout: whether the host's pool has enough of them nobody can promise.
 """
 
@@ -69,6 +70,8 @@ class BindingLimit:
             yield start, end, Reason.BACKING
         elif (self.slot.gpa - offset) % page_size:
             yield from self._not_congruent(start, end, page_size)
+        elif not self.slot.is_placed_for(page_size):
+            yield start, end, Reason.HVA
         else:
             yield from self._by_rule(start, end, page_size)
 

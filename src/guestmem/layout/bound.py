@@ -3,7 +3,8 @@
 Packing "one-file" puts all RAM into one file the way the VMM packs it: regions end to end in the order of their lowest
 GPA, each slot at its offset in its region. Packing "per-slot" gives every slot a file of its own, offset 0. Read-only
 slots (firmware, flash) and video memory stay as they are, since a guest_memfd slot can be neither read-only nor logged;
-a slot that shows bytes which another slot shows already cannot be bound a second time and stays too.
+a slot that shows bytes which another slot shows already cannot be bound a second time and stays too. HVAs count as
+congruent: whoever maps the file chooses them, and no rule looks at them.
 """
 
 from __future__ import annotations
@@ -116,4 +117,4 @@ def _packed(slots: list[Slot]) -> list[Slot]:
 
 def _in_file(slot: Slot, file: str, offset: int) -> Slot:
     flags = (slot.flags & ~KVM_MEM_LOG_DIRTY_PAGES) | KVM_MEM_GUEST_MEMFD
-    return replace(slot, file=file, offset=offset, flags=flags, region=slot.name)
+    return replace(slot, file=file, offset=offset, flags=flags, region=slot.name, hva=None, assumed_hva=None)

@@ -1,9 +1,10 @@
 """Which bytes of a layout can be mapped at which level, in closed form, each lost byte with its reason.
 
 For a level with page size P a naturally aligned frame of guest-physical space can be mapped when it lies wholly in one
-slot, all its pages have the same attribute, and what backs it allows: for shared pages GPA and HVA congruent modulo P
-(kvm_alloc_memslot_metadata), no dirty logging, a host mapping of at least P; for private pages what the guest_memfd
-hands out. Costs one step per run of attributes and never one per page, so an exabyte costs what a megabyte does.
+slot, all its pages have the same attribute, GPA and HVA are congruent modulo P (kvm_alloc_memslot_metadata), and what
+backs it allows: for shared pages no dirty logging and a host mapping of at least P; for private pages what the
+guest_memfd hands out. Costs one step per run of attributes and never one per page, so an exabyte costs what a megabyte
+does.
 
 The model decides levels too, ``vector`` does so in arrays, and ``races.memory`` for its small worlds: tests compare
 them (test_coverage_on_model, test_vector, test_races_levels). Sizes are bytes, a level is named by its page size.
@@ -245,8 +246,7 @@ def _from_hva(slot: Slot, page_size: int, host: HostLimits) -> Reason | None:
     """The verdict on whole frames of shared pages behind the HVA."""
     if page_size == host.sizes[0]:
         return None
-    hva = slot.likely_hva
-    if hva is not None and (slot.gpa - hva) % page_size:
+    if not slot.is_placed_for(page_size):
         return Reason.HVA
     if host.largest(slot.backing) < page_size:
         return Reason.BACKING

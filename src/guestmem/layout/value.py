@@ -127,6 +127,10 @@ class Slot:
         """The HVA, or the address assumed for it, or None where nothing is known and none is needed."""
         return self.assumed_hva if self.hva is None else self.hva
 
+    def is_placed_for(self, page_size: int) -> bool:
+        """Whether GPA and HVA agree modulo page_size bytes, as far as is known (kvm_alloc_memslot_metadata)."""
+        return self.likely_hva is None or not (self.gpa - self.likely_hva) % page_size
+
     @property
     def readonly(self) -> bool:
         """KVM_MEM_READONLY."""

@@ -4,6 +4,7 @@ Going down from the largest leaf size, a level is taken when no limit forbids it
 the kernel's (kvm_mmu_hugepage_adjust, kvm_alloc_memslot_metadata, hugepage_has_attrs), plus, for files with huge
 folios, the three nobody checks yet: the rule, congruence of GPA and file offset, and containment in the binding. The
 last one holds whatever rule is in force: it is what keeps a folio that was rounded down from leaving the bound range.
+GPA and userspace_addr must agree for pages of a file too, as "1G page support" 31/51 (May 2025) keeps it.
 """
 
 from __future__ import annotations
@@ -73,9 +74,8 @@ def _tail(fault: Fault, order: int) -> bool:
 
 
 def _hva_congruent(fault: Fault, order: int) -> bool:
-    if fault.gmem is not None:
-        return True  # the kernel asks here too, but its files have no folio large enough for the answer to matter
-    return fault.slot is not None and not (fault.gfn - fault.hva // fault.vm.page_size) & ((1 << order) - 1)
+    slot = fault.slot  # where the pages are from does not matter: the mark is the slot's (kvm_alloc_memslot_metadata)
+    return slot is not None and not (slot.base_gfn - (slot.userspace_addr >> fault.vm.page_shift)) & ((1 << order) - 1)
 
 
 def _offset_congruent(fault: Fault, order: int) -> bool:

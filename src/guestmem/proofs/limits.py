@@ -1,7 +1,7 @@
 """The model's own limits of a mapping (``model.levels.LIMITS``), run on unknowns: which levels does a fault get?
 
 The fault, the slot and the limits are the model's classes and functions. The VM around them is a substitute: attributes
-are uniform, no page is poisoned, the slot logs no dirty pages, nothing is fetched.
+are uniform, no page is poisoned, the slot logs no dirty pages, nothing is fetched, GPA and userspace_addr agree.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def fault_on(place: Situation | Example, rule: Rule) -> Fault:
     shift = vm.page_shift
     known: Any = place  # the model's classes want integers
     gmem: Any = _File(vm, place)
-    slot = Memslot(0, 0, known.gpa >> shift, known.size >> shift, KVM_MEM_GUEST_MEMFD, 0, gmem)
+    slot = Memslot(0, 0, known.gpa >> shift, known.size >> shift, KVM_MEM_GUEST_MEMFD, known.gpa, gmem)
     slot.pgoff = known.offset >> shift
     fault = Fault(vm, (known.gpa + known.into) >> shift)
     fault.slot, fault.gmem, fault.private = slot, gmem, True

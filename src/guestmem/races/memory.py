@@ -166,8 +166,10 @@ def decide_order(setting: Setting, world: World, fault: Actor, slot: WorldSlot, 
     block = setting.block_of(frame)
     if block < slot.base or block + size > slot.end or world.mixed >> block // size & 1:
         return 0
+    if (slot.base - slot.hva) % size:
+        return 0
     if not fault.private:
-        return 0 if (slot.base - slot.hva) % size else setting.order
+        return setting.order
     if fault.folio_order < setting.order:
         return 0
     delta = slot.base - slot.pgoff

@@ -122,7 +122,7 @@ def _slot(example: Example) -> dict[str, Any]:
         "flags": KVM_MEM_GUEST_MEMFD,
         "gpa": example.gpa,
         "size": example.size,
-        "userspace_addr": {"abs": 0},
+        "userspace_addr": {"abs": example.gpa % max(example.geometry.page_sizes)},
         "guest_memfd": "gm0",
         "guest_memfd_offset": example.offset,
     }

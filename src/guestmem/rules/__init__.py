@@ -80,7 +80,7 @@ RULES: tuple[Rule, ...] = (
     Upstream(),
     Congruent(),
 )
-DEFAULT: Rule = CreationFlags()
+DEFAULT: Rule = SlotMetadata()
 
 
 def rule_named(name: str) -> Rule:

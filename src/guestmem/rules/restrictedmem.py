@@ -110,7 +110,7 @@ class SlotMetadata(Rule):
     date = "2023-03-28"
     message_id = "20230328104108.GB2909606@chaop.bj.intel.com"
     statement = "every offset is accepted; a level is forbidden to the whole slot where GPA and offset differ modulo it"
-    verdict = "v10 7/9 had a first form; not taken up then; back in May 2025 for 1G pages, RFC v2 31/51 (Ackerley Tng)"
+    verdict = "not taken up then; posted for 1G pages in May 2025 (A. Tng, RFC v2 31/51); the default"
 
     def fault_order(self, binding: Binding, offset: int, order: int) -> int:
         page = binding.geometry.page_size
@@ -180,7 +180,7 @@ class CurrentBacking(AlignedOffset):
 
 
 class CreationFlags(AlignedOffset):
-    """Aligned to the page size asked for when the file was created. The conclusion, and the default."""
+    """Aligned to the page size asked for when the file was created. The conclusion of 2023."""
 
     __slots__ = ()
     name = "creation-flags"
@@ -188,7 +188,7 @@ class CreationFlags(AlignedOffset):
     date = "2023-04-25"
     message_id = "ZEhbsHqBapHtdrg7@google.com"
     statement = "the offset must be a multiple of the page size asked for when the file was created"
-    verdict = "led to guest_memfd's creation flags; what profile next checks unless told otherwise"
+    verdict = "led to guest_memfd's creation flags; upstream came to refuse no binding at all"
 
     def alignment(self, binding: Binding) -> int:
         return binding.page_size

@@ -99,9 +99,11 @@ def _misplaced(slot: Slot, page_size: int) -> str:
     where = f"HVA {base:#x}"
     if slot.hva is None:
         where = f"assumed HVA, {base % page_size:#x} past a multiple of {size},"
+    own = ", also where its pages are those of its guest_memfd" if slot.guest_memfd else ""
     return (
         f"{slot.name}: its {where}{below} and its GPA {_delta(slot):#x} differ by "
         f"{(base - _delta(slot)) % page_size:#x} modulo {size}: none of it can be mapped with {size} pages or larger"
+        f"{own}"
     )
 
 

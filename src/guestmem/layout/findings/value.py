@@ -82,5 +82,7 @@ def gained_by(coverage: Coverage, indexes: Iterable[int], after: Mapping[int, tu
 
 
 def usable(coverage: Coverage, slot: Slot, page_size: int) -> bool:
-    """Whether the host memory behind the slot could be mapped with such pages at all."""
-    return coverage.host.largest(slot.backing) >= page_size
+    """Whether the memory behind the slot, the host's or that of its file, could be mapped with such pages at all."""
+    host, file = coverage.host, coverage.layout.file_of(slot)
+    of_file = file.page_size or host.files.page_size if file and slot.guest_memfd and host.files.page_size else 0
+    return max(host.largest(slot.backing), of_file) >= page_size

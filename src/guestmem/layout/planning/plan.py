@@ -94,7 +94,8 @@ def make_plan(layout: Layout, host: HostLimits, *, movable: Collection[str] = ()
     within(layout.source, len(bound.slots), MAX_PLANNED, "slots to plan for")
     taken = {slot.gpa for slot in bound.slots}
     fixed = [slot for slot in layout.slots if slot.gpa not in taken]
-    placed = _with_moved_gpas(list(bound.slots), fixed, host, movable)
+    anywhere = [replace(slot, hva=None, assumed_hva=None) for slot in bound.slots]  # the plan asks for aligned HVAs
+    placed = _with_moved_gpas(anywhere, fixed, host, movable)
     slots, files = list(placed), []
     refused: set[int] = set()
     for name, members in by_file(placed).items():
