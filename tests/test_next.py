@@ -484,3 +484,138 @@ def test_a_pool_runs_dry_while_allocating_and_gives_back_what_a_hole_frees(backi
     gmem.punch_hole(0, 2 * MIB)
     gmem.allocate(6 * MIB, 2 * MIB)
     assert list(gmem.model.cache.folios) == [(512, 1024, 9), (1536, 2048, 9)]
+
+
+# -- conversion in place -----------------------------------------------------------------------------------------------
+
+M2 = 2 * MIB
+PER_BLOCK = M2 // P
+
+
+class Converting(World):
+    """A file of four 2M pages that may be mapped, bound at 4G by one slot; its pages begin private."""
+
+    def __init__(self, pools: tuple[tuple[int, int], ...] = ()) -> None:
+        super().__init__(machine=Machine(gpa_bits=52, pools=pools), in_place=True)
+        self.gmem = self.vm.create_guest_memfd(4 * M2, guestmem.GUEST_MEMFD_FLAG_MMAP, page_size=M2, backing="hugetlb")
+        self.mapping = self.gmem.mmap(4 * M2)
+        self.bind(self.gmem, gpa=4 * GIB, size=4 * M2)
+
+    def write(self, offset: int, value: int) -> None:
+        self.vcpu.write(4 * GIB + offset, value)
+
+    def read(self, offset: int) -> int:
+        return self.vcpu.read(4 * GIB + offset)
+
+    def orders(self) -> list[tuple[int, int]]:
+        """The folios that are there: their order and bytes."""
+        self.kvm.check_invariants()
+        return [(order, (end - start) * P) for start, end, order in self.gmem.model.cache.folios]
+
+
+def test_a_page_that_becomes_shared_splits_its_huge_page_and_the_block_is_whole_once_all_is_private_again() -> None:
+    world = Converting()
+    world.write(0, 7)
+    world.write(M2, 8)
+    assert (world.orders(), world.leaves()) == ([(9, 2 * M2)], {"2M": 2})
+
+    world.gmem.make_shared(5 * P, P)
+
+    assert (world.orders(), world.leaves()) == ([(0, M2), (9, M2)], {"2M": 1})
+    assert world.read(0) == 7
+    assert world.leaves() == {"4K": 1, "2M": 1}
+
+    world.gmem.make_private(5 * P, P)
+
+    assert world.orders() == [(9, 2 * M2)]
+    assert world.read(0) == 7, "the contents were kept"
+    world.read(P)
+    assert world.leaves() == {"2M": 2}, "the next fault on the block maps it whole"
+
+
+def test_a_huge_page_that_has_a_shared_page_when_it_is_allocated_is_split_at_once() -> None:
+    world = Converting()
+    world.gmem.make_shared(M2 + P, P)
+
+    world.mapping.write(M2 + P, 3)
+    world.write(M2, 4)
+
+    assert (world.orders(), world.leaves()) == ([(0, M2)], {"4K": 1})
+    assert world.read(M2 + P) == 3
+
+
+def test_to_private_goes_block_by_block_and_keeps_what_came_before_the_page_that_is_held() -> None:
+    world = Converting()
+    world.gmem.make_shared(0, 4 * M2)
+    world.mapping.write(0, 1)
+    world.mapping.write(2 * M2 + 3 * P, 2)
+    held = world.mapping.pin(2 * M2 + 3 * P, P)
+
+    with pytest.raises(guestmem.KvmError) as refused:
+        world.gmem.make_private(P, 4 * M2 - P)
+
+    assert (refused.value.name, refused.value.error_offset) == ("EAGAIN", 2 * M2 + 3 * P)
+    private = [(start * P, end * P) for start, end, _ in world.gmem.model.attributes]
+    assert private == [(P, 2 * M2)], "the first two blocks stay converted"
+    held.close()
+    world.gmem.make_private(0, 4 * M2)
+    assert world.orders() == [(9, M2), (9, M2)]
+
+
+def test_the_pool_has_its_pages_back_whether_or_not_they_were_split() -> None:
+    world = Converting(pools=((9, 2),))
+    world.write(0, 1)
+    world.write(M2, 1)
+    world.gmem.make_shared(P, P)
+    used = world.kvm.model.pools
+
+    with pytest.raises(guestmem.KvmError, match="host-has-page"):
+        world.gmem.allocate(2 * M2, M2)
+
+    world.gmem.punch_hole(0, M2)
+    assert (used.used(), used.free(9)) == ({9: 1}, 1)
+    world.gmem.make_shared(M2, P)
+    world.gmem.punch_hole(M2, P)
+    assert used.used() == {0: PER_BLOCK}, "part of a page of the pool is zeroed and stays"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["shared", "private", "guest", "host", "punch"]),
+            st.integers(0, 4 * PER_BLOCK - 1),
+            st.integers(1, PER_BLOCK + 2),
+        ),
+        max_size=25,
+    )
+)
+def test_any_order_of_conversions_keeps_contents_attributes_and_pages_as_page_by_page(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    world = Converting()
+    shared: set[int] = set()  # the naive view: a page at a time
+    bytes_: dict[int, int] = {}
+    blocks: set[int] = set()  # those that are there
+    for value, (step, page, pages) in enumerate(steps, 1):
+        pages = min(pages, 4 * PER_BLOCK - page)
+        if step == "shared":
+            world.gmem.make_shared(page * P, pages * P)
+            shared |= set(range(page, page + pages))
+        elif step == "private":
+            world.gmem.make_private(page * P, pages * P)
+            shared -= set(range(page, page + pages))
+        elif step == "punch":
+            block = page // PER_BLOCK
+            world.gmem.punch_hole(block * M2, M2)
+            blocks.discard(block)
+            bytes_ = {at: value for at, value in bytes_.items() if at // PER_BLOCK != block}
+        elif step == "guest" or page in shared:
+            world.write(page * P, value) if step == "guest" else world.mapping.write(page * P, value)
+            bytes_[page] = value
+            blocks.add(page // PER_BLOCK)
+        world.kvm.check_invariants()
+
+    whole = {block for block in blocks if not any(page // PER_BLOCK == block for page in shared)}
+    found = {index: world.gmem.model.cache.folio_order(index * PER_BLOCK) for index in range(4)}
+    assert found == {block: (9 if block in whole else 0) if block in blocks else None for block in range(4)}
+    assert {page: world.read(page * P) for page in bytes_} == bytes_

@@ -20,7 +20,7 @@ from guestmem.model.checks import Check, flags_zero, require
 from guestmem.model.vm import GuestMemfd, Vm
 from guestmem.runmap import RunMap
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE
-from guestmem.units import U64
+from guestmem.units import U64, align_down, align_up
 
 __all__ = ("AttributesRequest", "ConversionRequest", "convert", "set_attributes")
 
@@ -164,30 +164,58 @@ def set_attributes(request: AttributesRequest) -> None:
 
 
 def convert(request: ConversionRequest) -> ConversionResult:
-    """Check the request, then make pages of the file private or shared: all of them or none.
+    """Check the request, then make pages of the file private or shared. Their contents stay.
 
-    Pages keep their contents, and guests lose their mappings of what changes. To private, the host's mappings go first,
-    and stay gone if a page of the range turns out to be held: then the result has where, with EAGAIN.
+    Guests lose their mappings of what changes. To private, the host's mappings go first, and stay gone if a page is
+    held: then the result has where, with EAGAIN. A file of base pages converts all of the range or nothing; one of huge
+    pages goes block by block, and what came before the block that failed stays converted.
     """
     require(CONVERSION_CHECKS, request)
     gmem, shift = request.gmem, request.vm.page_shift
     start, end = request.start >> shift, (request.start + request.size) >> shift
     if _has(gmem.attributes, start, end, request.attributes):
         return ConversionResult()
-    if request.attributes:
-        gmem.unmap_from_host(start, end)
-        held = gmem.cache.first_held(start, end)
-        try:
-            require((NO_PAGE_HELD,), (start, end, held))
-        except KvmError as refused:
-            return ConversionResult(None if held is None else held << shift, refused)
-        changing = list(gmem.attributes.gaps(start, end))
-    else:
-        changing = [(first, last) for first, last, _ in gmem.attributes.runs(start, end)]
-    for first, last in changing:
-        gmem.invalidate(first, last)
-    _give(gmem.attributes, start, end, request.attributes)
+    if not request.attributes:
+        _make_shared(gmem, start, end)
+        return ConversionResult()
+    block = 1 << gmem.cache.page_order if gmem.cache.page_order else end
+    while start < end:
+        stop = min(align_down(start, block) + block, end)
+        if (refused := _make_private(gmem, start, stop, request.attributes)) is not None:
+            return refused
+        start = stop
     return ConversionResult()
+
+
+def _make_private(gmem: GuestMemfd, start: int, end: int, attributes: int) -> ConversionResult | None:
+    """Convert a range that is in one huge page of the file, or refuse it; a page that is all private is whole again."""
+    gmem.unmap_from_host(start, end)
+    held = gmem.cache.first_held(start, end)
+    try:
+        require((NO_PAGE_HELD,), (start, end, held))
+    except KvmError as refused:
+        return ConversionResult(None if held is None else held << gmem.vm.page_shift, refused)
+    for first, last in list(gmem.attributes.gaps(start, end)):
+        gmem.invalidate(first, last)
+    gmem.attributes.set(start, end, attributes)
+    first, last = _whole_pages(gmem, start, end)
+    if gmem.attributes.covers(first, last, attributes) and not gmem.cache.poisoned.overlaps(first, last):
+        gmem.cache.merge(first, last)
+    return None
+
+
+def _make_shared(gmem: GuestMemfd, start: int, end: int) -> None:
+    """Guests lose every mapping of the huge pages that change, and these are split: shared pages are base pages."""
+    for first, last, _ in list(gmem.attributes.runs(start, end)):
+        gmem.invalidate(*_whole_pages(gmem, first, last))
+        gmem.cache.split(first, last)
+    gmem.attributes.clear(start, end)
+
+
+def _whole_pages(gmem: GuestMemfd, start: int, end: int) -> tuple[int, int]:
+    """The range widened to whole pages of the file (HugeTLB work in progress, 07fb82367304)."""
+    size = 1 << gmem.cache.page_order
+    return align_down(start, size), align_up(end, size)
 
 
 def _has(attributes: RunMap[int], start: int, end: int, value: int) -> bool:

@@ -174,6 +174,6 @@ def fallocate(request: FallocateRequest) -> None:
     require(GUEST_MEMFD_CHECKS, request)
     gmem, shift = request.gmem, request.gmem.vm.page_shift
     if request.allocates:
-        gmem.cache.populate(request.offset >> shift, request.end >> shift)
+        gmem.populate(request.offset >> shift, request.end >> shift)
     else:
         gmem.punch_hole(request.offset >> shift, request.end >> shift)

@@ -90,7 +90,10 @@ class PageCache:
 
         A folio only partly inside is split to base pages (thp, shmem) or kept and zeroed in part (hugetlb).
         """
+        self.merge(start, end)
         for run_start, run_end, order in list(self.folios.runs(start, end)):
+            if self.backing == "hugetlb" and order < self.page_order:
+                continue  # part of a split page of the pool
             size = 1 << order
             first, last = align_up(run_start, size), align_down(run_end, size)
             if first < last:
@@ -104,6 +107,24 @@ class PageCache:
         page = self._geometry.base_page_size
         self.contents.zero(start * page, end * page)
 
+    def split(self, start: int, end: int) -> None:
+        """Make base pages of every folio with a page in [start, end); contents stay."""
+        for run_start, run_end, order in list(self.folios.runs(start, end)):
+            if order:
+                first, last = align_down(run_start, 1 << order), align_up(run_end, 1 << order)
+                self._split(first, order, (last - first) >> order)
+
+    def merge(self, start: int, end: int) -> None:
+        """Make folios of the file's page size again of what was split in [start, end), whole blocks (hugetlb)."""
+        size = 1 << self.page_order
+        start, end = align_up(start, size), align_down(end, size)
+        if self.backing != "hugetlb" or size == 1 or start >= end:
+            return
+        for first, last, order in list(self.folios.runs(start, end)):
+            if not order:  # pages of a block come and go together
+                self._pools.split(self.page_order, -((last - first) >> self.page_order))
+                self.folios.set(first, last, self.page_order)
+
     def poison(self, index: int) -> None:
         """Mark the page at index as broken; it stays in the file until punched out (kvm_gmem_error_folio)."""
         self.poisoned.set(index, index + 1, True)
@@ -114,6 +135,7 @@ class PageCache:
 
     def release(self) -> None:
         """Free everything: the last reference to the file is gone."""
+        self.merge(0, self.npages)
         for start, end, order in self.folios:
             self._pools.give(order, (end - start) >> order)
         self.folios = RunMap()
@@ -168,10 +190,10 @@ class PageCache:
         for pages in self.pins:
             pages.clear(first, last)
 
-    def _split(self, first: int, order: int) -> None:
-        self._pools.split(order)
-        self.folios.set(first, first + (1 << order), 0)
-        self.splits += 1
+    def _split(self, first: int, order: int, count: int = 1) -> None:
+        self._pools.split(order, count)
+        self.folios.set(first, first + (count << order), 0)
+        self.splits += count
 
 
 HOST_HAS_PAGE: Check[tuple[PageCache, int, tuple[int, int] | None]] = Check(

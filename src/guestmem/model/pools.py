@@ -33,14 +33,14 @@ class HostPools:
         """Give pages back."""
         self._used[order] -= count
 
-    def split(self, order: int) -> None:
-        """Turn one used page of this order into used base pages, for good."""
-        self._used[order] -= 1
-        self._used[0] = self._used.get(0, 0) + (1 << order)
+    def split(self, order: int, count: int = 1) -> None:
+        """Turn used pages of this order into used base pages, until they are merged; a negative count merges."""
+        self._used[order] -= count
+        self._used[0] = self._used.get(0, 0) + (count << order)
         if order in self._capacity:
-            self._capacity[order] -= 1
+            self._capacity[order] -= count
         if 0 in self._capacity:
-            self._capacity[0] += 1 << order
+            self._capacity[0] += count << order
 
     def used(self) -> dict[int, int]:
         """Pages in use by order, without the orders that have none."""

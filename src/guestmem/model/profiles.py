@@ -150,9 +150,9 @@ V7_4 = replace(
     in_place=True,
 )
 NEXT = replace(
-    V7_3,
+    V7_4,
     name="next",
-    title="no kernel yet: 7.3 with hugepage guest_memfd",
+    title="no kernel yet: 7.4 with hugepage guest_memfd, built with VM-wide attributes",
     machine=Machine(gpa_bits=52),
     huge=True,
 )

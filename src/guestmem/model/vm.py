@@ -38,6 +38,7 @@ from guestmem.uapi import (
     KVM_MEM_READONLY,
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
 )
+from guestmem.units import align_down, align_up
 
 __all__ = ("AddressSpaceSlots", "BindableFile", "GuestMemfd", "Memslot", "Vm", "VmSlots")
 
@@ -311,7 +312,7 @@ class GuestMemfd(BindableFile):
         private = next((index for index, _, _ in self.attributes.runs(first, last)), last)
         if first < min(poison, private):
             try:
-                self.cache.populate(first, min(poison, private))
+                self.populate(first, min(poison, private))
             except KvmError as refused:
                 raise HostSignal("SIGBUS", str(refused)) from refused
         if private < last and private <= poison:
@@ -329,9 +330,26 @@ class GuestMemfd(BindableFile):
     def get_page(self, index: int) -> int:
         """Order of the folio behind a guest access (__kvm_gmem_get_pfn); ENOMEM, EHWPOISON."""
         order = self.cache.get_folio(index)
+        if order and self.vm.in_place:
+            self._split_shared(index, index + 1)
+            order = self.cache.get_folio(index)
         if self.cache.poisoned or observed():
             require((PAGE_NOT_POISONED,), (self, index))
         return order
+
+    def populate(self, start: int, end: int) -> None:
+        """Fill the holes of [start, end) (kvm_gmem_allocate); ENOMEM leaves what was filled so far."""
+        try:
+            self.cache.populate(start, end)
+        finally:
+            self._split_shared(start, end)
+
+    def _split_shared(self, start: int, end: int) -> None:
+        """Shared pages are base pages: a new folio that has one is split (HugeTLB work in progress, 07fb82367304)."""
+        if self.vm.in_place and self.cache.page_order:
+            block = 1 << self.cache.page_order
+            for first, last in self.attributes.gaps(align_down(start, block), align_up(end, block)):
+                self.cache.split(first, last)
 
     def punch_hole(self, start: int, end: int) -> None:
         """Free indexes [start, end): guests lose their mappings first, then the host, then the pages go."""
@@ -377,6 +395,10 @@ class GuestMemfd(BindableFile):
         """Raise AssertionError if pages or bindings are not as they must be."""
         self.cache.check_invariants()
         self.attributes.check_invariants()
+        for start, end, order in self.cache.folios if self.vm.in_place else ():
+            assert not order or not any(self.attributes.gaps(start, end)), (
+                f"bug in guestmem: a shared page in a folio of order {order}, indexes [{start:#x}, {end:#x})"
+            )
         self.bindings.check_invariants()
         for start, end, slot in self.bindings:
             assert slot.gmem is self, f"bug in guestmem: {slot!r} does not know its file"
