@@ -65,6 +65,8 @@ class File:
     now: int = 0  # shmem: the order it takes at the moment
     private: set[int] = field(default_factory=set)
     pins: list[set[int]] = field(default_factory=list)
+    present: dict[int, set[int]] = field(default_factory=dict)  # address of a mapping -> indexes that it shows
+    broken: dict[int, set[int]] = field(default_factory=dict)  # ... where it shows a page that was poisoned
 
 
 @dataclass(eq=False)
@@ -110,6 +112,14 @@ class Oracle:
             raise Refused("EINVAL")
         if size <= 0 or size % (P << order):
             raise Refused("EINVAL")
+        if backing == "hugetlb":
+            if flags & INIT_SHARED:
+                raise Refused("EINVAL")
+            wanted = size // (P << order)
+            if self.free.get(order, wanted) < wanted:
+                raise Refused("ENOMEM")
+            if order in self.free:
+                self.free[order] -= wanted
         file = File(vm, size // P, flags, order, backing, now=order)
         if not flags & INIT_SHARED:
             file.private.update(range(file.npages))
@@ -119,8 +129,12 @@ class Oracle:
     def fallocate(self, file: File, offset: int, size: int, *, punch: bool) -> None:
         if size <= 0 or offset < 0:
             raise Refused("EINVAL")
-        if offset % P or size % P:
+        unit = P << file.order if file.backing == "hugetlb" else P
+        if offset % unit or size % unit:
             raise Refused("EINVAL")
+        held = (index for pinned in file.pins for index in pinned)
+        if punch and file.backing == "hugetlb" and any(offset <= index * P < offset + size for index in held):
+            raise Refused("EAGAIN")
         if punch:
             for index in range(offset // P, min((offset + size) // P, file.npages)):
                 self._forget_page(file, index)
@@ -146,10 +160,11 @@ class Oracle:
             block = range(first, first + (1 << order))
             if any(page in file.folios for page in block) or block[-1] >= file.npages:
                 continue
-            if self.free.get(order, 1) == 0:
-                continue
-            if order in self.free:
-                self.free[order] -= 1
+            if file.backing != "hugetlb":  # whose pages were taken when it was created
+                if self.free.get(order, 1) == 0:
+                    continue
+                if order in self.free:
+                    self.free[order] -= 1
             for page in block:
                 file.folios[page] = first, order
             return first, order
@@ -158,6 +173,7 @@ class Oracle:
     def _punch(self, file: File, start: int, end: int) -> None:
         for index in range(start, min(end, file.npages)):
             file.words.pop(index, None)
+            self.unmapped(file, index)
         for first, order in sorted(set(file.folios.values())):
             block = range(first, first + (1 << order))
             gone = [index for index in block if start <= index < end]
@@ -170,7 +186,7 @@ class Oracle:
                     file.folios[index] = index, 0
                 if 0 in self.free:
                     self.free[0] += len(gone)
-            elif order in self.free:
+            elif order in self.free and file.backing != "hugetlb":
                 self.free[order] += 1
             for index in gone:
                 del file.folios[index]
@@ -182,6 +198,10 @@ class Oracle:
         if index in file.folios:
             self._forget_page(file, index)
             file.poison.add(index)
+            for mapping, shown in file.present.items():
+                if index in shown:
+                    file.broken.setdefault(mapping, set()).add(index)
+            self.unmapped(file, index)
 
     def drop_file(self, file: File) -> None:
         """A descriptor or a mapping goes; with the last one everything does."""
@@ -193,9 +213,13 @@ class Oracle:
                 slot.file = None
                 for gfn in range(slot.base, slot.base + slot.npages):
                     self.zap(file.vm, gfn)
-        for _, order in set(file.folios.values()):
-            if order in self.free:
-                self.free[order] += 1
+        if file.backing == "hugetlb":
+            if file.order in self.free:
+                self.free[file.order] += file.npages >> file.order
+        else:
+            for _, order in set(file.folios.values()):
+                if order in self.free:
+                    self.free[order] += 1
         file.folios.clear()
         file.words.clear()
         file.poison.clear()
@@ -205,14 +229,22 @@ class Oracle:
             if slot.file is file and slot.pgoff <= index < slot.pgoff + slot.npages:
                 self.zap(file.vm, slot.base + index - slot.pgoff)
 
-    def host_page(self, file: File, index: int) -> None:
-        """A host access through a mapping; raises SIGBUS."""
+    def host_page(self, file: File, index: int, mapping: int) -> None:
+        """A host access through the mapping at an address; raises SIGBUS."""
+        if index in file.broken.get(mapping, ()):
+            raise Refused("SIGBUS")
         if index in file.private or index >= file.npages or index in file.poison:
             raise Refused("SIGBUS")
         try:
             self.folio(file, index)
         except Refused:
             raise Refused("SIGBUS") from None
+        file.present.setdefault(mapping, set()).add(index)
+
+    def unmapped(self, file: File, index: int) -> None:
+        """No mapping shows the page any more."""
+        for shown in file.present.values():
+            shown.discard(index)
 
     def buffer_page(self, page: int, *, write: bool) -> None:
         """An access to a page of the buffer: the zero page until the first store, which takes it from every guest."""
@@ -351,6 +383,8 @@ class Oracle:
         if all((index in file.private) == private for index in pages):
             return None, None
         if private:
+            for index in pages:
+                self.unmapped(file, index)
             for index in pages:
                 if any(index in pinned for pinned in file.pins):
                     return "EAGAIN", index * P

@@ -249,7 +249,9 @@ class Comparison(RuleBasedStateMachine):
         mapping, file, pages = self.mappings[which % len(self.mappings)]
         page %= pages
         held = range(page, min(page + count, pages))
-        expected = next(filter(None, (errno_of(self.oracle.host_page, file, index)[0] for index in held)), None)
+        expected = next(
+            filter(None, (errno_of(self.oracle.host_page, file, index, mapping.addr)[0] for index in held)), None
+        )
         got, pin = errno_of(mapping.pin, page * P, len(held) * P)
         assert got == (expected and "EFAULT")
         if isinstance(pin, Pin):
@@ -324,7 +326,7 @@ class Comparison(RuleBasedStateMachine):
     def host_access(self, which: int, page: int, write: bool, word: int) -> None:
         mapping, file, pages = self.mappings[which % len(self.mappings)]
         page %= pages
-        expected, _ = errno_of(self.oracle.host_page, file, page)
+        expected, _ = errno_of(self.oracle.host_page, file, page, mapping.addr)
         if write:
             got, _ = errno_of(mapping.write, page * P, word)
             if expected is None:
@@ -340,6 +342,8 @@ class Comparison(RuleBasedStateMachine):
     def unmap(self, which: int) -> None:
         mapping, file, _ = self.mappings.pop(which % len(self.mappings))
         mapping.unmap()
+        file.present.pop(mapping.addr, None)
+        file.broken.pop(mapping.addr, None)
         self.oracle.drop_file(file)
         self.compare()
 

@@ -224,17 +224,50 @@ def test_a_huge_leaf_that_replaces_small_ones_is_counted_as_a_merge(world: World
     assert world.vm.model.stage2.statistics.merges[9] == 1
 
 
-@pytest.mark.parametrize(("backing", "errno"), [("thp", None), ("hugetlb", "ENOMEM")])
-def test_without_a_huge_page_thp_falls_back_and_hugetlb_fails(backing: str, errno: str | None) -> None:
+def test_without_a_huge_page_thp_falls_back_and_a_hugetlb_file_cannot_be_created() -> None:
     world = World(machine=replace(NEXT.machine, pools=((9, 1), (18, 0))))
-    gmem = world.vm.create_guest_memfd(8 * MIB, page_size=2 * MIB, backing=backing)  # type: ignore[arg-type]
+    gmem = world.vm.create_guest_memfd(8 * MIB, page_size=2 * MIB)
     world.bind(gmem, gpa=0, size=8 * MIB)
     world.vcpu.write(0, 1)
+    world.vcpu.write(2 * MIB, 2)
 
-    exits = world.vcpu.write(2 * MIB, 2)
+    assert world.leaves() == {"2M": 1, "4K": 1}
+    with pytest.raises(guestmem.KvmError, match=r"ENOMEM.*host-can-reserve"):
+        world.vm.create_guest_memfd(4 * MIB, page_size=2 * MIB, backing="hugetlb")
 
-    assert exits[0].errno == errno
-    assert world.leaves() == ({"2M": 1} if errno else {"2M": 1, "4K": 1})
+
+def test_a_hugetlb_file_has_its_pages_from_its_creation_to_its_end_and_nobody_else_can_take_them() -> None:
+    world = World(machine=replace(NEXT.machine, pools=((9, 2), (18, 0))))
+    pools = world.kvm.model.pools
+    gmem = world.vm.create_guest_memfd(4 * MIB, page_size=2 * MIB, backing="hugetlb")
+
+    assert (pools.free(9), pools.used()) == (0, {})
+    other = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB)
+    other.allocate(0, 2 * MIB)
+    assert list(other.model.cache.folios) == [(0, 512, 0)], "thp finds no page of the size"
+    gmem.allocate(0, 4 * MIB)
+    gmem.punch_hole(0, 2 * MIB)
+    assert (pools.free(9), pools.used()) == (0, {0: 512, 9: 1})
+    gmem.close()
+    assert (pools.free(9), pools.used()) == (2, {0: 512})
+
+
+@pytest.mark.parametrize(("offset", "size"), [(P, 2 * MIB), (0, P), (2 * MIB - P, 2 * MIB + P)])
+def test_a_range_of_a_hugetlb_file_is_whole_pages_of_it(world: World, offset: int, size: int) -> None:
+    gmem = world.vm.create_guest_memfd(4 * MIB, page_size=2 * MIB, backing="hugetlb")
+
+    for call in (gmem.allocate, gmem.punch_hole):
+        with pytest.raises(guestmem.KvmError, match=r"EINVAL.*range-page-aligned"):
+            call(offset, size)
+
+
+def test_a_hugetlb_file_never_begins_shared() -> None:
+    vm = guestmem.open("model", profile="next").create_vm(guestmem.KVM_X86_DEFAULT_VM)
+    flags = guestmem.GUEST_MEMFD_FLAG_INIT_SHARED
+
+    with pytest.raises(guestmem.KvmError, match=r"EINVAL.*huge-pages-begin-private"):
+        vm.create_guest_memfd(2 * MIB, flags, page_size=2 * MIB, backing="hugetlb")
+    vm.create_guest_memfd(2 * MIB, flags, page_size=2 * MIB)
 
 
 def test_a_shmem_files_page_size_may_change_while_bound_and_the_model_still_stays_inside() -> None:
@@ -252,9 +285,9 @@ def test_a_shmem_files_page_size_may_change_while_bound_and_the_model_still_stay
 
 @pytest.mark.parametrize(
     ("backing", "folios"),
-    [("thp", [(0, 1, 0), (3, 512, 0)]), ("hugetlb", [(0, 512, 9)]), ("shmem", [(0, 1, 0), (3, 512, 0)])],
+    [("thp", [(0, 1, 0), (3, 512, 0)]), ("shmem", [(0, 1, 0), (3, 512, 0)])],
 )
-def test_a_hole_in_part_of_a_huge_folio_splits_or_zeroes_it(
+def test_a_hole_in_part_of_a_huge_folio_splits_it(
     world: World, backing: str, folios: list[tuple[int, int, int]]
 ) -> None:
     gmem = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB, backing=backing)  # type: ignore[arg-type]
@@ -266,7 +299,7 @@ def test_a_hole_in_part_of_a_huge_folio_splits_or_zeroes_it(
 
     assert list(gmem.model.cache.folios) == folios
     assert [world.vcpu.read(page * P) for page in range(4)] == [1, 0, 0, 4]
-    assert world.leaves() == ({"2M": 1} if backing == "hugetlb" else {"4K": 4})
+    assert world.leaves() == {"4K": 4}
 
 
 def test_a_poisoned_page_keeps_its_block_small_and_its_neighbours_working(world: World) -> None:
@@ -472,10 +505,9 @@ def test_the_page_size_of_the_file_is_the_largest_leaf_its_private_memory_gets(
     assert world.leaves() == {leaf: 1}
 
 
-@pytest.mark.parametrize("backing", ["thp", "hugetlb"])
-def test_a_pool_runs_dry_while_allocating_and_gives_back_what_a_hole_frees(backing: str) -> None:
+def test_a_pool_runs_dry_while_allocating_and_gives_back_what_a_hole_frees() -> None:
     world = World(machine=replace(NEXT.machine, pools=((0, 0), (9, 2), (18, 0))))
-    gmem = world.vm.create_guest_memfd(8 * MIB, page_size=2 * MIB, backing=backing)  # type: ignore[arg-type]
+    gmem = world.vm.create_guest_memfd(8 * MIB, page_size=2 * MIB)
 
     with pytest.raises(guestmem.KvmError, match="ENOMEM"):
         gmem.allocate(0, 8 * MIB)
@@ -563,20 +595,32 @@ def test_to_private_goes_block_by_block_and_keeps_what_came_before_the_page_that
 
 
 def test_the_pool_has_its_pages_back_whether_or_not_they_were_split() -> None:
-    world = Converting(pools=((9, 2),))
+    world = Converting(pools=((9, 5),))
+    pools = world.kvm.model.pools
     world.write(0, 1)
     world.write(M2, 1)
     world.gmem.make_shared(P, P)
-    used = world.kvm.model.pools
-
-    with pytest.raises(guestmem.KvmError, match="host-has-page"):
-        world.gmem.allocate(2 * M2, M2)
+    assert (pools.used(), pools.free(9)) == ({0: PER_BLOCK, 9: 1}, 1)
 
     world.gmem.punch_hole(0, M2)
-    assert (used.used(), used.free(9)) == ({9: 1}, 1)
+    assert (pools.used(), pools.free(9)) == ({9: 1}, 1)
+
     world.gmem.make_shared(M2, P)
-    world.gmem.punch_hole(M2, P)
-    assert used.used() == {0: PER_BLOCK}, "part of a page of the pool is zeroed and stays"
+    world.mapping.unmap()
+    world.gmem.close()
+    assert (pools.used(), pools.free(9)) == ({}, 5)
+
+
+def test_a_page_that_is_held_does_not_go_back_to_the_pool() -> None:
+    world = Converting()
+    world.gmem.make_shared(0, P)
+    world.mapping.write(0, 1)
+    held = world.mapping.pin(0, P)
+
+    with pytest.raises(guestmem.KvmError, match=r"EAGAIN.*no-page-held"):
+        world.gmem.punch_hole(0, 2 * M2)
+    held.close()
+    world.gmem.punch_hole(0, 2 * M2)
 
 
 @given(

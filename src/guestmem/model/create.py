@@ -16,14 +16,16 @@ from guestmem.model.vm import GuestMemfd, Vm
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGE_PAGES,
     GUEST_MEMFD_FLAG_HUGETLB,
+    GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_SHMEM,
     GUEST_MEMFD_HUGE_MASK,
     GUEST_MEMFD_HUGE_SHIFT,
 )
-from guestmem.units import to_s64
+from guestmem.units import format_size, to_s64
 
 __all__ = ("GUEST_MEMFD_CHECKS", "VCPU_CHECKS", "VM_CHECKS", "GuestMemfdRequest", "create_guest_memfd")
 
+_HUGETLB = "HugeTLB work in progress, 07fb82367304"
 _SIZE_FIELD = GUEST_MEMFD_HUGE_MASK << GUEST_MEMFD_HUGE_SHIFT
 
 VM_CHECKS: tuple[Check[tuple[Machine, int]], ...] = (
@@ -80,6 +82,16 @@ class GuestMemfdRequest:
         return 1 << logarithm if logarithm else 0
 
     @property
+    def is_hugetlb(self) -> bool:
+        """Its pages are those of the host's pool and of one size."""
+        return self.wants_huge and self.backing == "hugetlb"
+
+    @property
+    def pages_free(self) -> int | None:
+        """How many pages of the size the host has; None without a limit."""
+        return self.vm.pools.free(self.vm.geometry.order_of(self.page_size))
+
+    @property
     def backing(self) -> Backing:
         """What happens when the host has no page of that size."""
         if self.flags & GUEST_MEMFD_FLAG_HUGETLB:
@@ -110,6 +122,15 @@ GUEST_MEMFD_CHECKS: tuple[Check[GuestMemfdRequest], ...] = (
         lambda r: f"flags={r.flags:#x} valid={r.valid_flags:#x}",
     ),
     Check(
+        "huge-pages-begin-private",
+        errno.EINVAL,
+        "a file of hugetlb pages must not begin shared: shared pages are base pages",
+        _HUGETLB,
+        lambda r: not (r.is_hugetlb and r.flags & GUEST_MEMFD_FLAG_INIT_SHARED),
+        lambda r: f"flags={r.flags:#x}",
+        "create it without INIT_SHARED and convert what is to be shared",
+    ),
+    Check(
         "page-size-known",
         errno.EINVAL,
         "the page size must be a leaf size of the VM's stage-2 tables",
@@ -135,6 +156,15 @@ GUEST_MEMFD_CHECKS: tuple[Check[GuestMemfdRequest], ...] = (
         lambda r: f"size={r.size:#x} page={r.page_size:#x}",
         "round the size up; pages that nobody touches cost nothing",
     ),
+    Check(
+        "host-can-reserve",
+        errno.ENOMEM,
+        "the host must have all pages of a file of hugetlb pages when it is created",
+        _HUGETLB,
+        lambda r: not r.is_hugetlb or r.pages_free is None or r.pages_free >= r.size // r.page_size,
+        lambda r: f"{r.size // r.page_size} pages of {format_size(r.page_size)}, free: {r.pages_free}",
+        "add pages of that size to the host's pool",
+    ),
 )
 
 
@@ -144,4 +174,6 @@ def create_guest_memfd(vm: Vm, size: int, flags: int) -> GuestMemfd:
     require(GUEST_MEMFD_CHECKS, request)
     order = vm.geometry.order_of(request.page_size)
     cache = PageCache(size >> vm.page_shift, order, request.backing, vm.geometry, vm.pools)
+    if request.is_hugetlb:
+        cache.reserve()
     return GuestMemfd(vm, size, flags, cache)

@@ -43,6 +43,17 @@ class FallocateRequest:
         return not self.mode & FALLOC_FL_PUNCH_HOLE
 
     @property
+    def unit(self) -> int:
+        """What a range in the file must be a multiple of, bytes."""
+        return self.gmem.page_size if self.gmem.cache.backing == "hugetlb" else self.gmem.vm.page_size
+
+    @property
+    def held(self) -> int | None:
+        """The first page of the range that somebody holds besides the file."""
+        shift = self.gmem.vm.page_shift
+        return self.gmem.cache.first_held(self.offset >> shift, self.end >> shift)
+
+    @property
     def gmem(self) -> GuestMemfd:
         """The file, where it is a guest_memfd."""
         assert isinstance(self.file, GuestMemfd)
@@ -136,10 +147,10 @@ GUEST_MEMFD_CHECKS: tuple[Check[FallocateRequest], ...] = (
     Check(
         "range-page-aligned",
         errno.EINVAL,
-        "offset and length must be multiples of the page size",
+        "offset and length must be multiples of the page size, for a file of hugetlb pages of theirs",
         "kvm_gmem_fallocate",
-        lambda r: not (r.offset | r.length) & (r.gmem.vm.page_size - 1),
-        lambda r: f"offset={r.offset:#x} len={r.length:#x} page={r.gmem.vm.page_size:#x}",
+        lambda r: not (r.offset | r.length) & (r.unit - 1),
+        lambda r: f"offset={r.offset:#x} len={r.length:#x} page={r.unit:#x}",
     ),
     Check(
         "range-in-file",
@@ -148,6 +159,15 @@ GUEST_MEMFD_CHECKS: tuple[Check[FallocateRequest], ...] = (
         "kvm_gmem_allocate",
         lambda r: not r.allocates or r.end <= r.gmem.size,
         lambda r: f"offset={r.offset:#x} len={r.length:#x} file size {r.gmem.size:#x} ({format_size(r.gmem.size)})",
+    ),
+    Check(
+        "no-page-held",
+        errno.EAGAIN,
+        "nothing but the file may hold a page that goes back to the host's pool",
+        "HugeTLB work in progress, 07fb82367304",
+        lambda r: r.allocates or r.gmem.cache.backing != "hugetlb" or r.held is None,
+        lambda r: f"file index {r.held}",
+        "let the device or pipe drop the page, and try again",
     ),
 )
 

@@ -222,7 +222,14 @@ class AddressSpace:
             if start < marker[0]:
                 self.fault_in(vma, start, marker[0], write=write)
             raise HostSignal("SIGBUS", f"the page that was at {marker[0]:#x} is poisoned")
-        vma.source.host_fault(start - vma.delta, end - vma.delta)
+        try:
+            vma.source.host_fault(start - vma.delta, end - vma.delta)
+        except HostSignal:
+            middle = align_down((start + end) // 2, self.page_size)
+            if start < middle:  # pages are taken one after the other: those before the one that fails are there
+                self.fault_in(vma, start, middle, write=write)
+                self.fault_in(vma, middle, end, write=write)
+            raise
         if not self._may_be_zero_page(vma):
             self._present.set(start, end, True)
         elif write:

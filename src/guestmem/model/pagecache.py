@@ -8,7 +8,7 @@ bindings. Backings:
 
 - ``thp``: the largest leaf size up to the file's page size whose aligned block is empty and that the host has; else
   smaller ones. Released kernels are this with a file page size of one page.
-- ``hugetlb``: a page of the file's size or ENOMEM, no fallback.
+- ``hugetlb``: a page of the file's size, no fallback; the host can set them all aside for the file (``reserve``).
 - ``shmem``: as restrictedmem's shmem had it: a huge page where the *current* setting says so and the block is empty,
   else a base page; the setting may change at any time (shmem_get_folio, v10 "mm: Introduce memfd_restricted").
 
@@ -49,6 +49,12 @@ class PageCache:
         self._pools = pools
         self._huge_order = page_order  # shmem: the setting of the moment
         self._candidates = self._orders_to_try()
+        self._reserves = False
+
+    def reserve(self) -> None:
+        """Set aside all pages that the empty file can have; the caller has seen that there are so many."""
+        self._reserves = True
+        self._pools.reserve(self.page_order, self.npages >> self.page_order)
 
     def set_huge_order(self, order: int) -> None:
         """Change what shmem takes from now on; pages already there stay (a write to shmem's huge= setting)."""
@@ -137,7 +143,9 @@ class PageCache:
         """Free everything: the last reference to the file is gone."""
         self.merge(0, self.npages)
         for start, end, order in self.folios:
-            self._pools.give(order, (end - start) >> order)
+            self._give(order, (end - start) >> order)
+        if self._reserves:
+            self._pools.reserve(self.page_order, -(self.npages >> self.page_order))
         self.folios = RunMap()
         self.poisoned = RunMap()
         self.contents = Contents()
@@ -176,7 +184,10 @@ class PageCache:
             if order and (first + size > self.npages or self.folios.overlaps(first, first + size)):
                 end = min(end, first + size)  # after this block a folio of this order may fit again
                 continue
-            count = self._pools.take(order, max(1, (align_down(end, size) - first) >> order))
+            count = max(1, (align_down(end, size) - first) >> order)
+            if self._reserves:
+                self._pools.reserve(order, -count)
+            count = self._pools.take(order, count)
             if count:
                 self.folios.set(first, first + count * size, order)
                 self.allocations[order] = self.allocations.get(order, 0) + count
@@ -184,11 +195,16 @@ class PageCache:
         return None
 
     def _free(self, first: int, last: int, order: int) -> None:
-        self._pools.give(order, (last - first) >> order)
+        self._give(order, (last - first) >> order)
         self.folios.clear(first, last)
         self.poisoned.clear(first, last)
         for pages in self.pins:
             pages.clear(first, last)
+
+    def _give(self, order: int, count: int) -> None:
+        self._pools.give(order, count)
+        if self._reserves:
+            self._pools.reserve(order, count)
 
     def _split(self, first: int, order: int, count: int = 1) -> None:
         self._pools.split(order, count)

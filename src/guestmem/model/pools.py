@@ -1,7 +1,7 @@
 """The host's pages: how many of each order there are and how many are in use.
 
-Invariant: ``0 <= used <= capacity`` for every order with a capacity, and splitting or freeing never makes or loses a
-page. An order without a capacity is unlimited. Leaves out NUMA nodes, reclaim and per-cgroup limits.
+Invariant: ``0 <= used + reserved <= capacity`` for every order with a capacity, and splitting or freeing never makes or
+loses a page. An order without a capacity is unlimited. Leaves out NUMA nodes, reclaim and per-cgroup limits.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ __all__ = ("HostPools",)
 class HostPools:
     """Pages of the host by order; shared by every file of the machine."""
 
-    __slots__ = ("_capacity", "_used")
+    __slots__ = ("_capacity", "_reserved", "_used")
 
     def __init__(self, capacity: Mapping[int, int] | None = None) -> None:
         self._capacity = dict(capacity or {})
         self._used: dict[int, int] = {}
+        self._reserved: dict[int, int] = {}
 
     def take(self, order: int, count: int) -> int:
         """Take up to count pages of this order; how many there were."""
-        capacity = self._capacity.get(order)
-        used = self._used.get(order, 0)
-        if capacity is not None:
-            count = min(count, capacity - used)
-        self._used[order] = used + count
+        free = self.free(order)
+        if free is not None:
+            count = min(count, free)
+        self._used[order] = self._used.get(order, 0) + count
         return count
+
+    def reserve(self, order: int, count: int) -> None:
+        """Set free pages aside, which ``take`` then does not find; a negative count gives them back."""
+        self._reserved[order] = self._reserved.get(order, 0) + count
 
     def give(self, order: int, count: int) -> None:
         """Give pages back."""
@@ -49,10 +53,12 @@ class HostPools:
     def free(self, order: int) -> int | None:
         """Free pages of this order; None without a limit."""
         capacity = self._capacity.get(order)
-        return None if capacity is None else capacity - self._used.get(order, 0)
+        return None if capacity is None else capacity - self._used.get(order, 0) - self._reserved.get(order, 0)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if a pool is overdrawn."""
         for order, used in self._used.items():
-            capacity = self._capacity.get(order, used)
-            assert 0 <= used <= capacity, f"bug in guestmem: {used} of {capacity} pages of order {order} used"
+            free = self.free(order)
+            assert used >= 0 and (free is None or free >= 0), (
+                f"bug in guestmem: {used} pages of order {order} used, {free} free"
+            )
