@@ -54,6 +54,9 @@ def verdict_of(name: str, rule: str, geometry: Geometry = X86_64, **given: int) 
         ("monotone", "creation-flags", REFUTED),  # migration to a host with larger pages
         ("monotone-levels", "fits-size", REFUTED),  # 512G
         ("monotone-levels", "creation-flags", HOLDS),
+        ("congruent-in-slot", "creation-flags", REFUTED),  # where the discussion ended
+        ("congruent-in-slot", "or-metadata", REFUTED),  # where it began
+        ("congruent-in-slot", "slot-metadata", HOLDS),
         ("offset-0", "congruent", REFUTED),  # offset 0 and gpa 4K differ
         ("offset-0", "fits-size", HOLDS),
     ],

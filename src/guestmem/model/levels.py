@@ -57,7 +57,7 @@ def _rule(fault: Fault, order: int) -> bool:
     if gmem is None or slot is None or not fault.vm.profile.huge:
         return True
     shift = fault.vm.page_shift
-    binding = gmem.binding(slot.base_gfn << shift, slot.npages << shift, slot.pgoff << shift)
+    binding = gmem.binding(slot.base_gfn << shift, slot.npages << shift, slot.pgoff << shift, slot.userspace_addr)
     return fault.vm.rule.fault_order(binding, fault.index << shift, fault.folio_order) >= order
 
 

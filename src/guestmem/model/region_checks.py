@@ -101,7 +101,7 @@ class RegionRequest:
     def binding(self) -> Binding:
         """What a rule may know of the request."""
         region = self.region
-        return self.gmem.binding(region.gpa, region.size, region.offset)
+        return self.gmem.binding(region.gpa, region.size, region.offset, region.userspace_addr)
 
 
 # -- what the checks compute -----------------------------------------------------------------------------------------

@@ -260,9 +260,9 @@ class BindableFile(OpenFile):
         """The first part of indexes [start, end) that a slot has: its start, end and slot."""
         return None
 
-    def binding(self, gpa: int, size: int, offset: int) -> Binding:
+    def binding(self, gpa: int, size: int, offset: int, userspace_addr: int) -> Binding:
         """What a rule may know of a range of the file bound at a GPA; bytes."""
-        return Binding(gpa, size, offset, self.page_size, self.backing_page_size, self.vm.geometry)
+        return Binding(gpa, size, offset, self.page_size, self.backing_page_size, self.vm.geometry, userspace_addr)
 
 
 class GuestMemfd(BindableFile):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from guestmem.errors import InputError
 from guestmem.geometry import Geometry
-from guestmem.proofs.claims import ASKED, NoRule, Property, Statement
+from guestmem.proofs.claims import ASKED, Property, Statement
 from guestmem.proofs.example import Example
 from guestmem.proofs.lattice import Lattice, draw, implies
 from guestmem.proofs.properties import PROPERTIES
@@ -108,9 +108,7 @@ def asked_for(
 
 def _rule(named: str | Rule) -> Rule:
     """The rule of a name; ValueError lists the names."""
-    if isinstance(named, Rule):
-        return named
-    return _RULES[NoRule.name] if named == NoRule.name else rule_named(named)
+    return named if isinstance(named, Rule) else rule_named(named)
 
 
 def claim_named(name: str) -> Property | Statement:

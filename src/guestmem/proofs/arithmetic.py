@@ -18,7 +18,7 @@ from guestmem.model.create import GUEST_MEMFD_CHECKS
 from guestmem.model.levels import LIMITS
 from guestmem.model.profiles import NEXT, V6_18
 from guestmem.model.region_checks import ARGUMENT_CHECKS, CREATE_CHECKS, MAP_CHECKS
-from guestmem.proofs.claims import NoRule, Statement
+from guestmem.proofs.claims import Statement
 from guestmem.proofs.example import Example
 from guestmem.proofs.limits import fault_on
 from guestmem.proofs.paths import Explorer, Sum
@@ -26,6 +26,7 @@ from guestmem.proofs.request import RANGE_CHECKS, region_request, walk
 from guestmem.proofs.situation import Situation
 from guestmem.proofs.solver import Question
 from guestmem.proofs.symbolic import WIDTH, Formula, SymInt, u64
+from guestmem.rules import NoRule
 from guestmem.units import S64_MAX, U64, format_size, to_s64
 
 __all__ = ("CLAIMS", "GUARDS")

@@ -22,6 +22,7 @@ __all__ = (
     "bounded_in_slot",
     "complete",
     "congruent",
+    "congruent_in_slot",
     "lossless",
     "explain_begins_inside",
     "explain_bounded",
@@ -29,6 +30,7 @@ __all__ = (
     "explain_bounded_in_slot",
     "explain_complete",
     "explain_congruent",
+    "explain_congruent_in_slot",
 )
 
 
@@ -112,13 +114,34 @@ def explain_complete(example: Example, rule: Rule) -> str:
 
 def congruent(s: Situation, rule: Rule) -> Question:
     """A huge leaf needs it."""
-    differ = {order: z3.Not(s.congruent(s.size_of(order))) for order in s.huge}
-    return _about_mappings(s, rule, s.maps(rule), differ)
+    return _about_mappings(s, rule, s.maps(rule), _differ(s))
 
 
 def explain_congruent(example: Example, rule: Rule) -> str:
     """The mapping that no page table can express."""
-    size = example.geometry.page_size(example.mapped_order(rule))
+    return _incongruent(example, rule, example.mapped_order(rule))
+
+
+def congruent_in_slot(s: Situation, rule: Rule) -> Question:
+    """The rule and what KVM has always checked."""
+    return _about_mappings(s, rule, allowed(s, rule, limits_named(KVM_LIMITS)), _differ(s))
+
+
+def explain_congruent_in_slot(example: Example, rule: Rule) -> str:
+    """The frame that would show other pages of the file than its own."""
+    for order in example.geometry.orders[1:]:
+        agreeing = agree(example.gpa, example.offset, example.geometry.page_size(order))
+        if not agreeing and not example.forbidding(rule, order, limits_named(KVM_LIMITS)):
+            return f"{_incongruent(example, rule, order)}, in the slot of {format_size(example.size)}"
+    raise AssertionError(f"bug in guestmem: {example} does not play back")
+
+
+def _differ(s: Situation) -> dict[int, Formula]:
+    return {order: z3.Not(s.congruent(s.size_of(order))) for order in s.huge}
+
+
+def _incongruent(example: Example, rule: Rule, order: int) -> str:
+    size = example.geometry.page_size(order)
     assert example.accepted(rule)
     assert not agree(example.gpa, example.offset, size)
     return (

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from guestmem.rules import RULES, Rule
+from guestmem.rules import RULES, NoRule, Rule
 
 if TYPE_CHECKING:
     from guestmem.proofs.example import Example
     from guestmem.proofs.situation import Situation
     from guestmem.proofs.solver import Question
 
-__all__ = ("ASKED", "TOUCHED", "VALID", "NoRule", "Property", "Statement")
+__all__ = ("ASKED", "TOUCHED", "VALID", "Property", "Statement")
 
 # Assumptions that several claims make, in words.
 VALID = "the slot passes the model's own checks and lies in the file"
@@ -44,18 +44,6 @@ class Statement:
     assumes: tuple[str, ...]
     ask: Callable[[Situation], Question]
     explain: Callable[[Example], str]
-
-
-class NoRule(Rule):
-    """No rule at all, which is what the discussion started from: every slot is accepted, nothing limits a mapping."""
-
-    __slots__ = ()
-    name = "none"
-    author = ""
-    date = ""
-    message_id = ""
-    statement = "every offset is accepted and every folio is mapped whole"
-    verdict = "the state of things that the discussion started from"
 
 
 ASKED: tuple[Rule, ...] = (NoRule(), *RULES)

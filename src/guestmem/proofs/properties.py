@@ -61,6 +61,13 @@ PROPERTIES: tuple[Property, ...] = (
         bounds.explain_congruent,
     ),
     Property(
+        "congruent-in-slot",
+        "as congruent, for the mappings that KVM's own check that the block lies in the slot lets through",
+        (VALID, TOUCHED, _FIXED, "GPA and userspace_addr agree"),
+        bounds.congruent_in_slot,
+        bounds.explain_congruent_in_slot,
+    ),
+    Property(
         "monotone",
         "a slot accepted with one page size is accepted with every larger one (migration to a host of larger pages)",
         (VALID, "the file's size is a multiple of both page sizes"),

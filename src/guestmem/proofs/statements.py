@@ -7,12 +7,12 @@ from collections.abc import Callable
 import z3
 
 from guestmem.proofs import arithmetic
-from guestmem.proofs.claims import TOUCHED, VALID, NoRule, Statement
+from guestmem.proofs.claims import TOUCHED, VALID, Statement
 from guestmem.proofs.example import Example
 from guestmem.proofs.limits import allowed, limits_named
 from guestmem.proofs.situation import Situation
 from guestmem.proofs.solver import Question
-from guestmem.rules import CurrentBacking, FitsSize, LargestBackingOrSize, Rule
+from guestmem.rules import CurrentBacking, FitsSize, LargestBackingOrSize, NoRule, Rule
 from guestmem.units import format_size
 
 __all__ = ("STATEMENTS",)

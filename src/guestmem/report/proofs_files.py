@@ -14,7 +14,6 @@ from typing import Any
 from guestmem.geometry import GEOMETRIES, Geometry
 from guestmem.outfile import write_text
 from guestmem.proofs.answers import Answer
-from guestmem.proofs.claims import NoRule
 from guestmem.proofs.example import Example
 from guestmem.proofs.verdict import Refuted
 from guestmem.uapi import (
@@ -68,10 +67,8 @@ def recording(geometry: Geometry, answer: Answer) -> str:
     name = _name(answer)
     if name.startswith("signed-"):
         return _lines(name, "v6.18", _signed(example))
-    # The model has no rule "none"; slot-metadata accepts every slot too.
-    rule = "slot-metadata" if answer.rule == NoRule.name else answer.rule
     place = geometry.name if geometry.name in GEOMETRIES else ""
-    return _lines(name, "next", _operations(example), rule=rule, geometry=place, gpa_bits=52)
+    return _lines(name, "next", _operations(example), rule=answer.rule, geometry=place, gpa_bits=52)
 
 
 def _example(geometry: Geometry, answer: Answer) -> Example | None:

@@ -32,6 +32,8 @@ from guestmem.rules.restrictedmem import (
     GpaPage,
     JanuaryAsWritten,
     LargestBackingOrSize,
+    NoRule,
+    OrMetadata,
     SizeAndGpa,
     SlotMetadata,
 )
@@ -53,6 +55,8 @@ __all__ = (
     "GpaPage",
     "JanuaryAsWritten",
     "LargestBackingOrSize",
+    "NoRule",
+    "OrMetadata",
     "Rule",
     "SizeAndGpa",
     "SlotMetadata",
@@ -63,6 +67,7 @@ __all__ = (
 )
 
 RULES: tuple[Rule, ...] = (
+    OrMetadata(),
     JanuaryAsWritten(),
     GpaAlignment(),
     GpaPage(),
@@ -84,10 +89,10 @@ DEFAULT: Rule = SlotMetadata()
 
 
 def rule_named(name: str) -> Rule:
-    """Find a rule by name, or in a file by FILE.py:NAME; ValueError lists the names."""
+    """Find a rule by name ("none" is one), or in a file by FILE.py:NAME; InputError lists the names."""
     if is_own(name):
         return own_rule(name)
-    for rule in RULES:
+    for rule in (*RULES, NoRule()):
         if rule.name == name:
             return rule
     raise InputError(f"no rule '{name}'; there are {', '.join(rule.name for rule in RULES)}, and FILE.py:NAME")

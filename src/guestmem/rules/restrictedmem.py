@@ -1,4 +1,4 @@
-"""The rules of January to April 2023, proposed for restrictedmem in the discussion of its tenth version.
+"""The rules of December 2022 to April 2023, for restrictedmem, from its tenth version on.
 
 In the order of the mails; unless said otherwise these are replies to "[PATCH v10 9/9] KVM: Enable and expose
 KVM_MEM_PRIVATE". The last one, CreationFlags, is where the discussion ended.
@@ -18,9 +18,43 @@ __all__ = (
     "GpaPage",
     "JanuaryAsWritten",
     "LargestBackingOrSize",
+    "NoRule",
+    "OrMetadata",
     "SizeAndGpa",
     "SlotMetadata",
 )
+
+
+class NoRule(Rule):
+    """No rule at all, which is what the discussion started from: every slot is accepted, nothing limits a mapping."""
+
+    __slots__ = ()
+    name = "none"
+    author = "Sean Christopherson"
+    date = "2023-01-14"
+    message_id = "Y8HwvTik/2avrCOU@google.com"
+    statement = "every offset is accepted and every folio is mapped whole"
+    verdict = "the state of things that the discussion started from: a place in the region ioctl, marked to do"
+
+
+class OrMetadata(Rule):
+    """Accept every slot, and forbid the levels at which the GPA and ``hva | offset`` differ."""
+
+    __slots__ = ()
+    name = "or-metadata"
+    author = "Chao Peng"
+    date = "2022-12-02"
+    message_id = "20221202061347.1070246-8-chao.p.peng@linux.intel.com"
+    source = "[PATCH v10 7/9] KVM: Update lpage info when private/shared memory are mixed"
+    statement = (
+        "every offset is accepted; a level is forbidden where the GPA and the OR of hva and offset differ modulo it"
+    )
+    verdict = "lets an offset pass whose bits the GPA has too; dropped for a check in the region ioctl"
+
+    def fault_order(self, binding: Binding, offset: int, order: int) -> int:
+        page = binding.geometry.page_size
+        both = (binding.gpa if binding.userspace_addr is None else binding.userspace_addr) | binding.offset
+        return max(o for o in binding.geometry.orders if o <= order and congruent(binding.gpa, both, page(o)))
 
 
 class JanuaryAsWritten(Rule):

@@ -20,7 +20,7 @@ class Binding:
     """A slot bound, or to be bound, to a range of a file.
 
     page_size is what was asked for when the file was created; backing_page_size is what the backing takes at the
-    moment, which may change later.
+    moment, which may change later. A userspace_addr of None is one that agrees with the GPA.
     """
 
     gpa: int
@@ -29,6 +29,7 @@ class Binding:
     page_size: int
     backing_page_size: int
     geometry: Geometry
+    userspace_addr: int | None = None
 
 
 def congruent(gpa: int, offset: int, page_size: int) -> bool:
