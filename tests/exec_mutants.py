@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from guestmem.exec import run
-from guestmem.model import attributes, fault, page_fault, process, region, region_checks
+from guestmem.model import attributes, fault, page_fault, process, region, region_checks, vcpu
 from guestmem.model.page_fault import Fault, FaultResult
 from guestmem.model.vm import GuestMemfd, Memslot, Vm
 
@@ -50,7 +50,7 @@ def private_without_a_slot_is_mmio() -> None:
     def mutant(access: Fault) -> FaultResult | None:
         return page_fault.MMIO if access.slot is None else original(access)
 
-    _replace(fault, "STEPS", tuple(mutant if step is original else step for step in fault.STEPS))
+    _replace(vcpu, "STEPS", tuple(mutant if step is original else step for step in fault.STEPS))
 
 
 def overlap_is_not_checked() -> None:

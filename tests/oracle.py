@@ -62,7 +62,6 @@ class File:
     words: dict[int, int] = field(default_factory=dict)
     poison: set[int] = field(default_factory=set)
     users: int = 1  # descriptors and mappings
-    now: int = 0  # shmem: the order it takes at the moment
     private: set[int] = field(default_factory=set)
     pins: list[set[int]] = field(default_factory=list)
     present: dict[int, set[int]] = field(default_factory=dict)  # address of a mapping -> indexes that it shows
@@ -120,7 +119,7 @@ class Oracle:
                 raise Refused("ENOMEM")
             if order in self.free:
                 self.free[order] -= wanted
-        file = File(vm, size // P, flags, order, backing, now=order)
+        file = File(vm, size // P, flags, order, backing)
         if not flags & INIT_SHARED:
             file.private.update(range(file.npages))
         self.files.append(file)
@@ -151,8 +150,6 @@ class Oracle:
             return file.folios[index]
         if file.backing == "hugetlb":
             orders = [file.order]
-        elif file.backing == "shmem":
-            orders = [file.now, 0]
         else:
             orders = [order for order in reversed(self.geometry.orders) if order <= file.order]
         for order in orders:
@@ -319,8 +316,7 @@ class Oracle:
             raise Refused("EINVAL")
 
     def _binding(self, file: File, gpa: int, size: int, offset: int) -> Binding:
-        backing = file.now if file.backing == "shmem" else file.order
-        return Binding(gpa, size, offset, P << file.order, P << backing, self.geometry)
+        return Binding(gpa, size, offset, P << file.order, P << file.order, self.geometry)
 
     def _drop_slot_mappings(self, vm: Vm, slot: Slot) -> None:
         vm.generation += 1

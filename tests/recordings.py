@@ -12,7 +12,7 @@ from guestmem.recordings.operation import Operation, unrun
 from guestmem.recordings.outcome import Answered
 
 Json = dict[str, Any]
-SAMPLES = sorted((Path(__file__).parent.parent / "examples" / "recordings").glob("*.jsonl.gz"))
+SAMPLES = sorted((Path(__file__).parent.parent / "examples" / "recordings").glob("v*.jsonl.gz"))
 
 
 def begin(profile: str = "612", seq: str = "s", **more: Any) -> Json:

@@ -13,7 +13,7 @@ import guestmem.model
 from guestmem.errors import HostSignal, KvmError
 from guestmem.model.checks import Observation, observing
 from guestmem.model.process import Process
-from guestmem.model.profiles import NEXT, V7_4, Machine, Profile
+from guestmem.model.profiles import NEXT, RESTRICTEDMEM, V7_4, Machine, Profile
 from guestmem.recordings import vocabulary
 from guestmem.uapi import FALLOC_FL_KEEP_SIZE, MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from guestmem.units import MIB
@@ -21,7 +21,6 @@ from guestmem.units import MIB
 P = 4096
 RW = PROT_READ | PROT_WRITE
 KEEP = FALLOC_FL_KEEP_SIZE
-SHMEM = 1 << 2 | 1 << 4 | 21 << 26
 MODEL = Path(guestmem.model.__file__).parent
 
 
@@ -33,7 +32,7 @@ class World:
         self.kvm = process.open_kvm()
         self.vm = process.create_vm(self.kvm, 1)
         self.vcpu = process.create_vcpu(self.vm, 0)
-        self.gmem = process.create_guest_memfd(self.vm, 4 * P, 0)
+        self.gmem = process.create_guest_memfd(self.vm, 4 * P, 0) if process.profile.revision is None else -1
         self.memfd = process.open_aux("memfd")
         self.buffer = process.mmap(-1, 4 * P, RW, MAP_PRIVATE | MAP_ANONYMOUS, 0)
         process.set_user_memory_region(self.vm, 0, 0, 0, 2 * P, self.buffer)
@@ -73,6 +72,8 @@ def convert_what_is_held(process: Process, world: World) -> None:
 
 def kernel_of(op: str) -> Profile:
     """The profile that has most checks of the operation."""
+    if op == "memfd_restricted":
+        return RESTRICTEDMEM
     return V7_4 if op.startswith("gmem") else NEXT
 
 
@@ -273,9 +274,19 @@ OPERATIONS: dict[str, tuple[Act, dict[str, Act]]] = {
             "fd-is-guest-memfd": lambda p, w: p.poison(w.memfd, 0),
         },
     ),
-    "set_huge_page_size": (
-        lambda p, w: p.set_huge_page_size(p.create_guest_memfd(w.vm, 2 * MIB, SHMEM), P),
-        {"page-size-can-change": lambda p, w: p.set_huge_page_size(w.gmem, P)},
+    "memfd_restricted": (
+        lambda p, w: p.memfd_restricted(0),
+        {
+            "flags-supported": lambda p, w: p.memfd_restricted(1),
+            "page-size-known": lambda p, w: p.memfd_restricted(63 << 26),
+        },
+    ),
+    "set_shmem_enabled": (
+        lambda p, w: p.set_shmem_enabled("always", 2 * MIB),
+        {
+            "policy-known": lambda p, w: p.set_shmem_enabled("sometimes", 2 * MIB),  # type: ignore[arg-type]
+            "page-size-known": lambda p, w: p.set_shmem_enabled("always", 3 * P),
+        },
     ),
 }
 """All but open_aux, which asks nothing, and the accesses of the process, which end in signals."""

@@ -13,7 +13,7 @@ from guestmem.model.profiles import NEXT
 from guestmem.objects import Kvm, Vm
 from guestmem.units import KIB, TIB
 
-HUGE, HUGETLB, SHMEM = 1 << 2, 1 << 3, 1 << 4
+HUGE, HUGETLB = 1 << 2, 1 << 3
 OFFERED = {
     ("v6.12", 0): 0,
     ("v6.12", 1): 0,
@@ -180,12 +180,9 @@ def test_the_size_is_a_positive_multiple_of_the_files_page(vm: Vm, page_size: in
         (size_field(M2), None),
         (size_field(M2) | MMAP, None),
         (size_field(M2) | HUGETLB, None),
-        (size_field(M2) | SHMEM, None),
-        (size_field(M2) | HUGETLB | SHMEM, "EINVAL"),  # one backing
         (HUGE, "EINVAL"),  # a size must be named
         (size_field(M2) & ~HUGE, "EINVAL"),  # a size without the flag
         (HUGETLB, "EINVAL"),
-        (SHMEM, "EINVAL"),
         (size_field(M2) | 1 << 5, "EINVAL"),
         (size_field(M2) | 1 << 25, "EINVAL"),
         (size_field(M2) | 1 << 32, "EINVAL"),

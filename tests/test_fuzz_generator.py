@@ -57,7 +57,7 @@ def test_the_whole_vocabulary_that_two_kernels_can_be_compared_on_is_used() -> N
     used = {type(operation) for operation in operations()}
 
     left_out = set(OPERATIONS) - used
-    only_on_a_model = {"Poison", "SetHugePageSize"}
+    only_on_a_model = {"MemfdRestricted", "Poison", "SetShmemEnabled"}
     on_no_kernel_yet = {"GmemSetMemoryAttributes"}
     assert {kind.__name__ for kind in left_out} == only_on_a_model | on_no_kernel_yet
 

@@ -81,7 +81,7 @@ class Comparison(RuleBasedStateMachine):
             {
                 "flags": st.sampled_from((0, 1, 3)),
                 "order": st.sampled_from(TINY.orders),
-                "backing": st.sampled_from(("thp", "thp", "hugetlb", "shmem")),
+                "backing": st.sampled_from(("thp", "thp", "hugetlb")),
                 "gfn": GFN,
                 "pages": COUNT,
                 "pgoff": PGOFF,
@@ -144,7 +144,7 @@ class Comparison(RuleBasedStateMachine):
         odd=st.sampled_from((0, 0, 0, 0, 1)),
         flags=st.sampled_from((0, 0, 1, 3, 3, 2, 4)),
         order=st.sampled_from(TINY.orders),
-        backing=st.sampled_from(("thp", "hugetlb", "shmem")),
+        backing=st.sampled_from(("thp", "hugetlb")),
     )
     def create_file(self, which: int, pages: int, odd: int, flags: int, order: int, backing: str) -> None:
         vm, plain_vm, _ = self.vm(which)
@@ -355,14 +355,6 @@ class Comparison(RuleBasedStateMachine):
             self.oracle.buffer[page] = word
         self.oracle.buffer_page(page, write=False)
         assert self.kvm.read(self.hva + page * P) == self.oracle.buffer.get(page, 0)
-
-    @precondition(lambda self: self.files)
-    @rule(which=WHICH, order=st.sampled_from(TINY.orders))
-    def change_shmem_setting(self, which: int, order: int) -> None:
-        gmem, file = self.file(which)
-        if file.backing == "shmem" and gmem.fd in self.open_fds():
-            gmem.set_huge_page_size(P << order)
-            file.now = order
 
     @precondition(lambda self: self.files)
     @rule(which=WHICH, duplicate=st.booleans())

@@ -12,7 +12,12 @@ from source import modules
 from guestmem import units
 
 MODULES = modules()
-OF_THE_KERNEL = {"GuestMemfd", "Vcpu", "Vm"}  # each backend has its own, and so have the objects over all of them
+OF_THE_KERNEL = {
+    "GuestMemfd",
+    "RestrictedMem",
+    "Vcpu",
+    "Vm",
+}  # each backend has its own, and so have the objects over all of them
 NO_FACT = {
     "CHUNK",  # bytes of one read, for each reader to choose
     "WRITE",  # a system call, and the direction of an ioctl

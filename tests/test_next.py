@@ -270,34 +270,15 @@ def test_a_hugetlb_file_never_begins_shared() -> None:
     vm.create_guest_memfd(2 * MIB, flags, page_size=2 * MIB)
 
 
-def test_a_shmem_files_page_size_may_change_while_bound_and_the_model_still_stays_inside() -> None:
-    world = World("current-backing")
-    gmem = world.vm.create_guest_memfd(2 * GIB, page_size=GIB, backing="shmem")
-    gmem.set_huge_page_size(4 * KIB)
-    world.bind(gmem, gpa=0, size=GIB, offset=0x4000)  # accepted: the backing has base pages at the moment
-    gmem.set_huge_page_size(GIB)
-
-    world.vcpu.write(0x4000, 1)
-
-    assert list(gmem.model.cache.folios) == [(0, GIB // P, 18)], "the folio now reaches out of the binding"
-    assert world.leaves() == {"4K": 1}
-
-
-@pytest.mark.parametrize(
-    ("backing", "folios"),
-    [("thp", [(0, 1, 0), (3, 512, 0)]), ("shmem", [(0, 1, 0), (3, 512, 0)])],
-)
-def test_a_hole_in_part_of_a_huge_folio_splits_it(
-    world: World, backing: str, folios: list[tuple[int, int, int]]
-) -> None:
-    gmem = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB, backing=backing)  # type: ignore[arg-type]
+def test_a_hole_in_part_of_a_huge_folio_splits_it(world: World) -> None:
+    gmem = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB)
     world.bind(gmem, gpa=0, size=2 * MIB)
     for page in range(4):
         world.vcpu.write(page * P, page + 1)
 
     gmem.punch_hole(P, 2 * P)
 
-    assert list(gmem.model.cache.folios) == folios
+    assert list(gmem.model.cache.folios) == [(0, 1, 0), (3, 512, 0)]
     assert [world.vcpu.read(page * P) for page in range(4)] == [1, 0, 0, 4]
     assert world.leaves() == {"4K": 4}
 
@@ -358,7 +339,7 @@ page_counts = st.integers(1, 40)
 
 @given(
     rule=st.sampled_from(RULES),
-    backing=st.sampled_from(("thp", "hugetlb", "shmem")),
+    backing=st.sampled_from(("thp", "hugetlb")),
     order=st.sampled_from(TINY.orders),
     gpa=st.integers(0, 40),
     pages=page_counts,

@@ -18,8 +18,8 @@ def test_open_takes_names_and_refuses_unknown_ones() -> None:
         assert kvm.model.rule.name == "contained"
     with pytest.raises(ValueError, match="no profile 'v5'"):
         guestmem.open("model", profile="v5")
-    with pytest.raises(ValueError, match="no rule 'none'"):
-        guestmem.open("model", rule="none")
+    with pytest.raises(ValueError, match="no rule 'whatever'"):
+        guestmem.open("model", rule="whatever")
 
 
 def test_leaving_the_block_ends_the_process() -> None:
@@ -99,7 +99,6 @@ def test_a_vm_counts_the_slots_that_it_has(kvm: Kvm, vm: Vm) -> None:
     [
         (0, "0"),
         (guestmem.GUEST_MEMFD_FLAG_MMAP | guestmem.GUEST_MEMFD_FLAG_INIT_SHARED, "MMAP|INIT_SHARED"),
-        (1 << 2 | 1 << 4 | 21 << 26, "HUGE_PAGES(2M)|SHMEM"),
         (1 << 0 | 1 << 9, "MMAP|0x200"),
         (30 << 26, "0x78000000"),
     ],

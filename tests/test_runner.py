@@ -295,7 +295,7 @@ def test_guestmems_own_operations_reach_the_host(runner: Runner) -> None:
 
     assert ended(run(runner, line("poison", fd="gm0", offset=0))) == 0
     assert ended(run(runner, line("poison", fd="gm0", offset=0x4000))) == "EINVAL"
-    assert ended(run(runner, line("set_huge_page_size", fd="gm0", page_size=P))) == "EINVAL"
+    assert ended(run(runner, line("set_shmem_enabled", policy="always", page_size=3 * P))) == "EINVAL"
 
 
 # -- what is mapped ----------------------------------------------------------------------------------------------------

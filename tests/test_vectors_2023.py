@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import pytest
 
+import guestmem
 from guestmem.geometry import X86_64
+from guestmem.proofs.answers import Asked, ask_all
+from guestmem.proofs.verdict import Refuted
 from guestmem.rules import Binding, congruent, rule_named
 from guestmem.units import GIB, KIB, MIB
 
@@ -78,3 +81,24 @@ def test_the_metadata_of_v10_let_19171_incongruent_pairs_pass() -> None:
     )
 
     assert (passing, pages * pages) == (19_171, 262_144)
+
+
+@pytest.mark.parametrize("rule", ["none", "or-metadata", *PREDICATES])
+def test_the_provers_counterexample_is_what_the_system_of_2023_does(rule: str) -> None:
+    """A slot that the rule accepts, and a huge leaf that shows another page than the frame's own."""
+    [answer] = ask_all(Asked(X86_64, ("congruent-in-slot",), (rule,), (), limit_s=120), 1)
+    assert isinstance(answer.verdict, Refuted)
+    found = answer.verdict.values
+    with guestmem.open("model", profile="restrictedmem", rule=rule) as kvm:
+        vm, file = kvm.create_vm(guestmem.KVM_X86_SW_PROTECTED_VM), kvm.memfd_restricted(page_size=found["page"])
+        gpa, size, offset = found["gpa"], found["size"], found["offset"]
+        vm.set_user_memory_region2(
+            0, gpa=gpa, size=size, userspace_addr=gpa, guest_memfd=file, guest_memfd_offset=offset
+        )
+        vm.set_memory_attributes(gpa, size, guestmem.KVM_MEMORY_ATTRIBUTE_PRIVATE)
+
+        vm.create_vcpu().write(gpa + found["access"] - offset, 1)
+
+        [(_, _, leaf)] = vm.model.stage2.leaves
+    assert leaf.order == 9
+    assert leaf.delta * K4 != gpa - offset

@@ -10,7 +10,6 @@ from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGETLB,
     GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_MMAP,
-    GUEST_MEMFD_FLAG_SHMEM,
     GUEST_MEMFD_HUGE_MASK,
     GUEST_MEMFD_HUGE_SHIFT,
     KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
@@ -41,6 +40,7 @@ from guestmem.uapi import (
     KVM_EXIT_UNKNOWN,
     KVM_MEM_GUEST_MEMFD,
     KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_MEM_PRIVATE,
     KVM_MEM_READONLY,
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
     KVM_MEMORY_EXIT_FLAG_PRIVATE,
@@ -63,7 +63,6 @@ __all__ = (
     "GUEST_MEMFD_FLAG_HUGE_PAGES",
     "GUEST_MEMFD_FLAG_INIT_SHARED",
     "GUEST_MEMFD_FLAG_MMAP",
-    "GUEST_MEMFD_FLAG_SHMEM",
     "GUEST_MEMFD_HUGE_MASK",
     "GUEST_MEMFD_HUGE_SHIFT",
     "KVM_CAP_DESTROY_MEMORY_REGION_WORKS",
@@ -96,6 +95,7 @@ __all__ = (
     "KVM_MEMORY_EXIT_FLAG_PRIVATE",
     "KVM_MEM_GUEST_MEMFD",
     "KVM_MEM_LOG_DIRTY_PAGES",
+    "KVM_MEM_PRIVATE",
     "KVM_MEM_READONLY",
     "KVM_X86_DEFAULT_VM",
     "KVM_X86_QUIRK_IGNORE_GUEST_PAT",
@@ -145,12 +145,12 @@ def open(
 ) -> Kvm:
     """Open /dev/kvm of a backend, as one fresh process. Never falls back from one backend to another.
 
-    "model": profile ("v6.12", "v6.18", "v7.2", "v7.3", "v7.4", "next"; else v7.3), machine, rule (an alignment rule or
-    its name, for profile next) and in_place (for v7.4: attributes belong to files, or, switched off, to VMs) say which
-    kernel and host it is. "kvm": this machine's kernel; BackendUnavailable where it has none. "lab": a kernel booted
-    for this, ended with it, kernel a version such as "7.3" or a path; BackendUnavailable if it is not built
-    (``guestmem.lab``). A real kernel is what it is, so it takes none of the first four. ValueError for a name that does
-    not exist.
+    "model": profile ("v6.12", "v6.18", "v7.2", "v7.3", "v7.4", "next", "restrictedmem"; else v7.3), machine, rule (an
+    alignment rule or its name, for the last two) and in_place (for v7.4: attributes belong to files, or, switched off,
+    to VMs) say which kernel and host it is. "kvm": this machine's kernel; BackendUnavailable where it has none. "lab":
+    a kernel booted for this, ended with it, kernel a version such as "7.3" or a path; BackendUnavailable if it is not
+    built (``guestmem.lab``). A real kernel is what it is, so it takes none of the first four. ValueError for a name
+    that does not exist.
     """
     from guestmem.objects import Kvm
 
@@ -170,9 +170,9 @@ def open(
         raise InputError(f"no backend {backend!r}; there are model, kvm and lab")
     from guestmem.model.process import Process
     from guestmem.model.profiles import NEWEST, profile_named
-    from guestmem.rules import DEFAULT, rule_named
+    from guestmem.rules import rule_named
 
-    chosen = rule_named(rule) if isinstance(rule, str) else rule or DEFAULT
+    chosen = rule_named(rule) if isinstance(rule, str) else rule
     version = profile_named(profile) if profile else NEWEST
     if in_place is not None:
         machine = (machine or version.machine).converting(in_place=in_place)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from guestmem.arguments import S32, S64, U32, U64, Alignment, Length, Size, Words
 from guestmem.errors import InputError, KvmError
@@ -20,6 +20,8 @@ from guestmem.harness import PAGE_SIZE
 
 __all__ = (
     "METHODS",
+    "SHMEM_POLICIES",
+    "AttributesWritten",
     "AuxKind",
     "Backend",
     "Boot",
@@ -28,11 +30,15 @@ __all__ = (
     "FileStat",
     "Host",
     "PreFaultResult",
+    "ShmemPolicy",
     "Statistics",
     "Touch",
 )
 
 AuxKind = Literal["memfd", "eventfd", "pipe", "devnull"]
+ShmemPolicy = Literal["always", "within_size", "advise", "never", "deny", "force"]
+SHMEM_POLICIES: tuple[ShmemPolicy, ...] = get_args(ShmemPolicy)
+"""The words of /sys/kernel/mm/transparent_hugepage/shmem_enabled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,14 @@ class PreFaultResult:
     gpa: int
     size: int
     refused: KvmError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttributesWritten:
+    """KVM_SET_MEMORY_ATTRIBUTES of restrictedmem: address and size (bytes) as it wrote them back."""
+
+    address: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +97,14 @@ class Touch:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """One step a guest access took: ``kind`` "done", "mmio", "memory_fault" or "unknown".
+    """One step a guest access took: ``kind`` "done", "mmio", "memory_fault", "shutdown" or "unknown".
 
     done: value for loads. mmio: gpa, len (bytes), is_write, data (little-endian, stores). memory_fault and unknown:
-    KVM_RUN failed with ``errno`` (a name); flags is kvm_run.memory_fault.flags, size its size in bytes.
+    KVM_RUN failed with ``errno`` (a name); flags is kvm_run.memory_fault.flags, size its size in bytes. Under
+    restrictedmem KVM_RUN returned 0 with a memory_fault, and memory failure can end a VM by a shutdown.
     """
 
-    kind: Literal["done", "mmio", "memory_fault", "unknown"]
+    kind: Literal["done", "mmio", "memory_fault", "shutdown", "unknown"]
     value: int | None = None
     gpa: int | None = None
     len: int | None = None
@@ -122,13 +137,16 @@ class Boot:
 
 @runtime_checkable
 class Host(Protocol):
-    """What a test may do to the host under a guest_memfd; a real kernel offers it only in part, or not at all."""
+    """What a test may do to the host under the guests; a real kernel offers it only in part, or not at all."""
 
     def poison(self, fd: int, offset: U64) -> None:
-        """Memory failure hits the page at offset (bytes); EBADF, EINVAL."""
+        """Memory failure hits the page at offset (bytes) of a file; EBADF, EINVAL, HostSignal."""
 
-    def set_huge_page_size(self, fd: int, page_size: U64) -> None:
-        """Change the page size (bytes) that a shmem-backed file takes from now on; EBADF, EINVAL."""
+    def set_shmem_enabled(self, policy: ShmemPolicy, page_size: U64) -> None:
+        """Write the host's shmem_enabled, which restrictedmem asks at each allocation.
+
+        page_size (bytes) is that of a huge page: 2M on x86. EINVAL for what is no leaf size.
+        """
 
 
 @runtime_checkable
@@ -217,8 +235,24 @@ class Backend(Protocol):
     def create_guest_memfd(self, fd: int, size: U64, flags: U64, reserved: Words = ()) -> int:
         """KVM_CREATE_GUEST_MEMFD on a VM; size in bytes."""
 
-    def set_user_memory_region(self, fd: int, slot: U32, flags: U32, gpa: U64, size: U64, userspace_addr: U64) -> None:
-        """KVM_SET_USER_MEMORY_REGION on a VM; gpa and size in bytes."""
+    def memfd_restricted(self, flags: U32) -> int:
+        """memfd_restricted(2), which was never merged: ENOSYS. NotVisible of a kernel that has another call there."""
+
+    def set_user_memory_region(
+        self,
+        fd: int,
+        slot: U32,
+        flags: U32,
+        gpa: U64,
+        size: U64,
+        userspace_addr: U64,
+        restricted_fd: int = -1,
+        restricted_offset: U64 = 0,
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION on a VM; gpa and size in bytes.
+
+        The last two are read by v10 of restrictedmem only, with KVM_MEM_PRIVATE: 160 bytes instead of 32.
+        """
 
     def set_user_memory_region2(
         self,
@@ -235,8 +269,10 @@ class Backend(Protocol):
     ) -> None:
         """KVM_SET_USER_MEMORY_REGION2; guest_memfd is a descriptor, or any int (a u32 to the kernel)."""
 
-    def set_memory_attributes(self, fd: int, address: U64, size: U64, attributes: U64, flags: U64) -> None:
-        """KVM_SET_MEMORY_ATTRIBUTES on a VM; address and size in bytes."""
+    def set_memory_attributes(
+        self, fd: int, address: U64, size: U64, attributes: U64, flags: U64
+    ) -> AttributesWritten | None:
+        """KVM_SET_MEMORY_ATTRIBUTES on a VM; address and size in bytes. Released kernels write nothing back."""
 
     def gmem_set_memory_attributes(
         self, fd: int, offset: U64, size: U64, attributes: U64, flags: U64, reserved: Words = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from guestmem.errors import InputError
 from guestmem.model.checks import Observation, observing
-from guestmem.model.profiles import PROFILES, Profile
+from guestmem.model.profiles import HISTORY, PROFILES, Profile
 from guestmem.recordings.ioctls import RunTouch
 from guestmem.recordings.operation import Operation
 from guestmem.recordings.outcome import Answered, Outcome, UnknownName, plain, reason
@@ -32,12 +33,15 @@ class Explanation:
     walked: list[Observation]
 
 
-def explain_operation(sequence: Sequence, position: int) -> list[Explanation]:
-    """Run a sequence up to and with the operation at this position, under every profile; one or more for each.
+def explain_operation(sequence: Sequence, position: int, profiles: Iterable[Profile] = ()) -> list[Explanation]:
+    """Run a sequence up to and with the operation at this position, under each profile; one or more for each.
 
+    No profile: all that the recording's own could be compared with, the kernels or the systems before them.
     RecordingError for a machine that cannot be, or an operation that cannot be run.
     """
-    return [explanation for profile in PROFILES.values() for explanation in _explain_under(profile, sequence, position)]
+    alike = HISTORY if sequence.begin.profile in HISTORY else PROFILES
+    asked = profiles or alike.values()
+    return [explanation for profile in asked for explanation in _explain_under(profile, sequence, position)]
 
 
 def _explain_under(profile: Profile, sequence: Sequence, position: int) -> list[Explanation]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from guestmem.backend import Backend, Exit, FileStat, Statistics, Touch
+from guestmem.backend import Backend, Exit, FileStat, ShmemPolicy, Statistics, Touch
 from guestmem.errors import NotVisible
 from guestmem.uapi import (
     FALLOC_FL_KEEP_SIZE,
@@ -30,25 +30,27 @@ from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGETLB,
     GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_MMAP,
-    GUEST_MEMFD_FLAG_SHMEM,
     GUEST_MEMFD_HUGE_MASK,
     GUEST_MEMFD_HUGE_SHIFT,
     KVM_MEM_GUEST_MEMFD,
+    KVM_MEM_PRIVATE,
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
     KVM_X86_DEFAULT_VM,
     KVM_X86_SW_PROTECTED_VM,
     MAP_SHARED,
     PROT_READ,
     PROT_WRITE,
+    RMFD_HUGE_SHIFT,
 )
 from guestmem.units import MIB, format_size, is_power_of_two
 
 if TYPE_CHECKING:
     from guestmem.model.process import Process
+    from guestmem.model.restrictedmem.file import RestrictedMem as ModelRestrictedMem
     from guestmem.model.vm import GuestMemfd as ModelGuestMemfd
     from guestmem.model.vm import Vm as ModelVm
 
-__all__ = ("GuestAccessFailed", "GuestMemfd", "Kvm", "Mapping", "Pin", "Vcpu", "Vm")
+__all__ = ("GuestAccessFailed", "GuestMemfd", "Kvm", "Mapping", "Pin", "RestrictedMem", "Vcpu", "Vm")
 
 _TYPES = {KVM_X86_DEFAULT_VM: "KVM_X86_DEFAULT_VM", KVM_X86_SW_PROTECTED_VM: "KVM_X86_SW_PROTECTED_VM"}
 _FLAGS = {
@@ -56,9 +58,8 @@ _FLAGS = {
     GUEST_MEMFD_FLAG_INIT_SHARED: "INIT_SHARED",
     GUEST_MEMFD_FLAG_HUGE_PAGES: "HUGE_PAGES",
     GUEST_MEMFD_FLAG_HUGETLB: "HUGETLB",
-    GUEST_MEMFD_FLAG_SHMEM: "SHMEM",
 }
-_BACKING_FLAGS = {"thp": 0, "hugetlb": GUEST_MEMFD_FLAG_HUGETLB, "shmem": GUEST_MEMFD_FLAG_SHMEM}
+_BACKING_FLAGS = {"thp": 0, "hugetlb": GUEST_MEMFD_FLAG_HUGETLB}
 
 
 class GuestAccessFailed(Exception):
@@ -113,6 +114,16 @@ class Kvm(_Descriptor):
     def create_vm(self, type: int = KVM_X86_DEFAULT_VM) -> Vm:
         """KVM_CREATE_VM; EINVAL for a type the kernel does not offer."""
         return Vm(self.backend, self.backend.create_vm(self.fd, type), type)
+
+    def memfd_restricted(self, flags: int = 0, *, page_size: int = 0) -> RestrictedMem:
+        """memfd_restricted(2): ENOSYS but for profile restrictedmem. page_size (bytes) goes into flags; ours."""
+        if page_size:
+            flags |= _logarithm(page_size) << RMFD_HUGE_SHIFT
+        return RestrictedMem(self.backend, self.backend.memfd_restricted(flags))
+
+    def set_shmem_enabled(self, policy: ShmemPolicy, *, page_size: int = 2 * MIB) -> None:
+        """Write the host's shmem_enabled; page_size (bytes) is that of a huge page, other than 2M ours. Model only."""
+        _process(self.backend).set_shmem_enabled(policy, page_size)
 
     def anonymous(self, size: int, *, prot: int = PROT_READ | PROT_WRITE, align: int = 2 * MIB) -> int:
         """Map size bytes of private anonymous memory at a multiple of align; the address."""
@@ -169,19 +180,33 @@ class Vm(_Descriptor):
         flags: int = 0,
         *,
         page_size: int = 0,
-        backing: Literal["thp", "hugetlb", "shmem"] = "thp",
+        backing: Literal["thp", "hugetlb"] = "thp",
     ) -> GuestMemfd:
         """KVM_CREATE_GUEST_MEMFD; size in bytes. page_size (bytes) and backing go into flags (profile next)."""
         if page_size:
-            if not is_power_of_two(page_size):
-                raise ValueError(f"page_size {page_size:#x} is not a power of two")
-            flags |= GUEST_MEMFD_FLAG_HUGE_PAGES | (page_size.bit_length() - 1) << GUEST_MEMFD_HUGE_SHIFT
+            flags |= GUEST_MEMFD_FLAG_HUGE_PAGES | _logarithm(page_size) << GUEST_MEMFD_HUGE_SHIFT
             flags |= _BACKING_FLAGS[backing]
         return GuestMemfd(self.backend, self.backend.create_guest_memfd(self.fd, size, flags), size, flags)
 
     def set_user_memory_region(self, slot: int, *, gpa: int, size: int, userspace_addr: int, flags: int = 0) -> None:
         """KVM_SET_USER_MEMORY_REGION; gpa, size and userspace_addr in bytes, size 0 deletes."""
         self.backend.set_user_memory_region(self.fd, slot, flags, gpa, size, userspace_addr)
+        self._count(slot, size)
+
+    def set_user_memory_region_ext(
+        self,
+        slot: int,
+        *,
+        gpa: int,
+        size: int,
+        userspace_addr: int = 0,
+        restrictedmem: RestrictedMem,
+        restricted_offset: int = 0,
+        flags: int = KVM_MEM_PRIVATE,
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION with kvm_userspace_memory_region_ext, as v10 of restrictedmem has it; bytes."""
+        fd = restrictedmem.fd
+        self.backend.set_user_memory_region(self.fd, slot, flags, gpa, size, userspace_addr, fd, restricted_offset)
         self._count(slot, size)
 
     def set_user_memory_region2(
@@ -191,11 +216,11 @@ class Vm(_Descriptor):
         gpa: int,
         size: int,
         userspace_addr: int = 0,
-        guest_memfd: GuestMemfd | None = None,
+        guest_memfd: GuestMemfd | RestrictedMem | None = None,
         guest_memfd_offset: int = 0,
         flags: int = 0,
     ) -> None:
-        """KVM_SET_USER_MEMORY_REGION2; addresses, size and offset in bytes. A guest_memfd sets its flag."""
+        """KVM_SET_USER_MEMORY_REGION2; addresses, size and offset in bytes. A file sets its flag."""
         fd = -1
         if guest_memfd is not None:
             fd, flags = guest_memfd.fd, flags | KVM_MEM_GUEST_MEMFD
@@ -326,9 +351,40 @@ class GuestMemfd(_Descriptor):
         """Memory failure hits the page at offset (bytes). Model only."""
         _process(self.backend).poison(self.fd, offset)
 
-    def set_huge_page_size(self, page_size: int) -> None:
-        """Change the page size (bytes) that a shmem-backed file takes from now on. Model only."""
-        _process(self.backend).set_huge_page_size(self.fd, page_size)
+
+class RestrictedMem(_Descriptor):
+    """A memfd_restricted file, which is no VM's and has no size at first. Profile restrictedmem only."""
+
+    @property
+    def model(self) -> ModelRestrictedMem:
+        """The modelled file: cache (folios), contents, observers; NotVisible on a real kernel."""
+        return _process(self.backend).restrictedmem_of(self.fd)
+
+    def truncate(self, size: int) -> None:
+        """ftruncate(2), bytes; EPERM once there is a size."""
+        self.backend.ftruncate(self.fd, size)
+
+    def allocate(self, offset: int, size: int, *, keep_size: bool = False) -> None:
+        """fallocate(2), bytes; without keep_size the file may become larger."""
+        self.backend.fallocate(self.fd, FALLOC_FL_KEEP_SIZE if keep_size else 0, offset, size)
+
+    def punch_hole(self, offset: int, size: int) -> None:
+        """fallocate(KEEP_SIZE | PUNCH_HOLE); bytes."""
+        self.backend.fallocate(self.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, size)
+
+    def stat(self) -> FileStat:
+        """fstat(2)."""
+        stat = self.backend.fstat(self.fd)
+        assert stat is not None
+        return stat
+
+    def dup(self) -> RestrictedMem:
+        """Another descriptor of the same file."""
+        return RestrictedMem(self.backend, self.backend.dup(self.fd))
+
+    def poison(self, offset: int) -> None:
+        """Memory failure hits the page at offset (bytes); HostSignal. Model only."""
+        _process(self.backend).poison(self.fd, offset)
 
 
 class Pin(_Descriptor):
@@ -358,6 +414,12 @@ class Mapping:
     def pin(self, offset: int, length: int) -> Pin:
         """Hold the pages of a part, as a device does: they cannot become private until ``close``. EFAULT."""
         return Pin(self.backend, self.backend.pin(self.addr + offset, length))
+
+
+def _logarithm(page_size: int) -> int:
+    if not is_power_of_two(page_size):
+        raise ValueError(f"page_size {page_size:#x} is not a power of two")
+    return page_size.bit_length() - 1
 
 
 def _flags_text(flags: int) -> str:

@@ -24,7 +24,7 @@ from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Machine, Profile, profile_named
 from guestmem.recordings.target import Target
 from guestmem.recordings.vocabulary import Begin
-from guestmem.rules import DEFAULT, rule_named
+from guestmem.rules import rule_named
 from guestmem.uapi import (
     KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES,
     KVM_CAP_MAX_VCPU_ID,
@@ -156,7 +156,7 @@ def profile_for(begin: Begin, override: str | None = None) -> Profile:
 def process_for(begin: Begin, profile: Profile, machine: Machine | None = None) -> Process:
     """A fresh process on the machine the recording describes, or on the one given, or the profile's own; InputError."""
     described = _machine(begin, machine or profile.machine)
-    return Process(profile, described, rule_named(begin.rule) if begin.rule else DEFAULT)
+    return Process(profile, described, rule_named(begin.rule) if begin.rule else None)
 
 
 def _machine(begin: Begin, machine: Machine) -> Machine:

@@ -16,6 +16,7 @@ KVMIO: Final = 0xAE
 KVM_MEM_LOG_DIRTY_PAGES: Final = 1 << 0
 KVM_MEM_READONLY: Final = 1 << 1
 KVM_MEM_GUEST_MEMFD: Final = 1 << 2
+KVM_MEM_PRIVATE: Final = KVM_MEM_GUEST_MEMFD  # the same bit in restrictedmem, which was never merged
 
 # include/uapi/linux/kvm.h: struct kvm_memory_attributes.attributes
 KVM_MEMORY_ATTRIBUTE_PRIVATE: Final = 1 << 3
@@ -29,9 +30,13 @@ GUEST_MEMFD_FLAG_INIT_SHARED: Final = 1 << 1
 # A size must be said: there is no default to change under a running VMM, and what the rule is tied to is in the flags.
 GUEST_MEMFD_FLAG_HUGE_PAGES: Final = 1 << 2
 GUEST_MEMFD_FLAG_HUGETLB: Final = 1 << 3  # never fall back to smaller pages
-GUEST_MEMFD_FLAG_SHMEM: Final = 1 << 4  # as restrictedmem: the page size in use may change later
 GUEST_MEMFD_HUGE_SHIFT: Final = 26
 GUEST_MEMFD_HUGE_MASK: Final = 0x3F
+
+# Ours: flags of memfd_restricted, as the last mail of April 2023 asks for (ZEhbsHqBapHtdrg7@google.com). The page size
+# is written as its base-2 logarithm, the encoding that mmap (MAP_HUGE_SHIFT) and memfd_create (MFD_HUGE_SHIFT) share.
+RMFD_HUGE_SHIFT: Final = 26
+RMFD_HUGE_MASK: Final = 0x3F
 
 # include/uapi/linux/kvm.h: struct kvm_run.exit_reason and .memory_fault.flags
 KVM_EXIT_UNKNOWN: Final = 0

@@ -58,7 +58,7 @@ def exec_(
     import time
 
     from guestmem.exec import Options, run
-    from guestmem.model.profiles import profile_named
+    from guestmem.model.profiles import kernel_named
     from guestmem.report.exec_text import recorded_line, refusal_lines, stats_lines, summary_lines, unserved_line
 
     def say(unserved: Unserved) -> None:
@@ -68,7 +68,7 @@ def exec_(
         for line in refusal_lines(refusal):
             typer.echo(line, err=True)
 
-    chosen = profile_named(profile)
+    chosen = kernel_named(profile)
     recording = _recording(record, shlex.join(command), chosen) if record else None
 
     def listeners(group: int) -> list[OperationListener]:

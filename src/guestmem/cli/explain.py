@@ -41,14 +41,10 @@ def explain(
     from guestmem.report.explain_text import explain_text
     from guestmem.report.recordings_json import explain_json
 
-    wanted = [profile_named(name).name for name in profile]
+    wanted = [profile_named(name) for name in profile]
     chosen = _sequence(recording, sequence)
     position = _position(recording, chosen, op)
-    explanations = [
-        explanation
-        for explanation in explain_operation(chosen, position)
-        if not wanted or explanation.profile in wanted
-    ]
+    explanations = explain_operation(chosen, position, wanted)
     number = chosen.operations[position].i
     if as_json:
         typer.echo(explain_json(str(recording), chosen.begin.seq, number, explanations))

@@ -88,7 +88,7 @@ class Calls(Protocol):
     ) -> None:
         """KVM_SET_USER_MEMORY_REGION2."""
 
-    def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
+    def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> object:
         """KVM_SET_MEMORY_ATTRIBUTES."""
 
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:

@@ -12,7 +12,7 @@ from guestmem.layout.check import check as judge
 from guestmem.layout.coverage import HostLimits
 from guestmem.layout.live import read_live
 from guestmem.layout.recognise import load, read
-from guestmem.model.profiles import NEWEST, profile_named
+from guestmem.model.profiles import NEWEST, kernel_named
 from guestmem.rules import DEFAULT, Rule, rule_named
 from guestmem.units import parse_size
 
@@ -49,7 +49,7 @@ def check(
 
 def host_of(profile: str, page_size: str | None, rule: Rule | str | None, geometry: str, *, thp: bool) -> HostLimits:
     """The kernel and host of these names; InputError lists what there is."""
-    shape, kernel = geometry_named(geometry), profile_named(profile)
+    shape, kernel = geometry_named(geometry), kernel_named(profile)
     if not kernel.huge and (page_size or rule):
         raise InputError(f"a page size and a rule need profile next: {kernel.name} hands out base pages only")
     size = 0

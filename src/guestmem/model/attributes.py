@@ -22,7 +22,7 @@ from guestmem.runmap import RunMap
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64, align_down, align_up
 
-__all__ = ("AttributesRequest", "ConversionRequest", "convert", "set_attributes")
+__all__ = ("ARGUMENT_CHECKS", "AttributesRequest", "ConversionRequest", "convert", "give", "set_attributes")
 
 _SOURCE = "kvm_vm_ioctl_set_mem_attributes"
 _QUEUED = "KVM: guest_memfd: In-place conversion support, 799c9fadc639"
@@ -94,6 +94,7 @@ def _argument_checks(source: str) -> tuple[Check[Any], Check[Any], Check[Any]]:
     )
 
 
+ARGUMENT_CHECKS: tuple[Check[AttributesRequest], ...] = (flags_zero(_SOURCE), *_argument_checks(_SOURCE))
 CHECKS: tuple[Check[AttributesRequest], ...] = (
     Check(
         "kernel-has-attributes",
@@ -104,8 +105,7 @@ CHECKS: tuple[Check[AttributesRequest], ...] = (
         lambda r: f"VM types offered: {', '.join(map(str, r.vm.machine.vm_types))}",
         "use a kernel with KVM_SW_PROTECTED_VM; where attributes belong to files, the ioctl of the file",
     ),
-    flags_zero(_SOURCE),
-    *_argument_checks(_SOURCE),
+    *ARGUMENT_CHECKS,
 )
 
 CONVERSION_CHECKS: tuple[Check[ConversionRequest], ...] = (
@@ -160,7 +160,7 @@ def set_attributes(request: AttributesRequest) -> None:
     start, end = request.start >> vm.page_shift, (request.start + request.size) >> vm.page_shift
     if not _has(vm.attributes, start, end, request.attributes):
         vm.invalidate(start, end)
-        _give(vm.attributes, start, end, request.attributes)
+        give(vm.attributes, start, end, request.attributes)
 
 
 def convert(request: ConversionRequest) -> ConversionResult:
@@ -222,7 +222,8 @@ def _has(attributes: RunMap[int], start: int, end: int, value: int) -> bool:
     return attributes.covers(start, end, value) if value else not attributes.overlaps(start, end)
 
 
-def _give(attributes: RunMap[int], start: int, end: int, value: int) -> None:
+def give(attributes: RunMap[int], start: int, end: int, value: int) -> None:
+    """Set the value of [start, end); 0 is none."""
     if value:
         attributes.set(start, end, value)
     else:

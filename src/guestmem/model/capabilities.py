@@ -97,9 +97,28 @@ CAPABILITIES: Mapping[int, Answer] = MappingProxyType(
 )
 
 
+# Linux 6.1, and what v10 2/9 adds; that of the VM types was not read.
+_SINCE_2023 = (
+    uapi.KVM_CAP_USER_MEMORY2,
+    uapi.KVM_CAP_MEMORY_FAULT_INFO,
+    uapi.KVM_CAP_MEMORY_ATTRIBUTES,
+    uapi.KVM_CAP_GUEST_MEMFD,
+    uapi.KVM_CAP_VM_TYPES,
+    uapi.KVM_CAP_PRE_FAULT_MEMORY,
+    uapi.KVM_CAP_X86_APIC_BUS_CYCLES_NS,
+    uapi.KVM_CAP_GUEST_MEMFD_FLAGS,
+    uapi.KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES,
+)
+_MEMORY_ATTRIBUTES_2023 = 225  # KVM_CAP_MEMORY_ATTRIBUTES; other capabilities have these numbers today
+_CAPABILITIES_2023: Mapping[int, Answer] = MappingProxyType(
+    {cap: answer for cap, answer in CAPABILITIES.items() if cap not in _SINCE_2023} | {_MEMORY_ATTRIBUTES_2023: _one}
+)
+
+
 def check_extension(profile: Profile, machine: Machine, vm: Vm | None, cap: int) -> int:
     """The answer on /dev/kvm (vm None) or on a VM; never an error (kvm_vm_ioctl_check_extension_generic)."""
-    answer = CAPABILITIES.get(cap)
+    table = CAPABILITIES if profile.revision is None else _CAPABILITIES_2023
+    answer = table.get(cap)
     return 0 if answer is None else answer(profile, machine, vm)
 
 

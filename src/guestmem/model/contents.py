@@ -25,7 +25,7 @@ class Contents:
             low = _CHUNK - within
             return self.read(offset, low) | self.read(offset + low, size - low) << 8 * low
         chunk = self._chunks.get(offset // _CHUNK)
-        return 0 if chunk is None else int.from_bytes(chunk[within : within + size], "little")
+        return self._absent(offset, size) if chunk is None else int.from_bytes(chunk[within : within + size], "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Store the low size bytes of value at offset, little-endian."""
@@ -37,7 +37,7 @@ class Contents:
             return
         chunk = self._chunks.get(offset // _CHUNK)
         if chunk is None:
-            chunk = self._chunks[offset // _CHUNK] = bytearray(_CHUNK)
+            chunk = self._chunks[offset // _CHUNK] = self._fresh(offset - within, _CHUNK)
         chunk[within : within + size] = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
     def zero(self, start: int, end: int) -> None:
@@ -49,6 +49,14 @@ class Contents:
         else:
             for number in [number for number in self._chunks if first <= number < last]:
                 del self._chunks[number]
+
+    def _absent(self, offset: int, size: int) -> int:
+        """What bytes read as that were never written."""
+        return 0
+
+    def _fresh(self, offset: int, size: int) -> bytearray:
+        """A part that is about to be written for the first time."""
+        return bytearray(size)
 
     def written(self) -> list[int]:
         """Byte offsets of the 4 KiB chunks that were written, ascending."""

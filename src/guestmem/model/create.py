@@ -17,7 +17,6 @@ from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGE_PAGES,
     GUEST_MEMFD_FLAG_HUGETLB,
     GUEST_MEMFD_FLAG_INIT_SHARED,
-    GUEST_MEMFD_FLAG_SHMEM,
     GUEST_MEMFD_HUGE_MASK,
     GUEST_MEMFD_HUGE_SHIFT,
 )
@@ -94,9 +93,7 @@ class GuestMemfdRequest:
     @property
     def backing(self) -> Backing:
         """What happens when the host has no page of that size."""
-        if self.flags & GUEST_MEMFD_FLAG_HUGETLB:
-            return "hugetlb"
-        return "shmem" if self.flags & GUEST_MEMFD_FLAG_SHMEM else "thp"
+        return "hugetlb" if self.flags & GUEST_MEMFD_FLAG_HUGETLB else "thp"
 
     @property
     def valid_flags(self) -> int:
@@ -106,9 +103,7 @@ class GuestMemfdRequest:
         if profile.huge:
             valid |= GUEST_MEMFD_FLAG_HUGE_PAGES
             if flags & GUEST_MEMFD_FLAG_HUGE_PAGES:
-                valid |= _SIZE_FIELD
-                # One backing: with HUGETLB set, SHMEM is no longer valid.
-                valid |= GUEST_MEMFD_FLAG_HUGETLB if flags & GUEST_MEMFD_FLAG_HUGETLB else GUEST_MEMFD_FLAG_SHMEM
+                valid |= _SIZE_FIELD | GUEST_MEMFD_FLAG_HUGETLB
         return valid
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 from guestmem.model.auxiliary import AUX_KINDS, RunArea
 from guestmem.model.checks import Check, observed, require
 from guestmem.model.files import VCPU, VM, OpenFile, PathFile
+from guestmem.model.restrictedmem.file import RestrictedMem
 from guestmem.model.vcpu import Vcpu
 from guestmem.model.vm import GuestMemfd, Vm
 from guestmem.units import U32_MAX
@@ -70,15 +71,21 @@ FD_OPEN: Check[_Named] = Check(
     lambda named: named[1] is not None and not isinstance(named[1], PathFile),
     _say,
 )
-FD_IS_GUEST_MEMFD: Check[_Named] = Check(
-    "fd-is-guest-memfd",
-    errno.EINVAL,
-    "the descriptor must be a guest_memfd",
-    "fault injection",
-    lambda named: isinstance(named[1], GuestMemfd),
-    _say,
-)
 
+
+def _must_be(kind: type[OpenFile], name: str) -> Check[_Named]:
+    return Check(
+        f"fd-is-{name.replace('_', '-')}",
+        errno.EINVAL,
+        f"the descriptor must be a {name}",
+        "fault injection",
+        lambda named: isinstance(named[1], kind),
+        _say,
+    )
+
+
+FD_IS_GUEST_MEMFD = _must_be(GuestMemfd, "guest_memfd")
+FD_IS_RESTRICTEDMEM = _must_be(RestrictedMem, "restrictedmem")
 
 FD_TAKES_IOCTL: Check[tuple[int, OpenFile, bool]] = Check(
     "fd-takes-this-ioctl",
@@ -137,6 +144,13 @@ class Descriptors:
         file = self.file(fd)
         require((FD_IS_GUEST_MEMFD,), (fd, file))
         assert isinstance(file, GuestMemfd)
+        return file
+
+    def restrictedmem_of(self, fd: int) -> RestrictedMem:
+        """The memfd_restricted file of a descriptor; EBADF, EINVAL."""
+        file = self.file(fd)
+        require((FD_IS_RESTRICTEDMEM,), (fd, file))
+        assert isinstance(file, RestrictedMem)
         return file
 
     def require_kind(self, fd: int, file: OpenFile, *, passed: bool) -> None:

@@ -9,6 +9,8 @@ from guestmem.model.auxiliary import MemFd
 from guestmem.model.checks import Check, require
 from guestmem.model.files import OpenFile
 from guestmem.model.profiles import Profile
+from guestmem.model.restrictedmem import calls as restrictedmem
+from guestmem.model.restrictedmem.file import RestrictedMem
 from guestmem.model.vm import GuestMemfd
 from guestmem.uapi import (
     FALLOC_FL_COLLAPSE_RANGE,
@@ -16,6 +18,7 @@ from guestmem.uapi import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     FALLOC_FL_WRITE_ZEROES,
+    FALLOC_FL_ZERO_RANGE,
 )
 from guestmem.units import S64_MAX, format_size
 
@@ -74,6 +77,15 @@ def _mode_is_one_operation(request: FallocateRequest) -> bool:
     return True
 
 
+def _combines_as_6_1(request: FallocateRequest) -> bool:
+    """Linux 6.1 has known modes that do not go together, other than PUNCH_HOLE's own, as EINVAL."""
+    mode = request.mode
+    if request.profile.revision is None or mode < 0 or mode & ~request.profile.fallocate_modes:
+        return False
+    punches, keeps = mode & FALLOC_FL_PUNCH_HOLE, mode & FALLOC_FL_KEEP_SIZE
+    return not punches or bool(keeps and not mode & FALLOC_FL_ZERO_RANGE)
+
+
 GENERIC_CHECKS: tuple[Check[FallocateRequest], ...] = (
     Check(
         "range-positive",
@@ -85,7 +97,7 @@ GENERIC_CHECKS: tuple[Check[FallocateRequest], ...] = (
     ),
     Check(
         "mode-is-one-operation",
-        errno.EOPNOTSUPP,
+        lambda r: errno.EINVAL if _combines_as_6_1(r) else errno.EOPNOTSUPP,
         "mode must be one known operation, with KEEP_SIZE only where it goes with it",
         "vfs_fallocate",
         _mode_is_one_operation,
@@ -129,7 +141,7 @@ GENERIC_CHECKS: tuple[Check[FallocateRequest], ...] = (
         errno.EOPNOTSUPP,
         "the file must have a fallocate operation",
         "vfs_fallocate",
-        lambda r: isinstance(r.file, GuestMemfd | MemFd),
+        lambda r: isinstance(r.file, GuestMemfd | MemFd | RestrictedMem),
         lambda r: r.file.kind.name,
     ),
 )
@@ -190,6 +202,9 @@ def fallocate(request: FallocateRequest) -> None:
     if isinstance(file, MemFd):
         require(MEMFD_CHECKS, request)
         file.fallocate(request.mode, request.offset, request.length)
+        return
+    if isinstance(file, RestrictedMem):
+        restrictedmem.fallocate(file, request.mode, request.offset, request.length)
         return
     require(GUEST_MEMFD_CHECKS, request)
     gmem, shift = request.gmem, request.gmem.vm.page_shift

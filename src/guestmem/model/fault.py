@@ -18,7 +18,17 @@ from guestmem.model.vm import Memslot
 from guestmem.uapi import PROT_READ, PROT_WRITE
 from guestmem.units import align_down
 
-__all__ = ("STEPS", "Step", "resolve")
+__all__ = (
+    "STEPS",
+    "Step",
+    "get_host_page",
+    "look_up_slot",
+    "read_attribute",
+    "recheck",
+    "remember_mmio",
+    "resolve",
+    "sample_invalidations",
+)
 
 
 Step = Callable[[Fault], FaultResult | None]
@@ -62,13 +72,14 @@ def get_page(fault: Fault) -> FaultResult | None:
     """Get the page from the file or from the host's mapping (kvm_mmu_faultin_pfn)."""
     slot = fault.slot
     if slot is None:
-        return NO_PAGE if fault.private else _remember_mmio(fault)
+        return NO_PAGE if fault.private else remember_mmio(fault)
     if fault.private or slot.gmem_only:
         return _get_file_page(fault, slot)
-    return _get_host_page(fault, slot)
+    return get_host_page(fault, slot)
 
 
-def _remember_mmio(fault: Fault) -> FaultResult:
+def remember_mmio(fault: Fault) -> FaultResult:
+    """No slot has the frame: the access is one to a device."""
     vm = fault.vm
     if fault.gfn < 1 << (vm.machine.gpa_bits - vm.page_shift):  # beyond, nothing can be cached
         vm.mmio.remember(fault.gfn)
@@ -92,7 +103,8 @@ def _get_file_page(fault: Fault, slot: Memslot) -> FaultResult | None:
     return None
 
 
-def _get_host_page(fault: Fault, slot: Memslot) -> FaultResult | None:
+def get_host_page(fault: Fault, slot: Memslot) -> FaultResult | None:
+    """Get the page from the host's mapping at the slot's userspace_addr (hva_to_pfn)."""
     vm = fault.vm
     if fault.write and slot.readonly:
         note("get-page", "slot {} is read-only: the store becomes MMIO".format, slot.id)
@@ -160,16 +172,16 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-def resolve(fault: Fault) -> FaultResult:
+def resolve(fault: Fault, steps: tuple[Step, ...] = STEPS) -> FaultResult:
     """Run the steps until one ends the fault; again, if getting the page was itself an invalidation."""
     while True:
-        result = _once(fault)
+        result = _once(fault, steps)
         if result != RETRY or fault.vm.invalidating(fault.gfn):
             return result
 
 
-def _once(fault: Fault) -> FaultResult:
-    for step in STEPS:
+def _once(fault: Fault, steps: tuple[Step, ...]) -> FaultResult:
+    for step in steps:
         result = step(fault)
         if result is not None:
             note("outcome", _say_result, fault, result)

@@ -13,6 +13,8 @@ from typing import Literal
 from guestmem.model.auxiliary import MemFd
 from guestmem.model.checks import Check, require
 from guestmem.model.files import EVENTFD, LINK, PIPE, FileKind, OpenFile, PathFile
+from guestmem.model.restrictedmem import calls as restrictedmem
+from guestmem.model.restrictedmem.file import RestrictedMem
 
 __all__ = ("fsync", "ftruncate", "lseek", "reopen", "transfer", "transfer_at")
 
@@ -111,7 +113,7 @@ FTRUNCATE_CHECKS: tuple[Check[FileCall], ...] = (
         errno.EINVAL,
         "the file's size must be one that can change: that of a guest_memfd is fixed",
         "kvm_gmem_setattr",
-        lambda r: isinstance(r.file, MemFd),
+        lambda r: isinstance(r.file, MemFd | RestrictedMem),
         lambda r: r.kind.name,
     ),
 )
@@ -200,6 +202,9 @@ def reopen(file: OpenFile, oflags: int) -> OpenFile:
 def ftruncate(file: OpenFile | None, length: int) -> None:
     """ftruncate(2): a negative length is EINVAL before the descriptor is looked at; a guest_memfd's size is fixed."""
     require(FTRUNCATE_CHECKS, FileCall(file, length))
+    if isinstance(file, RestrictedMem):
+        restrictedmem.ftruncate(file, length)
+        return
     assert isinstance(file, MemFd)
     file.ftruncate(length)
 

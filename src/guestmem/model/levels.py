@@ -17,7 +17,7 @@ from guestmem.model.checks import note
 from guestmem.model.page_fault import Fault
 from guestmem.units import align_down
 
-__all__ = ("LIMITS", "Limit", "mapping_order")
+__all__ = ("LIMITS", "Limit", "host_mapping", "mapping_order")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Limit:
     allows: Callable[[Fault, int], bool]
 
 
-def mapping_order(fault: Fault) -> int:
-    """The order of the leaf that the fault installs."""
+def mapping_order(fault: Fault, limits: tuple[Limit, ...] | None = None) -> int:
+    """The order of the leaf that the fault installs, by ``LIMITS`` or others."""
     geometry = fault.vm.geometry
     for order in reversed(geometry.orders):
         if order == 0:
             break
-        for limit in LIMITS:
+        for limit in LIMITS if limits is None else limits:
             if not limit.allows(fault, order):
                 note("no-leaf", _say, geometry, order, limit)
                 break
@@ -101,7 +101,8 @@ def _sound(fault: Fault, order: int) -> bool:
     return not fault.gmem.cache.poisoned.overlaps(first, first + (1 << order))
 
 
-def _host_mapping(fault: Fault, order: int) -> bool:
+def host_mapping(fault: Fault, order: int) -> bool:
+    """Whether the host maps the whole block by one page of its own, where the page is the host's."""
     if fault.gmem is not None:
         return True
     run = fault.vm.host.vmas.run_at(fault.hva)
@@ -127,6 +128,6 @@ LIMITS: tuple[Limit, ...] = (
     Limit("contained", "the folio reaches outside the bound range", _contained),
     Limit("attributes-uniform", "some pages of the block are private and some shared", _uniform),
     Limit("page-poisoned", "the block contains a poisoned page", _sound),
-    Limit("host-mapping", "the host maps the address with smaller pages", _host_mapping),
+    Limit("host-mapping", "the host maps the address with smaller pages", host_mapping),
     Limit("nx-hugepages", "instruction fetches are mapped by base pages (NX hugepage workaround)", _nx),
 )

@@ -18,10 +18,11 @@ class FaultResult:
     """How a fault ended.
 
     mapped: a leaf is there. mmio: the access goes to user space as MMIO. memory_fault: KVM_RUN fails with errno and
-    exit reason 39. host_error: KVM_RUN fails with EFAULT and says no more. retry: something changed, start again.
+    exit reason 39. host_error: KVM_RUN fails with errno and says no more. retry: something changed, start again. spins:
+    the same fault is taken again and again, until a signal ends KVM_RUN with EINTR.
     """
 
-    kind: Literal["mapped", "mmio", "memory_fault", "host_error", "retry"]
+    kind: Literal["mapped", "mmio", "memory_fault", "host_error", "retry", "spins"]
     errno: int = 0
 
 

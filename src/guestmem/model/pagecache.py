@@ -35,11 +35,19 @@ Backing = Literal["thp", "hugetlb", "shmem"]
 class PageCache:
     """The address_space of one file: npages long, filled on demand."""
 
-    def __init__(self, npages: int, page_order: int, backing: Backing, geometry: Geometry, pools: HostPools) -> None:
+    def __init__(
+        self,
+        npages: int,
+        page_order: int,
+        backing: Backing,
+        geometry: Geometry,
+        pools: HostPools,
+        contents: Contents | None = None,
+    ) -> None:
         self.npages = npages
         self.backing = backing
         self.page_order = page_order
-        self.contents = Contents()
+        self.contents = Contents() if contents is None else contents
         self.folios: RunMap[int] = RunMap()  # index -> order of the folio that covers it
         self.poisoned: RunMap[bool] = RunMap()
         self.allocations: dict[int, int] = {}  # folios ever allocated, by order

@@ -13,6 +13,8 @@ from types import TracebackType
 
 from guestmem.arguments import Turns, checked
 from guestmem.backend import (
+    SHMEM_POLICIES,
+    AttributesWritten,
     AuxKind,
     Backend,
     Boot,
@@ -21,6 +23,7 @@ from guestmem.backend import (
     FileStat,
     Host,
     PreFaultResult,
+    ShmemPolicy,
     Statistics,
     Touch,
 )
@@ -29,7 +32,7 @@ from guestmem.model import create, file_calls, mmap
 from guestmem.model.attributes import AttributesRequest, ConversionRequest, convert, set_attributes
 from guestmem.model.auxiliary import AUX_KINDS
 from guestmem.model.capabilities import check_extension, enable_cap
-from guestmem.model.checks import Check, require
+from guestmem.model.checks import Check, observed, require
 from guestmem.model.descriptors import Descriptors, VcpuFile, VmFile
 from guestmem.model.fallocate import FallocateRequest, fallocate
 from guestmem.model.files import ANONYMOUS, KVM_DEVICE, OpenFile, PathFile
@@ -40,9 +43,13 @@ from guestmem.model.pools import HostPools
 from guestmem.model.profiles import NEWEST, Machine, Profile
 from guestmem.model.region import set_memory_region
 from guestmem.model.region_checks import Region
+from guestmem.model.restrictedmem import attributes as restrictedmem
+from guestmem.model.restrictedmem.calls import CreationRequest, memfd_restricted
+from guestmem.model.restrictedmem.file import RestrictedMem
+from guestmem.model.restrictedmem.shmem import Shmem
 from guestmem.model.vcpu import PreFaultRequest, Vcpu
 from guestmem.model.vm import GuestMemfd, Vm
-from guestmem.rules import DEFAULT, Rule
+from guestmem.rules import Rule
 from guestmem.uapi import KVM_MEM_GUEST_MEMFD, MAP_ANONYMOUS
 
 __all__ = ("Process",)
@@ -57,13 +64,23 @@ OFFSET_IN_FILE: Check[tuple[GuestMemfd, int]] = Check(
     lambda asked: asked[1] < asked[0].size,
     lambda asked: f"offset={asked[1]:#x} file size {asked[0].size:#x}",
 )
-PAGE_SIZE_CAN_CHANGE: Check[tuple[GuestMemfd, int]] = Check(
-    "page-size-can-change",
-    errno.EINVAL,
-    "only a shmem file's page size may change, and only to a leaf size of the VM's stage-2 tables",
-    "shmem's huge= setting",
-    lambda asked: asked[0].cache.backing == "shmem" and asked[1] in asked[0].vm.geometry.page_sizes,
-    lambda asked: f"a {asked[0].cache.backing} file, page size {asked[1]:#x}",
+SHMEM_CHECKS: tuple[Check[tuple[Shmem, ShmemPolicy, int]], ...] = (
+    Check(
+        "policy-known",
+        errno.EINVAL,
+        "the policy must be a word of shmem_enabled",
+        "shmem_enabled_store",
+        lambda asked: asked[1] in SHMEM_POLICIES,
+        lambda asked: f"policy {asked[1]!r:.40}, there are {', '.join(SHMEM_POLICIES)}",
+    ),
+    Check(
+        "page-size-known",
+        errno.EINVAL,
+        "a huge page must be a leaf size of the host",
+        "ours: Linux has one size",
+        lambda asked: asked[2] in asked[0].geometry.page_sizes,
+        lambda asked: f"page size {asked[2]:#x}, geometry {asked[0].geometry.name}",
+    ),
 )
 
 
@@ -74,13 +91,14 @@ class Process(Descriptors, Backend, Host, Statistics):
     name = "model"
     boot_pages = 0  # no code runs
 
-    def __init__(self, profile: Profile = NEWEST, machine: Machine | None = None, rule: Rule = DEFAULT) -> None:
+    def __init__(self, profile: Profile = NEWEST, machine: Machine | None = None, rule: Rule | None = None) -> None:
         super().__init__()
         self.turns = Turns()
         self.profile = profile
         self.machine = machine or profile.machine
-        self.rule = rule
+        self.rule = profile.rule if rule is None else rule
         self.pools = HostPools(dict(self.machine.pools))
+        self.shmem = Shmem(self.machine.geometry, self.pools)
         self.page_size = self.machine.geometry.base_page_size
         self.host = AddressSpace(self.page_size, self.machine.user_limit)
         self.vms: list[Vm] = []
@@ -116,6 +134,8 @@ class Process(Descriptors, Backend, Host, Statistics):
         file = self.named_file(fd)
         if isinstance(file, PathFile):
             file = file.named
+        if isinstance(file, RestrictedMem):
+            return file.stat()
         if not isinstance(file, GuestMemfd):
             return None
         return FileStat(file.size, 0, self.page_size, _ST_MODE, 1)
@@ -176,10 +196,31 @@ class Process(Descriptors, Backend, Host, Statistics):
 
     def create_guest_memfd(self, fd: int, size: int, flags: int, reserved: Sequence[int] = ()) -> int:
         """KVM_CREATE_GUEST_MEMFD; the reserved words are not looked at."""
-        return self.install(create.create_guest_memfd(self.vm_of(fd), size, flags))
+        vm = self.vm_of(fd)
+        self._require_known(fd, known=self.profile.revision is None)
+        return self.install(create.create_guest_memfd(vm, size, flags))
 
-    def set_user_memory_region(self, fd: int, slot: int, flags: int, gpa: int, size: int, userspace_addr: int) -> None:
-        set_memory_region(self.vm_of(fd), Region(1, slot, flags, gpa, size, userspace_addr), None)
+    def memfd_restricted(self, flags: int) -> int:
+        """memfd_restricted(2): ENOSYS but for profile restrictedmem."""
+        return self.install(memfd_restricted(CreationRequest(self.profile.revision, self.shmem, flags)))
+
+    def set_user_memory_region(
+        self,
+        fd: int,
+        slot: int,
+        flags: int,
+        gpa: int,
+        size: int,
+        userspace_addr: int,
+        restricted_fd: int = -1,
+        restricted_offset: int = 0,
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION; the last two are read by v10 of restrictedmem only."""
+        revision = self.profile.revision
+        if revision is None or not revision.extended_v1:  # upm reads them too, from where nothing was copied to
+            restricted_fd, restricted_offset = -1, 0
+        region = Region(1, slot, flags, gpa, size, userspace_addr, restricted_fd, restricted_offset)
+        set_memory_region(self.vm_of(fd), region, self._file_for(region))
 
     def set_user_memory_region2(
         self,
@@ -195,12 +236,28 @@ class Process(Descriptors, Backend, Host, Statistics):
         pad2: Sequence[int] = (),
     ) -> None:
         """KVM_SET_USER_MEMORY_REGION2; the pads are not looked at."""
+        vm, revision = self.vm_of(fd), self.profile.revision
+        self._require_known(fd, known=revision is None or not revision.extended_v1)
         region = Region(2, slot, flags, gpa, size, userspace_addr, guest_memfd, guest_memfd_offset)
-        file = self.find_file(guest_memfd) if flags & KVM_MEM_GUEST_MEMFD else None
-        set_memory_region(self.vm_of(fd), region, file)
+        set_memory_region(vm, region, self._file_for(region))
 
-    def set_memory_attributes(self, fd: int, address: int, size: int, attributes: int, flags: int) -> None:
-        set_attributes(AttributesRequest(self.vm_of(fd), address, size, attributes, flags))
+    def _file_for(self, region: Region) -> OpenFile | None:
+        return self.find_file(region.fd) if region.flags & KVM_MEM_GUEST_MEMFD else None
+
+    def _require_known(self, fd: int, *, known: bool) -> None:
+        """An ioctl that the kernel does not have is one for another kind of descriptor."""
+        if not known or observed():
+            self.require_kind(fd, self.file(fd), passed=known)
+
+    def set_memory_attributes(
+        self, fd: int, address: int, size: int, attributes: int, flags: int
+    ) -> AttributesWritten | None:
+        """KVM_SET_MEMORY_ATTRIBUTES; profile restrictedmem writes back what is left to do."""
+        request = AttributesRequest(self.vm_of(fd), address, size, attributes, flags)
+        if self.profile.revision is not None:
+            return restrictedmem.set_attributes(request)
+        set_attributes(request)
+        return None
 
     def gmem_set_memory_attributes(
         self, fd: int, offset: int, size: int, attributes: int, flags: int, reserved: Sequence[int] = ()
@@ -218,6 +275,7 @@ class Process(Descriptors, Backend, Host, Statistics):
     def pre_fault_memory(self, fd: int, gpa: int, size: int, flags: int) -> PreFaultResult:
         try:
             vcpu = self.vcpu_of(fd)
+            self._require_known(fd, known=self.profile.revision is None)
         except KvmError as refused:
             return PreFaultResult(gpa, size, refused)
         return vcpu.pre_fault(PreFaultRequest(vcpu, gpa, size, flags))
@@ -262,16 +320,19 @@ class Process(Descriptors, Backend, Host, Statistics):
     # -- what a test may do to the host ------------------------------------------------------------------------------
 
     def poison(self, fd: int, offset: int) -> None:
-        """Memory failure hits the page of a guest_memfd at offset (bytes); EINVAL past the end."""
+        """Memory failure hits the page of a file at offset (bytes); EINVAL past the end of a guest_memfd."""
+        file = self.file(fd)
+        if isinstance(file, RestrictedMem):
+            file.poison(offset // self.page_size)
+            return
         gmem = self.guest_memfd_of(fd)
         require((OFFSET_IN_FILE,), (gmem, offset))
         gmem.poison(offset >> gmem.vm.page_shift)
 
-    def set_huge_page_size(self, fd: int, page_size: int) -> None:
-        """Change what a shmem-backed file takes from now on; EINVAL for other files and for sizes that do not exist."""
-        gmem = self.guest_memfd_of(fd)
-        require((PAGE_SIZE_CAN_CHANGE,), (gmem, page_size))
-        gmem.cache.set_huge_order(gmem.vm.geometry.order_of(page_size))
+    def set_shmem_enabled(self, policy: ShmemPolicy, page_size: int) -> None:
+        """Write the host's setting, which restrictedmem files ask at each allocation; EINVAL."""
+        require(SHMEM_CHECKS, (self.shmem, policy, page_size))
+        self.shmem.set(policy, page_size)
 
     # -- the guest ---------------------------------------------------------------------------------------------------
 

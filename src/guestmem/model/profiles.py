@@ -14,6 +14,9 @@ from types import MappingProxyType
 
 from guestmem.errors import InputError
 from guestmem.geometry import X86_64, Geometry
+from guestmem.model.restrictedmem import revision as revisions
+from guestmem.model.restrictedmem.revision import Revision
+from guestmem.rules import DEFAULT, CreationFlags, GpaAlignment, NoRule, OrMetadata, Rule
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_MMAP,
@@ -22,9 +25,14 @@ from guestmem.uapi import (
 )
 
 __all__ = (
+    "HISTORY",
     "NEWEST",
     "NEXT",
     "PROFILES",
+    "RESTRICTEDMEM",
+    "RESTRICTEDMEM_UPM",
+    "RESTRICTEDMEM_V10",
+    "RESTRICTEDMEM_V11C",
     "V6_12",
     "V6_18",
     "V7_2",
@@ -35,6 +43,7 @@ __all__ = (
     "converts_in_place",
     "creation_flags",
     "has_private_mem",
+    "kernel_named",
     "offers_private_mem",
     "profile_named",
 )
@@ -92,6 +101,8 @@ class Profile:
     binding_overlap_last: bool = False  # kvm_gmem_commit_memory_region: after what the architecture checks
     in_place: bool = False  # attributes can belong to the file (guest_memfd: In-place conversion support)
     huge: bool = False  # guest_memfd folios may be larger than a page
+    rule: Rule = DEFAULT  # the alignment rule, where one is asked
+    revision: Revision | None = None  # restrictedmem, which guest_memfd replaced: the profile has the one or the other
 
 
 _FALLOCATE_6_12 = 0x7B  # KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO, INSERT, UNSHARE; NO_HIDE_STALE is refused
@@ -157,17 +168,68 @@ NEXT = replace(
     huge=True,
 )
 
+RESTRICTEDMEM = Profile(
+    name="restrictedmem",
+    title="no kernel: restrictedmem of April 2023, with the creation flags that its last mail asks for",
+    machine=Machine(),
+    gmem_flags=0,
+    gmem_flags_private=0,
+    gmem_on_any_vm=False,
+    binding_overlap_errno=errno.EINVAL,
+    signed_binding_offset=False,
+    fallocate_modes=_FALLOCATE_6_12,
+    gmem_mmap=False,
+    pre_fault_renews_root=False,
+    dirty_log_off_recovers=False,
+    quirks=0x7F,  # Linux 6.1
+    rule=CreationFlags(),
+    revision=revisions.SEED,
+)
+RESTRICTEDMEM_V10 = replace(
+    RESTRICTEDMEM,
+    name="restrictedmem-v10",
+    title="no kernel: restrictedmem as posted on 2 December 2022, with the test-only VM type",
+    rule=OrMetadata(),
+    revision=revisions.V10,
+)
+RESTRICTEDMEM_UPM = replace(
+    RESTRICTEDMEM,
+    name="restrictedmem-upm",
+    title="no kernel: restrictedmem as reworked on 14 January 2023",
+    rule=NoRule(),
+    revision=revisions.UPM,
+)
+RESTRICTEDMEM_V11C = replace(
+    RESTRICTEDMEM,
+    name="restrictedmem-v11c",
+    title="no kernel: restrictedmem as it stood in March 2023, prepared for an eleventh version that was not posted",
+    rule=GpaAlignment(),
+    revision=revisions.V11C,
+)
+
 NEWEST = V7_3  # the newest released kernel: what is meant where nothing is said
 
 PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (V6_12, V6_18, V7_2, V7_3, V7_4, NEXT)})
+"""The kernels with guest_memfd."""
+HISTORY: Mapping[str, Profile] = MappingProxyType(
+    {p.name: p for p in (RESTRICTEDMEM, RESTRICTEDMEM_V10, RESTRICTEDMEM_UPM, RESTRICTEDMEM_V11C)}
+)
+"""The system before it."""
 
 
 def profile_named(name: str) -> Profile:
     """Find a profile by the name used on the command line; InputError lists the names."""
-    try:
-        return PROFILES[name]
-    except KeyError:
-        raise InputError(f"no profile {name!r}; there are {', '.join(PROFILES)}") from None
+    found = PROFILES.get(name) or HISTORY.get(name)
+    if found is None:
+        raise InputError(f"no profile {name!r}; there are {', '.join((*PROFILES, *HISTORY))}")
+    return found
+
+
+def kernel_named(name: str) -> Profile:
+    """Find a profile that has guest_memfd; InputError lists the names, and says so of one that is history."""
+    if name in HISTORY:
+        raise InputError(f"profile {name} is the system before guest_memfd; here there are {', '.join(PROFILES)}")
+    return profile_named(name)
 
 
 def has_private_mem(vm_type: int) -> bool:

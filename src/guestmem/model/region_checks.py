@@ -12,6 +12,7 @@ one the VM was opened with. Whatever it lets through, no folio is ever mapped ou
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -34,6 +35,9 @@ __all__ = (
     "Region",
     "RegionRequest",
     "new_slot_checks",
+    "rule_check",
+    "say_old",
+    "say_slot",
 )
 
 USER_SLOTS = 32764  # KVM_USER_MEM_SLOTS: 32767 less three internal ones
@@ -97,12 +101,6 @@ class RegionRequest:
         assert isinstance(file, BindableFile)
         return file
 
-    @property
-    def binding(self) -> Binding:
-        """What a rule may know of the request."""
-        region = self.region
-        return self.gmem.binding(region.gpa, region.size, region.offset, region.userspace_addr)
-
 
 # -- what the checks compute -----------------------------------------------------------------------------------------
 
@@ -134,18 +132,20 @@ def _overlap(request: RegionRequest) -> Memslot | None:
 def _say_overlap(request: RegionRequest) -> str:
     other, region = _overlap(request), request.region
     where = f"gpa [{region.gpa:#x}, {region.gpa + region.size:#x})"
-    return f"{where} is free" if other is None else f"{where} overlaps {_say_slot(request, other)}"
+    return f"{where} is free" if other is None else f"{where} overlaps {say_slot(request, other)}"
 
 
-def _say_slot(request: RegionRequest, slot: Memslot) -> str:
+def say_slot(request: RegionRequest, slot: Memslot) -> str:
+    """A slot by its guest-physical range."""
     shift = request.vm.page_shift
     return f"the slot at gpa [{slot.base_gfn << shift:#x}, {slot.end_gfn << shift:#x})"
 
 
-def _say_old(request: RegionRequest) -> str:
+def say_old(request: RegionRequest) -> str:
+    """The slot that the request would change."""
     old = request.old
     assert old is not None
-    return f"{_say_slot(request, old)} with userspace_addr={old.userspace_addr:#x} flags={old.flags:#x}"
+    return f"{say_slot(request, old)} with userspace_addr={old.userspace_addr:#x} flags={old.flags:#x}"
 
 
 def _same_but_gpa_and_log(request: RegionRequest) -> bool:
@@ -179,7 +179,7 @@ def _say_bound(request: RegionRequest) -> str:
     if taken is None:
         return f"{where} is free"
     start, end, slot = taken
-    return f"{where}: [{start << shift:#x}, {end << shift:#x}) belongs to {_say_slot(request, slot)}"
+    return f"{where}: [{start << shift:#x}, {end << shift:#x}) belongs to {say_slot(request, slot)}"
 
 
 def _values_fd(request: RegionRequest) -> str:
@@ -308,7 +308,7 @@ MODIFY_CHECKS: tuple[Check[RegionRequest], ...] = (
         "a slot cannot be changed by a request with GUEST_MEMFD, not even to what it is",
         _SOURCE,
         lambda r: not r.region.wants_gmem,
-        lambda r: f"slot {r.region.as_id}:{r.region.id} is {_say_old(r)}",
+        lambda r: f"slot {r.region.as_id}:{r.region.id} is {say_old(r)}",
         "delete the slot (size 0), then create it",
     ),
     Check(
@@ -319,7 +319,7 @@ MODIFY_CHECKS: tuple[Check[RegionRequest], ...] = (
         _same_but_gpa_and_log,
         lambda r: (
             f"userspace_addr={r.region.userspace_addr:#x} size={r.region.size:#x} flags={r.region.flags:#x}, "
-            f"but slot {r.region.as_id}:{r.region.id} is {_say_old(r)}"
+            f"but slot {r.region.as_id}:{r.region.id} is {say_old(r)}"
         ),
         "delete the slot (size 0), then create it",
     ),
@@ -408,29 +408,40 @@ def new_slot_checks(request: RegionRequest) -> tuple[Check[RegionRequest], ...]:
     return _new_binding_checks(request.vm.rule if profile.huge else None, overlap_last=profile.binding_overlap_last)
 
 
+def _binding(request: RegionRequest) -> Binding:
+    region = request.region
+    return request.gmem.binding(region.gpa, region.size, region.offset, region.userspace_addr)
+
+
 @cache
 def _new_binding_checks(rule: Rule | None, *, overlap_last: bool) -> tuple[Check[RegionRequest], ...]:
-    by_rule = () if rule is None else (_rule_check(rule),)
+    by_rule = () if rule is None else (rule_check(rule, _binding, "guest_memfd_offset"),)
     if overlap_last:
         return (*CREATE_CHECKS, *PLACE_CHECKS, *FILE_CHECKS, *MAP_CHECKS, *FREE_CHECKS, *by_rule)
     return (*CREATE_CHECKS, *PLACE_CHECKS, *FILE_CHECKS, *FREE_CHECKS, *by_rule, *MAP_CHECKS)
 
 
-def _rule_check(rule: Rule) -> Check[RegionRequest]:
-    """Profile ``next`` alone: the alignment rule."""
+def rule_check(
+    rule: Rule, binding: Callable[[RegionRequest], Binding], field: str, *, only_private: bool = False
+) -> Check[RegionRequest]:
+    """The alignment rule of the VM, as a check; field is what the offset is called. No released kernel has it."""
+
+    def refused(request: RegionRequest) -> str | None:
+        return None if only_private and not request.region.wants_gmem else rule.refuses(binding(request))
+
     return Check(
         f"rule:{rule.name}",
         errno.EINVAL,
         rule.statement,
         "the alignment rule the VM was opened with",
-        lambda r: rule.refuses(r.binding) is None,
-        lambda r: rule.refuses(r.binding) or f"{_values_file_range(r)} gpa={r.region.gpa:#x}",
-        lambda r: _move_offset(rule, r.binding),
+        lambda r: refused(r) is None,
+        lambda r: refused(r) or f"{field}={r.region.offset:#x} size={r.region.size:#x} gpa={r.region.gpa:#x}",
+        lambda r: _move_offset(rule, binding(r), field),
     )
 
 
-def _move_offset(rule: Rule, binding: Binding) -> str:
+def _move_offset(rule: Rule, binding: Binding, field: str) -> str:
     offset = rule.nearest_offset(binding)
     if offset is None:
         return "no offset near by is accepted; change the slot's size or gpa"
-    return f"use guest_memfd_offset={offset:#x}: holes in the file cost nothing"
+    return f"use {field}={offset:#x}: holes in the file cost nothing"

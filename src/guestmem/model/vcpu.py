@@ -13,10 +13,10 @@ from guestmem.backend import Exit, PreFaultResult, Touch
 from guestmem.errors import KvmError, errno_name
 from guestmem.harness import mmio_answer
 from guestmem.model.checks import Check, flags_zero, note, observed, require
-from guestmem.model.fault import get_page, look_up_slot, read_attribute, resolve
+from guestmem.model.fault import STEPS, resolve
 from guestmem.model.hostmem import Anonymous
-from guestmem.model.levels import mapping_order
 from guestmem.model.page_fault import MAPPED, MMIO, Fault, FaultResult
+from guestmem.model.restrictedmem.fault import STEPS_2023
 from guestmem.model.stage2 import Leaf
 from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_EXIT_FLAG_PRIVATE
@@ -109,7 +109,9 @@ class Vcpu:
     def __init__(self, vm: Vm, id: int) -> None:
         self.vm: Vm = vm
         self.id = id
+        self.steps = STEPS if vm.profile.revision is None else STEPS_2023
         self._root: int | None = None  # generation of the page-table root it has loaded
+        self._shutdowns = vm.shutdowns
 
     @property
     def root_is_stale(self) -> bool:
@@ -122,9 +124,12 @@ class Vcpu:
     def touch(self, touch: Touch) -> list[Exit]:
         """One guest access: the exits it took, the last one "done" unless it was abandoned."""
         vm = self.vm
+        if self._shutdowns != vm.shutdowns:
+            self._shutdowns = vm.shutdowns
+            return [Exit("shutdown")]
         answer = self.translate(touch.gpa >> vm.page_shift, write=touch.rw == "w", fetch=touch.rw == "x")
         if answer.leaf is None:
-            return _exits(answer, touch, vm.page_size)
+            return _exits(vm, answer, touch)
         return [_access(answer.leaf, touch, vm.page_shift)]
 
     def translate(self, gfn: int, *, write: bool, fetch: bool) -> Translation:
@@ -134,10 +139,10 @@ class Vcpu:
         leaf = vm.stage2.get(gfn)
         if leaf is not None and (leaf.writable or not write):
             if observed():
-                _explain_leaf(vm, gfn, leaf)
+                self._explain_leaf(gfn, leaf)
             return Translation(leaf, MAPPED)
         fault = Fault(vm, gfn, write=write, fetch=fetch, reserved=vm.mmio.is_stale(gfn))
-        result = MMIO if vm.mmio.is_current(gfn) else resolve(fault)
+        result = MMIO if vm.mmio.is_current(gfn) else resolve(fault, self.steps)
         if result.kind != "mapped":
             vm.stage2.statistics.exits[result.kind] += 1
         return Translation(fault.leaf, result, fault.private)
@@ -152,7 +157,7 @@ class Vcpu:
         gpa, end = request.gpa, request.gpa + request.size
         while gpa < end:
             fault = Fault(self.vm, gpa >> self.vm.page_shift)
-            result = resolve(fault)
+            result = resolve(fault, self.steps)
             if result.kind != "mapped":
                 return PreFaultResult(gpa, end - gpa, _pre_fault_error(result, gpa) if gpa == request.gpa else None)
             gpa = min(end, self._mapped_until(fault, end))
@@ -175,14 +180,17 @@ class Vcpu:
             last = alike
         return last << vm.page_shift
 
+    def _explain_leaf(self, gfn: int, leaf: Leaf) -> None:
+        """Tell an observer what answers an access that takes no fault, and what forbids larger leaves now."""
+        vm = self.vm
+        note("stage-2", "a {} leaf maps gfn {:#x}".format, vm.geometry.name_of(leaf.order), gfn)
+        fault = Fault(vm, gfn)
+        for step in self.steps[:-1]:  # all but the one that maps
+            if step.__name__ in _LOOKS:
+                step(fault)
 
-def _explain_leaf(vm: Vm, gfn: int, leaf: Leaf) -> None:
-    """Tell an observer what answers an access that takes no fault, and what forbids larger leaves now."""
-    note("stage-2", "a {} leaf maps gfn {:#x}".format, vm.geometry.name_of(leaf.order), gfn)
-    fault = Fault(vm, gfn)
-    for step in (read_attribute, look_up_slot, get_page):
-        step(fault)
-    mapping_order(fault)
+
+_LOOKS = ("read_attribute", "look_up_slot", "get_page", "decide_level")
 
 
 def _alike_until(fault: Fault) -> int:
@@ -222,19 +230,19 @@ def _access(leaf: Leaf, touch: Touch, page_shift: int) -> Exit:
     return Exit("done", value=value if touch.rw == "r" else None)
 
 
-def _exits(translation: Translation, touch: Touch, page_size: int) -> list[Exit]:
-    result = translation.result
+def _exits(vm: Vm, translation: Translation, touch: Touch) -> list[Exit]:
+    result, revision = translation.result, vm.profile.revision
     if result.kind == "mmio":
         if touch.rw == "w":
             data = (touch.value & ((1 << 8 * touch.size) - 1)).to_bytes(touch.size, "little").hex()
             return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=1, data=data), Exit("done")]
         answer = mmio_answer(touch.size)
         return [Exit("mmio", gpa=touch.gpa, len=touch.size, is_write=0), Exit("done", value=answer)]
-    name = errno_name(result.errno)
+    name = errno_name(result.errno) if result.errno else None
     if result.kind == "memory_fault":
-        flags = KVM_MEMORY_EXIT_FLAG_PRIVATE if translation.private else 0
-        gpa = align_down(touch.gpa, page_size)
-        return [Exit("memory_fault", errno=name, flags=flags, gpa=gpa, size=page_size)]
+        private = KVM_MEMORY_EXIT_FLAG_PRIVATE if revision is None else revision.exit_flag_private
+        gpa = align_down(touch.gpa, vm.page_size)
+        return [Exit("memory_fault", errno=name, flags=private * translation.private, gpa=gpa, size=vm.page_size)]
     return [Exit("unknown", errno=name)]
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from guestmem.errors import EHWPOISON, HostSignal, KvmError
 from guestmem.geometry import Geometry
@@ -40,6 +41,9 @@ from guestmem.uapi import (
 )
 from guestmem.units import align_down, align_up
 
+if TYPE_CHECKING:
+    from guestmem.model.restrictedmem.file import Observer
+
 __all__ = ("AddressSpaceSlots", "BindableFile", "GuestMemfd", "Memslot", "Vm", "VmSlots")
 
 
@@ -48,7 +52,7 @@ __all__ = ("AddressSpaceSlots", "BindableFile", "GuestMemfd", "Memslot", "Vm", "
 
 @dataclass(slots=True, eq=False, repr=False)
 class Memslot:
-    """struct kvm_memory_slot: frames [base_gfn, base_gfn + npages), pgoff in base pages of ``gmem``."""
+    """struct kvm_memory_slot: frames [base_gfn, base_gfn + npages), pgoff in base pages of its file."""
 
     as_id: int
     id: int
@@ -59,6 +63,7 @@ class Memslot:
     gmem: GuestMemfd | None = None  # None again once the file is closed
     pgoff: int = 0
     gmem_only: bool = False  # every guest access goes to the file (KVM_MEMSLOT_GMEM_ONLY)
+    observer: Observer | None = None  # under restrictedmem, what it left with its file
 
     @property
     def end_gfn(self) -> int:
@@ -146,7 +151,8 @@ class Vm(VmSlots):
     def __init__(
         self, type: int, profile: Profile, machine: Machine, rule: Rule, host: AddressSpace, pools: HostPools
     ) -> None:
-        spaces = 2 if machine.smm and not has_private_mem(type) else 1
+        everywhere = profile.revision is not None and profile.revision.second_address_space
+        spaces = 2 if machine.smm and (everywhere or not has_private_mem(type)) else 1
         super().__init__(type, profile, machine, rule, [AddressSpaceSlots() for _ in range(spaces)])
         self.host = host
         self.pools = pools
@@ -161,6 +167,7 @@ class Vm(VmSlots):
         self.mmu_invalidations: list[tuple[int, int]] = []  # in progress
         self.root_generation = 0  # grows when every root is thrown away (kvm_mmu_zap_all_fast)
         self.disabled_quirks = 0  # KVM_X86_QUIRK_*
+        self.shutdowns = 0  # how often every vCPU was asked to exit with KVM_EXIT_SHUTDOWN
         self.references = 1
         host.on_invalidate.append(self._host_invalidate)
 
@@ -200,6 +207,9 @@ class Vm(VmSlots):
         if self.references == 0:
             self.host.on_invalidate.remove(self._host_invalidate)
             self.stage2 = Stage2(self.geometry)
+            for slot in [slot for space in self.spaces for slot in space.by_id.values()]:
+                if slot.observer is not None:
+                    slot.observer.release()
 
     def invalidate_begin(self, start_gfn: int, end_gfn: int) -> None:
         """Begin an invalidation: faults on the range retry until it ends; its leaves go now."""
@@ -285,11 +295,6 @@ class GuestMemfd(BindableFile):
             self.attributes.set(0, cache.npages, KVM_MEMORY_ATTRIBUTE_PRIVATE)
         vm.get()
         vm.gmems.append(self)
-
-    @property
-    def backing_page_size(self) -> int:
-        """The largest page the backing takes at the moment, bytes."""
-        return self.vm.geometry.page_size(self.cache.largest_order)
 
     @property
     def supports_mmap(self) -> bool:

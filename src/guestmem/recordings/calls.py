@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from guestmem.backend import AuxKind
+from guestmem.backend import AuxKind, ShmemPolicy
 from guestmem.errors import HostSignal
 from guestmem.recordings.limits import ONLY_A_MODEL
 from guestmem.recordings.operation import (
     S32,
     S64,
+    U32,
     U64,
     Handle,
     Length,
@@ -162,7 +163,7 @@ class Reopen(Operation, tag="reopen"):
 
 
 class Fstat(Operation, tag="fstat"):
-    """fstat(2); the fields are those of a guest_memfd."""
+    """fstat(2); the fields are those of a guest_memfd, or of a memfd_restricted file."""
 
     fd: Handle
     st_size: Observed[int | None] = None
@@ -319,26 +320,44 @@ class UnpinPages(Operation, tag="unpin"):
 
 
 class Poison(Operation, tag="poison"):
-    """guestmem's own: memory failure hits the page at offset (bytes) of a guest_memfd."""
+    """guestmem's own: memory failure hits the page at offset (bytes) of a file; ``signal`` is what it ended in."""
 
     fd: Handle
     offset: U64
+    signal: Observed[str | None] = None
 
     def run(self, here: Handles) -> None:
-        here.host().poison(here.fd(self.fd), self.offset)
+        try:
+            here.host().poison(here.fd(self.fd), self.offset)
+        except HostSignal as ended:
+            self.signal = ended.signal
+            raise
+
+    def ended(self, touch: int | None = None) -> str:
+        return str(self.errno or self.signal or "ok")
 
     def limit(self, limits: Limits) -> str | None:
         return ONLY_A_MODEL
 
 
-class SetHugePageSize(Operation, tag="set_huge_page_size"):
-    """guestmem's own: change the page size that a shmem-backed file takes from now on (bytes)."""
+class SetShmemEnabled(Operation, tag="set_shmem_enabled"):
+    """guestmem's own: write the host's shmem_enabled; page_size is that of a huge page, bytes (Linux on x86: 2M)."""
 
-    fd: Handle
-    page_size: U64
+    policy: ShmemPolicy
+    page_size: U64 = 2 * MIB
 
     def run(self, here: Handles) -> None:
-        here.host().set_huge_page_size(here.fd(self.fd), self.page_size)
+        here.host().set_shmem_enabled(self.policy, self.page_size)
 
     def limit(self, limits: Limits) -> str | None:
         return ONLY_A_MODEL
+
+
+class MemfdRestricted(Operation, tag="memfd_restricted"):
+    """memfd_restricted(2), which was never merged."""
+
+    flags: U32
+    out: NewHandle
+
+    def run(self, here: Handles) -> None:
+        self.result = here.made(self.out, here.backend.memfd_restricted(self.flags))

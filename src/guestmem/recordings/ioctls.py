@@ -88,11 +88,22 @@ class SetRegion(Operation):
 
 
 class SetUserMemoryRegion(SetRegion, tag="set_user_memory_region"):
-    """KVM_SET_USER_MEMORY_REGION."""
+    """KVM_SET_USER_MEMORY_REGION; the last two, in bytes, are read by v10 of restrictedmem only."""
+
+    restricted_fd: Handle = -1
+    restricted_offset: U64 = 0
 
     def run(self, here: Handles) -> None:
-        where = here.address(self.userspace_addr)
-        here.backend.set_user_memory_region(here.fd(self.vm), self.slot, self.flags, self.gpa, self.size, where)
+        here.backend.set_user_memory_region(
+            here.fd(self.vm),
+            self.slot,
+            self.flags,
+            self.gpa,
+            self.size,
+            here.address(self.userspace_addr),
+            here.fd(self.restricted_fd),
+            self.restricted_offset,
+        )
 
 
 class SetUserMemoryRegion2(SetRegion, tag="set_user_memory_region2"):
@@ -119,17 +130,21 @@ class SetUserMemoryRegion2(SetRegion, tag="set_user_memory_region2"):
 
 
 class SetMemoryAttributes(Operation, tag="set_memory_attributes"):
-    """KVM_SET_MEMORY_ATTRIBUTES; address and size in bytes."""
+    """KVM_SET_MEMORY_ATTRIBUTES; address and size in bytes; address_out and size_out what restrictedmem wrote back."""
 
     vm: Handle
     address: U64
     size: U64
     attributes: U64
     flags: U64
+    address_out: Observed[U64 | None] = None
+    size_out: Observed[U64 | None] = None
 
     def run(self, here: Handles) -> None:
         vm = here.fd(self.vm)
-        here.backend.set_memory_attributes(vm, self.address, self.size, self.attributes, self.flags)
+        written = here.backend.set_memory_attributes(vm, self.address, self.size, self.attributes, self.flags)
+        if written is not None:
+            self.address_out, self.size_out = written.address, written.size
 
     def limit(self, limits: Limits) -> str | None:
         return None if self.flags else limits.attributes(self.address, self.size)

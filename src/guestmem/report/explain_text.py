@@ -27,9 +27,10 @@ def explain_text(where: str, sequence: str, operation: int, explanations: list[E
 def _operation(group: list[Explanation]) -> Iterator[str]:
     yield ""
     yield f"{group[0].op} {words(group[0].arguments)}"
+    longest = max(6, *(len(explanation.profile) for explanation in group))
     for explanation in group:
         refused = f"  [{explanation.check}] {explanation.reason}" if explanation.check else ""
-        yield f"  {explanation.profile:<6} {words(explanation.outcome)}{refused}"
+        yield f"  {explanation.profile:<{longest}} {words(explanation.outcome)}{refused}"
     yield from _checks(group)
     yield from _steps(group)
 
@@ -40,13 +41,13 @@ def _checks(group: list[Explanation]) -> Iterator[str]:
     names = list(dict.fromkeys(name for checks in walked.values() for name in checks))
     if not names:
         return
-    width = max(map(len, names))
+    width, column = max(map(len, names)), max(12, *(len(profile) + 2 for profile in walked))
     yield ""
-    yield f"  {'check':<{width}}  {''.join(f'{profile:<12}' for profile in walked)}values"
+    yield f"  {'check':<{width}}  {''.join(f'{profile:<{column}}' for profile in walked)}values"
     for name in names:
         cells = [_cell(checks.get(name)) for checks in walked.values()]
         values = dict.fromkeys(checks[name].text for checks in walked.values() if name in checks)
-        yield f"  {name:<{width}}  {''.join(f'{cell:<12}' for cell in cells)}{' | '.join(values)}"
+        yield f"  {name:<{width}}  {''.join(f'{cell:<{column}}' for cell in cells)}{' | '.join(values)}"
 
 
 def _cell(observation: Observation | None) -> str:

@@ -1,7 +1,8 @@
 """A counterexample as something one can run: a layout for ``guestmem check``, a recording for ``guestmem run``.
 
-The recording sets the slot under profile next with the rule that was asked about, and touches the page; outcomes are
-left out, so that running it shows them. Counterexamples of the signed arithmetic are a recording for profile v6.18.
+The recording sets the slot with the rule that was asked about, and touches the page; outcomes are left out, so that
+running it shows them. Its profile is next; it is restrictedmem, where the host may change the page that a file takes,
+if that is what it takes; and for counterexamples of the signed arithmetic v6.18.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from guestmem.proofs.example import Example
 from guestmem.proofs.verdict import Refuted
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGE_PAGES,
-    GUEST_MEMFD_FLAG_SHMEM,
     GUEST_MEMFD_HUGE_SHIFT,
     KVM_MEM_GUEST_MEMFD,
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
     KVM_X86_DEFAULT_VM,
     KVM_X86_SW_PROTECTED_VM,
+    RMFD_HUGE_SHIFT,
 )
 
 __all__ = ("layout", "recording", "write_counterexamples")
@@ -68,7 +69,8 @@ def recording(geometry: Geometry, answer: Answer) -> str:
     if name.startswith("signed-"):
         return _lines(name, "v6.18", _signed(example))
     place = geometry.name if geometry.name in GEOMETRIES else ""
-    return _lines(name, "next", _operations(example), rule=answer.rule, geometry=place, gpa_bits=52)
+    profile = "restrictedmem" if _backing_changes(example) else "next"
+    return _lines(name, profile, _operations(example), rule=answer.rule, geometry=place, gpa_bits=52)
 
 
 def _example(geometry: Geometry, answer: Answer) -> Example | None:
@@ -91,10 +93,7 @@ def _signed(example: Example) -> Iterator[dict[str, Any]]:
 def _operations(example: Example) -> Iterator[dict[str, Any]]:
     gpa = example.gpa + example.into
     yield {"op": "create_vm", "type": KVM_X86_SW_PROTECTED_VM, "out": "vm0"}
-    yield {"op": "create_guest_memfd", "vm": "vm0", "size": example.file_size, "flags": _flags(example), "out": "gm0"}
-    changes = _backing_changes(example)
-    if changes:
-        yield {"op": "set_huge_page_size", "fd": "gm0", "page_size": example.backing}
+    yield from _restrictedmem(example) if _backing_changes(example) else [_guest_memfd(example)]
     yield _slot(example)
     yield {
         "op": "set_memory_attributes",
@@ -104,11 +103,27 @@ def _operations(example: Example) -> Iterator[dict[str, Any]]:
         "attributes": KVM_MEMORY_ATTRIBUTE_PRIVATE,
         "flags": 0,
     }
-    if changes:
-        yield {"op": "set_huge_page_size", "fd": "gm0", "page_size": example.folio_size}
+    if _backing_changes(example):
+        yield _shmem_takes(example.folio_size)
     yield {"op": "create_vcpu", "vm": "vm0", "id": 0, "out": "vcpu0"}
     touch = {"gpa": gpa, "rw": "r", "size": 8}
     yield {"op": "run_touch", "vm": "vm0", "vcpu": "vcpu0", "boot_gpa": 0, "touches": [touch]}
+
+
+def _guest_memfd(example: Example) -> dict[str, Any]:
+    flags = GUEST_MEMFD_FLAG_HUGE_PAGES | (example.page.bit_length() - 1) << GUEST_MEMFD_HUGE_SHIFT
+    return {"op": "create_guest_memfd", "vm": "vm0", "size": example.file_size, "flags": flags, "out": "gm0"}
+
+
+def _restrictedmem(example: Example) -> Iterator[dict[str, Any]]:
+    flags = (example.page.bit_length() - 1) << RMFD_HUGE_SHIFT
+    yield {"op": "memfd_restricted", "flags": flags, "out": "gm0"}
+    yield {"op": "ftruncate", "fd": "gm0", "length": example.file_size}
+    yield _shmem_takes(example.backing)
+
+
+def _shmem_takes(page_size: int) -> dict[str, Any]:
+    return {"op": "set_shmem_enabled", "policy": "always", "page_size": page_size}
 
 
 def _slot(example: Example) -> dict[str, Any]:
@@ -123,11 +138,6 @@ def _slot(example: Example) -> dict[str, Any]:
         "guest_memfd": "gm0",
         "guest_memfd_offset": example.offset,
     }
-
-
-def _flags(example: Example) -> int:
-    page = GUEST_MEMFD_FLAG_HUGE_PAGES | (example.page.bit_length() - 1) << GUEST_MEMFD_HUGE_SHIFT
-    return page | (GUEST_MEMFD_FLAG_SHMEM if _backing_changes(example) else 0)
 
 
 def _backing_changes(example: Example) -> bool:
