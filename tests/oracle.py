@@ -56,8 +56,9 @@ class File:
     vm: Vm
     npages: int
     flags: int
-    order: int = 0
+    order: int = 0  # of the largest page it takes
     backing: str = "thp"
+    asked: int = 0  # order of the page asked for when it was created
     folios: dict[int, tuple[int, int]] = field(default_factory=dict)
     words: dict[int, int] = field(default_factory=dict)
     poison: set[int] = field(default_factory=set)
@@ -93,12 +94,15 @@ class Vm:
 class Oracle:
     """The world."""
 
-    def __init__(self, kernel: Kernel, geometry: Geometry, rule: Rule, pools: dict[int, int], host_order: int) -> None:
+    def __init__(
+        self, kernel: Kernel, geometry: Geometry, rule: Rule, pools: dict[int, int], host_order: int, thp_order: int = 0
+    ) -> None:
         self.kernel = kernel
         self.geometry = geometry
         self.rule = rule
         self.free = dict(pools)
         self.host_order = host_order
+        self.thp_order = thp_order
         self.vms: list[Vm] = []
         self.files: list[File] = []
         self.buffer: dict[int, int] = {}
@@ -106,10 +110,11 @@ class Oracle:
 
     # -- 2: the file -------------------------------------------------------------------------------------------------
 
-    def create_file(self, vm: Vm, size: int, flags: int, order: int = 0, backing: str = "thp") -> File:
+    def create_file(self, vm: Vm, size: int, flags: int, asked: int = 0) -> File:
+        backing, order = ("hugetlb", asked) if asked else ("thp", self.thp_order)
         if flags & ~self.kernel.creation_flags(vm.private_type):
             raise Refused("EINVAL")
-        if size <= 0 or size % (P << order):
+        if size <= 0 or size % (P << asked):
             raise Refused("EINVAL")
         if backing == "hugetlb":
             if flags & INIT_SHARED:
@@ -119,7 +124,7 @@ class Oracle:
                 raise Refused("ENOMEM")
             if order in self.free:
                 self.free[order] -= wanted
-        file = File(vm, size // P, flags, order, backing)
+        file = File(vm, size // P, flags, order, backing, asked)
         if not flags & INIT_SHARED:
             file.private.update(range(file.npages))
         self.files.append(file)
@@ -316,7 +321,7 @@ class Oracle:
             raise Refused("EINVAL")
 
     def _binding(self, file: File, gpa: int, size: int, offset: int) -> Binding:
-        return Binding(gpa, size, offset, P << file.order, P << file.order, self.geometry)
+        return Binding(gpa, size, offset, P << file.asked, P << file.order, self.geometry)
 
     def _drop_slot_mappings(self, vm: Vm, slot: Slot) -> None:
         vm.generation += 1

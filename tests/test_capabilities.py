@@ -78,15 +78,6 @@ def test_guest_memfd_flags_tells_which_of_the_released_flags_can_be_given(kvm: K
         assert sum(flag for flag in (1, 2) if try_create_guest_memfd(vm, P, flag) is None) == offered
 
 
-@pytest.mark.parametrize("profile", ["next"])
-def test_profile_next_says_that_files_may_have_huge_pages(kvm: Kvm) -> None:
-    assert [
-        kvm.check_extension(uapi.KVM_CAP_GUEST_MEMFD_FLAGS),
-        kvm.create_vm(0).check_extension(uapi.KVM_CAP_GUEST_MEMFD_FLAGS),
-        kvm.create_vm(1).check_extension(uapi.KVM_CAP_GUEST_MEMFD_FLAGS),
-    ] == [7, 7, 5]
-
-
 @pytest.mark.parametrize("profile", RELEASED)
 @pytest.mark.parametrize(
     ("id", "ends"), [(0, None), (1, None), (4095, None), (4096, "EINVAL"), ((1 << 64) - 1, "EINVAL")]

@@ -13,7 +13,7 @@ import guestmem.model
 from guestmem.errors import HostSignal, KvmError
 from guestmem.model.checks import Observation, observing
 from guestmem.model.process import Process
-from guestmem.model.profiles import NEXT, RESTRICTEDMEM, V7_4, Machine, Profile
+from guestmem.model.profiles import NEXT, RESTRICTEDMEM, V7_3, V7_4, Machine, Profile
 from guestmem.recordings import vocabulary
 from guestmem.uapi import FALLOC_FL_KEEP_SIZE, MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from guestmem.units import MIB
@@ -74,6 +74,8 @@ def kernel_of(op: str) -> Profile:
     """The profile that has most checks of the operation."""
     if op == "memfd_restricted":
         return RESTRICTEDMEM
+    if op in ("set_memory_attributes", "pre_fault"):
+        return V7_3  # attributes of VMs
     return V7_4 if op.startswith("gmem") else NEXT
 
 

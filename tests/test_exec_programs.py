@@ -160,7 +160,9 @@ def test_a_page_size_needs_a_profile_that_has_it() -> None:
 
 def test_large_pages_come_to_a_program_that_knows_nothing_of_them(programs: Path) -> None:
     """convert makes a file of 2 MiB, all private at first, then one page of it shared."""
-    code, _, err = guestmem("--profile", "next", "--page-size", "2M", "--stats", "--", programs / "convert")
+    code, _, err = guestmem(
+        "--profile", "next", "--in-place", "off", "--page-size", "2M", "--stats", "--", programs / "convert"
+    )
 
     assert code == 0
     assert "of 2M" in err

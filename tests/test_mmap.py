@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -23,6 +24,8 @@ from helpers import (
     try_mmap,
 )
 
+import guestmem
+from guestmem.model.profiles import NEXT
 from guestmem.objects import GuestMemfd, Kvm, Mapping, Vm
 from guestmem.uapi import (
     MAP_ANONYMOUS,
@@ -348,9 +351,10 @@ def test_a_mapping_of_the_file_can_itself_be_a_slots_host_memory(
     assert vcpu.read(GPA) == 0
 
 
-@pytest.mark.parametrize("profile", ["next"])
-def test_a_huge_file_is_mapped_and_touched_like_any_other(default_vm: Vm) -> None:
-    gmem = default_vm.create_guest_memfd(2 * M2, BOTH, page_size=M2)
+def test_a_huge_file_is_mapped_and_touched_like_any_other() -> None:
+    machine = replace(NEXT.machine, gmem_2m=True)
+    default_vm = guestmem.open("model", profile="next", machine=machine, in_place=False).create_vm()
+    gmem = default_vm.create_guest_memfd(2 * M2, BOTH)
     mapping = gmem.mmap(2 * M2)
 
     mapping.write(M2 + P, 5)

@@ -77,11 +77,11 @@ class Comparison(RuleBasedStateMachine):
         alignment=st.sampled_from(RULES),
         huge_pages=st.none() | st.tuples(st.integers(0, 60), st.integers(0, 6), st.integers(0, 2)),
         host_order=st.sampled_from(TINY.orders),
+        thp=st.booleans(),
         start=st.fixed_dictionaries(
             {
                 "flags": st.sampled_from((0, 1, 3)),
                 "order": st.sampled_from(TINY.orders),
-                "backing": st.sampled_from(("thp", "thp", "hugetlb")),
                 "gfn": GFN,
                 "pages": COUNT,
                 "pgoff": PGOFF,
@@ -95,14 +95,18 @@ class Comparison(RuleBasedStateMachine):
         alignment: guestmem.rules.Rule,
         huge_pages: tuple[int, int, int] | None,
         host_order: int,
+        thp: bool,
         start: dict[str, Any],
     ) -> None:
         """Most histories are about a file with a slot and some private memory: begin with them, where they go."""
         profile = PROFILES[self.profile]
         pools = dict(zip(TINY.orders, huge_pages, strict=True)) if huge_pages else {}
-        machine = replace(profile.machine, geometry=TINY, pools=tuple(pools.items()), gpa_bits=40)
+        machine = replace(profile.machine, geometry=TINY, pools=tuple(pools.items()), gpa_bits=40, gmem_2m=thp)
+        if profile.huge:
+            machine = machine.converting(in_place=False)
         self.kvm = guestmem.open("model", profile=self.profile, machine=machine, rule=alignment)
-        self.oracle = Oracle(Kernel(self.profile, profile.huge), TINY, alignment, pools, host_order)
+        thp_order = TINY.orders[1] if thp and profile.huge else 0
+        self.oracle = Oracle(Kernel(self.profile, profile.huge), TINY, alignment, pools, host_order, thp_order)
         process = self.kvm.model
         assert isinstance(process, Process)
         self.hva = process.anonymous(BUFFER_PAGES * P, PROT_READ | PROT_WRITE, 16 * P, host_order)
@@ -117,7 +121,7 @@ class Comparison(RuleBasedStateMachine):
         self.mappings: list[tuple[Mapping, File, int]] = []
         self.pins: list[tuple[Pin, File, set[int]]] = []
         pages = (start["pages"] + start["pgoff"] >> start["order"]) + 1
-        self.create_file(0, pages, 0, start["flags"], start["order"], start["backing"])
+        self.create_file(0, pages, 0, start["flags"], start["order"])
         self.set_region(0, 0, 4, start["gfn"], start["pages"], 0, 0, start["pgoff"], 0)
         self.set_attributes(0, start["private"], start["pages"], True, 0)
 
@@ -144,18 +148,16 @@ class Comparison(RuleBasedStateMachine):
         odd=st.sampled_from((0, 0, 0, 0, 1)),
         flags=st.sampled_from((0, 0, 1, 3, 3, 2, 4)),
         order=st.sampled_from(TINY.orders),
-        backing=st.sampled_from(("thp", "hugetlb")),
     )
-    def create_file(self, which: int, pages: int, odd: int, flags: int, order: int, backing: str) -> None:
+    def create_file(self, which: int, pages: int, odd: int, flags: int, order: int) -> None:
         vm, plain_vm, _ = self.vm(which)
         if not PROFILES[self.profile].huge:
-            order, backing = 0, "thp"
+            order = 0
         elif flags & 4:
             flags = 0
         size = min(pages, 64 >> order) * (P << order) + odd
-        wanted = {"page_size": P << order, "backing": backing} if PROFILES[self.profile].huge else {}
-        got, gmem = errno_of(vm.create_guest_memfd, size, flags, **wanted)
-        expected, file = errno_of(self.oracle.create_file, plain_vm, size, flags, order, backing)
+        got, gmem = errno_of(vm.create_guest_memfd, size, flags, page_size=P << order)
+        expected, file = errno_of(self.oracle.create_file, plain_vm, size, flags, order)
         assert got == expected
         if isinstance(gmem, GuestMemfd) and isinstance(file, File):
             self.files.append((gmem, file))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from helpers import check_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -225,24 +226,24 @@ def test_a_huge_leaf_that_replaces_small_ones_is_counted_as_a_merge(world: World
 
 
 def test_without_a_huge_page_thp_falls_back_and_a_hugetlb_file_cannot_be_created() -> None:
-    world = World(machine=replace(NEXT.machine, pools=((9, 1), (18, 0))))
-    gmem = world.vm.create_guest_memfd(8 * MIB, page_size=2 * MIB)
+    world = World(machine=replace(NEXT.machine, gmem_2m=True, pools=((9, 1), (18, 0))))
+    gmem = world.vm.create_guest_memfd(8 * MIB)
     world.bind(gmem, gpa=0, size=8 * MIB)
     world.vcpu.write(0, 1)
     world.vcpu.write(2 * MIB, 2)
 
     assert world.leaves() == {"2M": 1, "4K": 1}
     with pytest.raises(guestmem.KvmError, match=r"ENOMEM.*host-can-reserve"):
-        world.vm.create_guest_memfd(4 * MIB, page_size=2 * MIB, backing="hugetlb")
+        world.vm.create_guest_memfd(4 * MIB, page_size=2 * MIB)
 
 
 def test_a_hugetlb_file_has_its_pages_from_its_creation_to_its_end_and_nobody_else_can_take_them() -> None:
-    world = World(machine=replace(NEXT.machine, pools=((9, 2), (18, 0))))
+    world = World(machine=replace(NEXT.machine, gmem_2m=True, pools=((9, 2), (18, 0))))
     pools = world.kvm.model.pools
-    gmem = world.vm.create_guest_memfd(4 * MIB, page_size=2 * MIB, backing="hugetlb")
+    gmem = world.vm.create_guest_memfd(4 * MIB, page_size=2 * MIB)
 
     assert (pools.free(9), pools.used()) == (0, {})
-    other = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB)
+    other = world.vm.create_guest_memfd(2 * MIB)
     other.allocate(0, 2 * MIB)
     assert list(other.model.cache.folios) == [(0, 512, 0)], "thp finds no page of the size"
     gmem.allocate(0, 4 * MIB)
@@ -254,7 +255,7 @@ def test_a_hugetlb_file_has_its_pages_from_its_creation_to_its_end_and_nobody_el
 
 @pytest.mark.parametrize(("offset", "size"), [(P, 2 * MIB), (0, P), (2 * MIB - P, 2 * MIB + P)])
 def test_a_range_of_a_hugetlb_file_is_whole_pages_of_it(world: World, offset: int, size: int) -> None:
-    gmem = world.vm.create_guest_memfd(4 * MIB, page_size=2 * MIB, backing="hugetlb")
+    gmem = world.vm.create_guest_memfd(4 * MIB, page_size=2 * MIB)
 
     for call in (gmem.allocate, gmem.punch_hole):
         with pytest.raises(guestmem.KvmError, match=r"EINVAL.*range-page-aligned"):
@@ -266,12 +267,13 @@ def test_a_hugetlb_file_never_begins_shared() -> None:
     flags = guestmem.GUEST_MEMFD_FLAG_INIT_SHARED
 
     with pytest.raises(guestmem.KvmError, match=r"EINVAL.*huge-pages-begin-private"):
-        vm.create_guest_memfd(2 * MIB, flags, page_size=2 * MIB, backing="hugetlb")
-    vm.create_guest_memfd(2 * MIB, flags, page_size=2 * MIB)
+        vm.create_guest_memfd(2 * MIB, flags, page_size=2 * MIB)
+    vm.create_guest_memfd(2 * MIB, flags)
 
 
-def test_a_hole_in_part_of_a_huge_folio_splits_it(world: World) -> None:
-    gmem = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB)
+def test_a_hole_in_part_of_a_huge_folio_splits_it() -> None:
+    world = World("creation-flags", replace(NEXT.machine, gmem_2m=True))
+    gmem = world.vm.create_guest_memfd(2 * MIB)
     world.bind(gmem, gpa=0, size=2 * MIB)
     for page in range(4):
         world.vcpu.write(page * P, page + 1)
@@ -314,23 +316,40 @@ def test_other_architectures_map_their_own_leaf_sizes(geometry: Geometry, page_s
     assert world.leaves() == {leaf: 1}
 
 
+# HugeTLB work in progress, 07fb82367304: the checks in its order.
 @pytest.mark.parametrize(
-    ("flags", "size"),
+    ("flags", "page_order", "size", "check"),
     [
-        (1 << 2, 2 * MIB),  # no page size named
-        (1 << 2 | 22 << 26, 4 * MIB),  # 4M is no leaf of x86-64
-        (1 << 2 | 21 << 26 | 1 << 3 | 1 << 4, 2 * MIB),  # two backings
-        (1 << 3, 2 * MIB),  # a backing without huge pages
-        (21 << 26, 2 * MIB),  # a size without the flag
-        (1 << 2 | 21 << 26, 2 * MIB + P),  # size no multiple of the page
-        (1 << 2 | 21 << 26, 0),
+        (8, 9, 2 * MIB, "flags-supported"),
+        (0, 9, 2 * MIB, "page-order-of-hugetlb"),
+        (2 | 4, 0, 2 * MIB, "huge-pages-begin-private"),
+        (4, 0, 2 * MIB, "page-order-known"),
+        (4, 10, 4 * MIB, "page-order-known"),  # 4M is no leaf of x86-64
+        (4, 9, 0, "size-positive"),
+        (4, 9, 2 * MIB + P, "size-aligned"),
+        (4, 18, 2 * MIB, "size-aligned"),
+        (4, 9, 2 * MIB, None),
+        (4, 0x1109, 2 * MIB, None),  # only the first byte is page_order
+        (4 | 1, 18, GIB, None),
     ],
 )
-def test_a_page_size_that_makes_no_sense_is_refused_at_creation(world: World, flags: int, size: int) -> None:
-    with pytest.raises(guestmem.KvmError) as refused:
-        world.vm.create_guest_memfd(size, flags)
+def test_a_page_size_that_makes_no_sense_is_refused_at_creation(
+    flags: int, page_order: int, size: int, check: str | None
+) -> None:
+    vm = guestmem.open("model", profile="next").create_vm(guestmem.KVM_X86_SW_PROTECTED_VM)
 
-    assert refused.value.name == "EINVAL"
+    assert check_of(lambda: vm.backend.create_guest_memfd(vm.fd, size, flags, [page_order])) == check
+
+
+@pytest.mark.parametrize("vm_type", [0, 1])
+def test_every_bit_that_the_capability_reports_works_alone_and_every_other_is_refused(vm_type: int) -> None:
+    """The contract that upstream's guest_memfd_test asserts."""
+    vm = guestmem.open("model", profile="next").create_vm(vm_type)
+    reported = vm.check_extension(guestmem.KVM_CAP_GUEST_MEMFD_FLAGS)
+
+    works = [bit for bit in range(64) if check_of(lambda bit=bit: vm.create_guest_memfd(P, 1 << bit)) is None]  # type: ignore[misc]
+
+    assert sum(1 << bit for bit in works) == reported == 3
 
 
 TINY = Geometry("tiny", 4096, (0, 2, 4))
@@ -349,8 +368,8 @@ page_counts = st.integers(1, 40)
 def test_no_rule_however_loose_lets_a_mapping_leave_the_bound_range(
     rule: Rule, backing: str, order: int, gpa: int, pages: int, offset: int, touches: list[int]
 ) -> None:
-    world = World(rule, replace(NEXT.machine, geometry=TINY))
-    gmem = world.vm.create_guest_memfd(96 * P, page_size=P << order, backing=backing)  # type: ignore[arg-type]
+    world = World(rule, replace(NEXT.machine, geometry=TINY, gmem_2m=backing == "thp"))
+    gmem = world.vm.create_guest_memfd(96 * P, page_size=P << order if backing == "hugetlb" else 0)
     if world.errno_of_bind(gmem, gpa=gpa * P, size=pages * P, offset=offset * P) is not None:
         return
     for page in touches:
@@ -402,8 +421,9 @@ def test_maps_zaps_splits_merges_allocations_and_exits_are_counted_by_level(worl
     assert counted.exits == {"memory_fault": 1, "mmio": 1}
 
 
-def test_a_hole_in_a_thp_folio_counts_a_split_of_the_folio_and_one_of_the_leaf(world: World) -> None:
-    gmem = world.vm.create_guest_memfd(2 * MIB, page_size=2 * MIB)
+def test_a_hole_in_a_thp_folio_counts_a_split_of_the_folio_and_one_of_the_leaf() -> None:
+    world = World(machine=replace(NEXT.machine, gmem_2m=True))
+    gmem = world.vm.create_guest_memfd(2 * MIB)
     world.bind(gmem, gpa=0, size=2 * MIB)
     world.vcpu.write(0, 1)
 
@@ -487,8 +507,8 @@ def test_the_page_size_of_the_file_is_the_largest_leaf_its_private_memory_gets(
 
 
 def test_a_pool_runs_dry_while_allocating_and_gives_back_what_a_hole_frees() -> None:
-    world = World(machine=replace(NEXT.machine, pools=((0, 0), (9, 2), (18, 0))))
-    gmem = world.vm.create_guest_memfd(8 * MIB, page_size=2 * MIB)
+    world = World(machine=replace(NEXT.machine, gmem_2m=True, pools=((0, 0), (9, 2), (18, 0))))
+    gmem = world.vm.create_guest_memfd(8 * MIB)
 
     with pytest.raises(guestmem.KvmError, match="ENOMEM"):
         gmem.allocate(0, 8 * MIB)
@@ -510,7 +530,7 @@ class Converting(World):
 
     def __init__(self, pools: tuple[tuple[int, int], ...] = ()) -> None:
         super().__init__(machine=Machine(gpa_bits=52, pools=pools), in_place=True)
-        self.gmem = self.vm.create_guest_memfd(4 * M2, guestmem.GUEST_MEMFD_FLAG_MMAP, page_size=M2, backing="hugetlb")
+        self.gmem = self.vm.create_guest_memfd(4 * M2, guestmem.GUEST_MEMFD_FLAG_MMAP, page_size=M2)
         self.mapping = self.gmem.mmap(4 * M2)
         self.bind(self.gmem, gpa=4 * GIB, size=4 * M2)
 

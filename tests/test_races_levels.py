@@ -110,7 +110,7 @@ def random_world(kvm: Kvm, random: Random) -> Both:
     start = scenario("fresh/touch+touch").programs()[1]
     world = start._replace(slots=(slot,), bindings=(NOTHING,) * npages, cache=(None,) * npages, attributes=0, mixed=0)
     vm = kvm.create_vm(KVM_X86_SW_PROTECTED_VM)
-    gmem = vm.create_guest_memfd(npages * PAGE, page_size=2 * PAGE)
+    gmem = vm.create_guest_memfd(npages * PAGE)
     hva = kvm.model.anonymous(16 * PAGE, PROT_READ | PROT_WRITE, 2 * PAGE, 1) + (2 + slot.hva) * PAGE
     vm.set_user_memory_region2(
         0, gpa=slot.base * PAGE, size=size * PAGE, userspace_addr=hva, guest_memfd=gmem,
@@ -136,7 +136,7 @@ def test_the_explorer_decides_every_level_as_the_model_does() -> None:
     random = Random(1)
     seen: Counter[tuple[bool, int | None]] = Counter()
     for number in range(WORLDS):
-        with Kvm(Process(NEXT, Machine(geometry=TWO_SIZES), AnyOffset())) as kvm:
+        with Kvm(Process(NEXT, Machine(geometry=TWO_SIZES, gmem_2m=True), AnyOffset())) as kvm:
             both = random_world(kvm, random)
             for frame in range(both.slot.base, both.slot.end):
                 order = both.explorer_order(frame)

@@ -22,8 +22,7 @@ from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Machine, Profile
 from guestmem.rules import DEFAULT, RULES, CreationFlags, Rule
 from guestmem.uapi import (
-    GUEST_MEMFD_FLAG_HUGE_PAGES,
-    GUEST_MEMFD_HUGE_SHIFT,
+    GUEST_MEMFD_FLAG_HUGETLB,
     KVM_MEM_GUEST_MEMFD,
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
@@ -72,11 +71,10 @@ def asked(layout: Layout, profile: Profile, vm_type: int, page_size: int, rule: 
     answers: list[Refused] = []
     with Process(profile, machine, rule) as process:
         vm = process.create_vm(process.open_kvm(), vm_type)
-        flags = 0
-        if profile.huge:
-            flags = GUEST_MEMFD_FLAG_HUGE_PAGES | (page_size.bit_length() - 1) << GUEST_MEMFD_HUGE_SHIFT
+        order = machine.geometry.order_of(page_size) if profile.huge else 0
+        flags = GUEST_MEMFD_FLAG_HUGETLB if order else 0
         fds = {
-            file.name: process.create_guest_memfd(vm, file.size or (1 << 63) - page_size, flags)
+            file.name: process.create_guest_memfd(vm, file.size or (1 << 63) - page_size, flags, [order])
             for file in layout.files
         }
         for slot in layout.slots:

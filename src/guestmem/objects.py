@@ -19,19 +19,17 @@ that is NotVisible.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from guestmem.backend import Backend, Exit, FileStat, ShmemPolicy, Statistics, Touch
 from guestmem.errors import NotVisible
+from guestmem.harness import PAGE_SIZE
 from guestmem.uapi import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
-    GUEST_MEMFD_FLAG_HUGE_PAGES,
     GUEST_MEMFD_FLAG_HUGETLB,
     GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_MMAP,
-    GUEST_MEMFD_HUGE_MASK,
-    GUEST_MEMFD_HUGE_SHIFT,
     KVM_MEM_GUEST_MEMFD,
     KVM_MEM_PRIVATE,
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
@@ -56,10 +54,8 @@ _TYPES = {KVM_X86_DEFAULT_VM: "KVM_X86_DEFAULT_VM", KVM_X86_SW_PROTECTED_VM: "KV
 _FLAGS = {
     GUEST_MEMFD_FLAG_MMAP: "MMAP",
     GUEST_MEMFD_FLAG_INIT_SHARED: "INIT_SHARED",
-    GUEST_MEMFD_FLAG_HUGE_PAGES: "HUGE_PAGES",
     GUEST_MEMFD_FLAG_HUGETLB: "HUGETLB",
 }
-_BACKING_FLAGS = {"thp": 0, "hugetlb": GUEST_MEMFD_FLAG_HUGETLB}
 
 
 class GuestAccessFailed(Exception):
@@ -174,19 +170,17 @@ class Vm(_Descriptor):
         """KVM_CREATE_VCPU."""
         return Vcpu(self.backend, self.backend.create_vcpu(self.fd, id), id)
 
-    def create_guest_memfd(
-        self,
-        size: int,
-        flags: int = 0,
-        *,
-        page_size: int = 0,
-        backing: Literal["thp", "hugetlb"] = "thp",
-    ) -> GuestMemfd:
-        """KVM_CREATE_GUEST_MEMFD; size in bytes. page_size (bytes) and backing go into flags (profile next)."""
-        if page_size:
-            flags |= GUEST_MEMFD_FLAG_HUGE_PAGES | _logarithm(page_size) << GUEST_MEMFD_HUGE_SHIFT
-            flags |= _BACKING_FLAGS[backing]
-        return GuestMemfd(self.backend, self.backend.create_guest_memfd(self.fd, size, flags), size, flags)
+    def create_guest_memfd(self, size: int, flags: int = 0, *, page_size: int = 0) -> GuestMemfd:
+        """KVM_CREATE_GUEST_MEMFD; size in bytes. page_size (bytes): hugetlb pages of that size (profile next).
+
+        It becomes the flag HUGETLB, and the page_order in what is reserved elsewhere.
+        """
+        base = getattr(self.backend, "page_size", PAGE_SIZE)  # a model may be of another architecture
+        order = _logarithm(page_size) - _logarithm(base) if page_size else 0
+        if order:
+            flags |= GUEST_MEMFD_FLAG_HUGETLB
+        fd = self.backend.create_guest_memfd(self.fd, size, flags, (order,) if order else ())
+        return GuestMemfd(self.backend, fd, size, flags, page_size if order else 0)
 
     def set_user_memory_region(self, slot: int, *, gpa: int, size: int, userspace_addr: int, flags: int = 0) -> None:
         """KVM_SET_USER_MEMORY_REGION; gpa, size and userspace_addr in bytes, size 0 deletes."""
@@ -293,13 +287,17 @@ class Vcpu(_Descriptor):
 class GuestMemfd(_Descriptor):
     """A guest_memfd."""
 
-    def __init__(self, backend: Backend, fd: int, size: int | None = None, flags: int = 0) -> None:
+    def __init__(self, backend: Backend, fd: int, size: int | None = None, flags: int = 0, page_size: int = 0) -> None:
         super().__init__(backend, fd)
         self._size = size
         self._flags = flags
+        self._page_size = page_size
 
     def _made_with(self) -> dict[str, str]:
-        return {} if self._size is None else {"size": format_size(self._size), "flags": _flags_text(self._flags)}
+        if self._size is None:
+            return {}
+        shown = {"size": format_size(self._size), "flags": _flags_text(self._flags)}
+        return {**shown, "page_size": format_size(self._page_size)} if self._page_size else shown
 
     @property
     def model(self) -> ModelGuestMemfd:
@@ -345,7 +343,7 @@ class GuestMemfd(_Descriptor):
 
     def dup(self) -> GuestMemfd:
         """Another descriptor of the same file."""
-        return GuestMemfd(self.backend, self.backend.dup(self.fd), self._size, self._flags)
+        return GuestMemfd(self.backend, self.backend.dup(self.fd), self._size, self._flags, self._page_size)
 
     def poison(self, offset: int) -> None:
         """Memory failure hits the page at offset (bytes). Model only."""
@@ -423,13 +421,9 @@ def _logarithm(page_size: int) -> int:
 
 
 def _flags_text(flags: int) -> str:
-    """Creation flags by name, as in "MMAP|HUGE_PAGES(2M)"; bits without a name in hexadecimal."""
+    """Creation flags by name, as in "MMAP|HUGETLB"; bits without a name in hexadecimal."""
     shown = [name for bit, name in _FLAGS.items() if flags & bit]
     rest = flags & ~sum(_FLAGS)
-    if flags & GUEST_MEMFD_FLAG_HUGE_PAGES:
-        shift = rest >> GUEST_MEMFD_HUGE_SHIFT & GUEST_MEMFD_HUGE_MASK
-        shown[shown.index("HUGE_PAGES")] += f"({format_size(1 << shift)})"
-        rest &= ~(GUEST_MEMFD_HUGE_MASK << GUEST_MEMFD_HUGE_SHIFT)
     return "|".join([*shown, *([f"{rest:#x}"] if rest else [])]) or "0"
 
 

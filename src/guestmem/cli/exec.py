@@ -27,7 +27,7 @@ Examples:
 
     guestmem exec --explain --record calls.jsonl -- ./my-vmm-tests
 
-    guestmem exec --profile next --page-size 2M -- ./private_mem_conversions_test
+    guestmem exec --profile next --in-place off --page-size 2M -- ./private_mem_conversions_test
 
 Exit status: the program's, 128 + the signal that killed it, 127 if there is none. Else 2 bad usage, 4 something is
 missing here and the message says what.
@@ -40,6 +40,9 @@ sandbox either.
 def exec_(
     command: list[str] = typer.Argument(..., metavar="PROGRAM ARGS..."),
     profile: str = typer.Option("v7.3", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next."),
+    in_place: str = typer.Option(
+        None, "--in-place", metavar="on|off", help="From v7.4 on: attributes belong to files (on) or to VMs (off)."
+    ),
     page_size: str = typer.Option(
         None, "--page-size", metavar="SIZE", help="2M or 1G: every guest_memfd whose size allows it, with profile next."
     ),
@@ -69,7 +72,8 @@ def exec_(
             typer.echo(line, err=True)
 
     chosen = kernel_named(profile)
-    recording = _recording(record, shlex.join(command), chosen) if record else None
+    wanted = _in_place(in_place, chosen)
+    recording = _recording(record, shlex.join(command), chosen, wanted) if record else None
 
     def listeners(group: int) -> list[OperationListener]:
         heard: list[OperationListener] = [] if recording is None else [recording.spool(group)]
@@ -77,6 +81,7 @@ def exec_(
 
     options = Options(
         profile=chosen,
+        machine=None if wanted is None else chosen.machine.converting(in_place=wanted),
         page_size=_size(page_size, huge=chosen.huge),
         strict=strict,
         listeners=listeners,
@@ -94,11 +99,21 @@ def exec_(
     raise typer.Exit(report.exit_status)
 
 
-def _recording(path: Path, title: str, profile: Profile) -> Recording:
+def _in_place(text: str | None, profile: Profile) -> bool | None:
+    if text is None:
+        return None
+    if text not in ("on", "off"):
+        raise InputError(f"--in-place is on or off, not {text}")
+    if not profile.in_place:
+        raise InputError(f"--in-place needs a kernel that can convert in place: {profile.name} cannot")
+    return text == "on"
+
+
+def _recording(path: Path, title: str, profile: Profile, in_place: bool | None) -> Recording:
     from guestmem.exec.recording import Recording
     from guestmem.rules import DEFAULT
 
-    return Recording(path, title, profile, DEFAULT)
+    return Recording(path, title, profile, DEFAULT, in_place=in_place)
 
 
 def _refusals(process: int, profile: Profile, tell: Callable[[Refusal], None]) -> OperationListener:

@@ -19,7 +19,7 @@ from guestmem.exec.spaces import Calls
 from guestmem.exec.supervisor import Supervisor, Totals, Unserved
 from guestmem.exec.vcpu import engine
 from guestmem.model.process import Process
-from guestmem.model.profiles import V7_2, Profile
+from guestmem.model.profiles import V7_2, Machine, Profile
 from guestmem.rules import DEFAULT, Rule
 
 __all__ = ("OperationListener", "Options", "Report", "Totals", "Unserved", "run")
@@ -29,13 +29,14 @@ _SWITCH_S = 0.0005  # between threads of the supervisor: a vCPU's must not keep 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a program is served.
+    """How a program is served. machine: None is the profile's own.
 
     page_size: bytes, of every guest_memfd whose size allows it; 0 leaves the program's flags as they are. strict: the
     first ioctl that is not served ends the program. listeners: who sees the operations of a process, by its id.
     """
 
     profile: Profile = V7_2
+    machine: Machine | None = None
     rule: Rule = DEFAULT
     page_size: int = 0
     strict: bool = False
@@ -60,7 +61,7 @@ def run(command: Sequence[str], options: Options | None = None) -> Report:
     sys.setswitchinterval(_SWITCH_S)
 
     def new_process(group: int) -> tuple[Process, Calls]:
-        process = Process(options.profile, None, options.rule)
+        process = Process(options.profile, options.machine, options.rule)
         listeners = options.listeners(group)
         if not listeners:
             return process, process

@@ -48,9 +48,9 @@ class Spool:
 class Recording:
     """What will be one file: a sequence for each process that used /dev/kvm."""
 
-    def __init__(self, path: Path, title: str, profile: Profile, rule: Rule) -> None:
+    def __init__(self, path: Path, title: str, profile: Profile, rule: Rule, *, in_place: bool | None = None) -> None:
         self.path = path
-        self._title, self._profile, self._rule = title, profile, rule
+        self._title, self._profile, self._rule, self._in_place = title, profile, rule, in_place
         self._spools: list[Spool] = []
 
     def spool(self, process: int) -> Spool:
@@ -61,6 +61,7 @@ class Recording:
             profile=self._profile.name,
             title=self._title,
             rule=self._rule.name if self._rule is not DEFAULT else "",
+            in_place=self._in_place,
         )
         spool = Spool(begin)
         self._spools.append(spool)

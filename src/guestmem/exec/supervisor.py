@@ -40,13 +40,13 @@ from guestmem.exec.turns import ProgramTurns
 from guestmem.exec.vcpu.run import RUN_SIZE, VirtualCpu
 from guestmem.exec.windows import MappedFile
 from guestmem.exec.workers import Worker
+from guestmem.geometry import X86_64
 from guestmem.model.process import Process
 from guestmem.model.stage2 import LeafCounters
 from guestmem.model.vm import GuestMemfd
 from guestmem.uapi import (
-    GUEST_MEMFD_FLAG_HUGE_PAGES,
+    GUEST_MEMFD_FLAG_HUGETLB,
     GUEST_MEMFD_FLAG_INIT_SHARED,
-    GUEST_MEMFD_HUGE_SHIFT,
 )
 
 __all__ = ("Supervisor", "Totals", "Unserved")
@@ -369,8 +369,9 @@ class Supervisor:
 
     def new_guest_memfd(self, owner: VmObject, size: int, flags: int, reserved: Sequence[int]) -> Emulated:
         """KVM_CREATE_GUEST_MEMFD; KvmError."""
-        if self._page_size and size % self._page_size == 0 and not flags & GUEST_MEMFD_FLAG_HUGE_PAGES:
-            flags |= GUEST_MEMFD_FLAG_HUGE_PAGES | self._page_size.bit_length() - 1 << GUEST_MEMFD_HUGE_SHIFT
+        chosen = flags & (GUEST_MEMFD_FLAG_HUGETLB | GUEST_MEMFD_FLAG_INIT_SHARED)
+        if self._page_size and size % self._page_size == 0 and not chosen:
+            flags, reserved = flags | GUEST_MEMFD_FLAG_HUGETLB, (X86_64.order_of(self._page_size),)
         space = owner.space
         fd = space.backend.create_guest_memfd(owner.fd, size, flags, reserved)
         file = space.process.guest_memfd_of(fd)

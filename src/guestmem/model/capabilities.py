@@ -52,8 +52,8 @@ def _guest_memfd(profile: Profile, machine: Machine, vm: Vm | None) -> int:
 
 
 def _guest_memfd_flags(profile: Profile, machine: Machine, vm: Vm | None) -> int:
-    flags = creation_flags(profile, machine, private=vm is not None and vm.has_private_mem)
-    return flags | uapi.GUEST_MEMFD_FLAG_HUGE_PAGES if profile.huge else flags
+    """Those that work alone: the flag for hugetlb pages needs a page_order, and is not among them."""
+    return creation_flags(profile, machine, private=vm is not None and vm.has_private_mem)
 
 
 def _vm_types(profile: Profile, machine: Machine, vm: Vm | None) -> int:

@@ -1,31 +1,25 @@
 """KVM_CREATE_VM, KVM_CREATE_VCPU and KVM_CREATE_GUEST_MEMFD: what may be created.
 
-Profile ``next`` adds to a guest_memfd a page size and a backing, chosen by creation flags
-(``uapi.GUEST_MEMFD_FLAG_HUGE_PAGES``).
+Profile ``next`` adds a flag for hugetlb pages, and their order in what was reserved (HugeTLB work in progress,
+07fb82367304); and, as a setting of the machine, huge pages for every file (M. Roth, December 2024, dropped).
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guestmem.model.checks import Check, require
 from guestmem.model.pagecache import Backing, PageCache
 from guestmem.model.profiles import Machine, creation_flags
 from guestmem.model.vm import GuestMemfd, Vm
-from guestmem.uapi import (
-    GUEST_MEMFD_FLAG_HUGE_PAGES,
-    GUEST_MEMFD_FLAG_HUGETLB,
-    GUEST_MEMFD_FLAG_INIT_SHARED,
-    GUEST_MEMFD_HUGE_MASK,
-    GUEST_MEMFD_HUGE_SHIFT,
-)
+from guestmem.uapi import GUEST_MEMFD_FLAG_INIT_SHARED
 from guestmem.units import format_size, to_s64
 
 __all__ = ("GUEST_MEMFD_CHECKS", "VCPU_CHECKS", "VM_CHECKS", "GuestMemfdRequest", "create_guest_memfd")
 
 _HUGETLB = "HugeTLB work in progress, 07fb82367304"
-_SIZE_FIELD = GUEST_MEMFD_HUGE_MASK << GUEST_MEMFD_HUGE_SHIFT
 
 VM_CHECKS: tuple[Check[tuple[Machine, int]], ...] = (
     Check(
@@ -61,50 +55,44 @@ VCPU_CHECKS: tuple[Check[tuple[Vm, int]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class GuestMemfdRequest:
-    """KVM_CREATE_GUEST_MEMFD's argument; size in bytes. The reserved words are not looked at."""
+    """KVM_CREATE_GUEST_MEMFD's argument; size in bytes. Without huge pages the reserved words are not looked at."""
 
     vm: Vm
     size: int
     flags: int
+    reserved: Sequence[int] = ()
 
     @property
-    def wants_huge(self) -> bool:
-        """Asks for a page size, which only profile next knows."""
-        return self.vm.profile.huge and bool(self.flags & GUEST_MEMFD_FLAG_HUGE_PAGES)
-
-    @property
-    def page_size(self) -> int:
-        """The page size asked for, bytes; 0 where the field names none."""
-        if not self.wants_huge:
-            return self.vm.page_size
-        logarithm = self.flags >> GUEST_MEMFD_HUGE_SHIFT & GUEST_MEMFD_HUGE_MASK
-        return 1 << logarithm if logarithm else 0
+    def page_order(self) -> int:
+        """The first byte of what was reserved."""
+        return self.reserved[0] & 0xFF if self.reserved and self.vm.profile.huge else 0
 
     @property
     def is_hugetlb(self) -> bool:
         """Its pages are those of the host's pool and of one size."""
-        return self.wants_huge and self.backing == "hugetlb"
+        return bool(self.flags & self.vm.profile.hugetlb_flag)
+
+    @property
+    def page_size(self) -> int:
+        """The page size asked for, bytes."""
+        return self.vm.page_size << self.page_order
+
+    @property
+    def backing_order(self) -> int:
+        """The order of the largest pages that the file takes."""
+        by_setting = self.vm.geometry.orders[1] if self.vm.machine.gmem_2m and self.vm.profile.huge else 0
+        return self.page_order or by_setting
 
     @property
     def pages_free(self) -> int | None:
         """How many pages of the size the host has; None without a limit."""
-        return self.vm.pools.free(self.vm.geometry.order_of(self.page_size))
-
-    @property
-    def backing(self) -> Backing:
-        """What happens when the host has no page of that size."""
-        return "hugetlb" if self.flags & GUEST_MEMFD_FLAG_HUGETLB else "thp"
+        return self.vm.pools.free(self.page_order)
 
     @property
     def valid_flags(self) -> int:
-        """Flags the VM takes (kvm_gmem_get_supported_flags; with profile next, those that go together)."""
-        profile, flags = self.vm.profile, self.flags
-        valid = creation_flags(profile, self.vm.machine, private=self.vm.has_private_mem)
-        if profile.huge:
-            valid |= GUEST_MEMFD_FLAG_HUGE_PAGES
-            if flags & GUEST_MEMFD_FLAG_HUGE_PAGES:
-                valid |= _SIZE_FIELD | GUEST_MEMFD_FLAG_HUGETLB
-        return valid
+        """Flags the VM takes (kvm_gmem_get_supported_flags, and that for hugetlb pages)."""
+        profile = self.vm.profile
+        return creation_flags(profile, self.vm.machine, private=self.vm.has_private_mem) | profile.hugetlb_flag
 
 
 GUEST_MEMFD_CHECKS: tuple[Check[GuestMemfdRequest], ...] = (
@@ -117,6 +105,15 @@ GUEST_MEMFD_CHECKS: tuple[Check[GuestMemfdRequest], ...] = (
         lambda r: f"flags={r.flags:#x} valid={r.valid_flags:#x}",
     ),
     Check(
+        "page-order-of-hugetlb",
+        errno.EINVAL,
+        "page_order is for a file of hugetlb pages",
+        _HUGETLB,
+        lambda r: not r.page_order or r.is_hugetlb,
+        lambda r: f"flags={r.flags:#x} page_order={r.page_order}",
+        "pass the flag for hugetlb pages too",
+    ),
+    Check(
         "huge-pages-begin-private",
         errno.EINVAL,
         "a file of hugetlb pages must not begin shared: shared pages are base pages",
@@ -126,13 +123,13 @@ GUEST_MEMFD_CHECKS: tuple[Check[GuestMemfdRequest], ...] = (
         "create it without INIT_SHARED and convert what is to be shared",
     ),
     Check(
-        "page-size-known",
+        "page-order-known",
         errno.EINVAL,
-        "the page size must be a leaf size of the VM's stage-2 tables",
-        "profile next",
-        lambda r: r.page_size in r.vm.geometry.page_sizes,
-        lambda r: f"page size {r.page_size:#x}, geometry {r.vm.geometry.name}",
-        "encode log2 of the page size in bits 26 to 31",
+        "page_order must be that of huge pages for which the host has a pool",
+        _HUGETLB,
+        lambda r: not r.is_hugetlb or r.page_order in r.vm.geometry.orders[1:],
+        lambda r: f"page_order={r.page_order}, geometry {r.vm.geometry.name}",
+        lambda r: f"orders are {', '.join(map(str, r.vm.geometry.orders[1:]))}, in base pages",
     ),
     Check(
         "size-positive",
@@ -163,12 +160,12 @@ GUEST_MEMFD_CHECKS: tuple[Check[GuestMemfdRequest], ...] = (
 )
 
 
-def create_guest_memfd(vm: Vm, size: int, flags: int) -> GuestMemfd:
-    """Make a file of size bytes; EINVAL."""
-    request = GuestMemfdRequest(vm, size, flags)
+def create_guest_memfd(request: GuestMemfdRequest) -> GuestMemfd:
+    """Make the file; EINVAL, ENOMEM."""
     require(GUEST_MEMFD_CHECKS, request)
-    order = vm.geometry.order_of(request.page_size)
-    cache = PageCache(size >> vm.page_shift, order, request.backing, vm.geometry, vm.pools)
+    vm, size = request.vm, request.size
+    backing: Backing = "hugetlb" if request.is_hugetlb else "thp"
+    cache = PageCache(size >> vm.page_shift, request.backing_order, backing, vm.geometry, vm.pools)
     if request.is_hugetlb:
         cache.reserve()
-    return GuestMemfd(vm, size, flags, cache)
+    return GuestMemfd(vm, size, request.flags, request.page_size, cache)

@@ -195,10 +195,10 @@ class Process(Descriptors, Backend, Host, Statistics):
         return self.install(VcpuFile(Vcpu(vm, id)))
 
     def create_guest_memfd(self, fd: int, size: int, flags: int, reserved: Sequence[int] = ()) -> int:
-        """KVM_CREATE_GUEST_MEMFD; the reserved words are not looked at."""
+        """KVM_CREATE_GUEST_MEMFD."""
         vm = self.vm_of(fd)
         self._require_known(fd, known=self.profile.revision is None)
-        return self.install(create.create_guest_memfd(vm, size, flags))
+        return self.install(create.create_guest_memfd(create.GuestMemfdRequest(vm, size, flags, reserved)))
 
     def memfd_restricted(self, flags: int) -> int:
         """memfd_restricted(2): ENOSYS but for profile restrictedmem."""

@@ -18,6 +18,7 @@ from guestmem.model.restrictedmem import revision as revisions
 from guestmem.model.restrictedmem.revision import Revision
 from guestmem.rules import DEFAULT, CreationFlags, GpaAlignment, NoRule, OrMetadata, Rule
 from guestmem.uapi import (
+    GUEST_MEMFD_FLAG_HUGETLB,
     GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_MMAP,
     KVM_X86_DEFAULT_VM,
@@ -62,6 +63,7 @@ class Machine:
     geometry: Geometry = X86_64
     vm_attributes: bool = True  # CONFIG_KVM_VM_MEMORY_ATTRIBUTES, a choice from 7.4 on: attributes of the VM's frames
     in_place: bool = False  # module parameter gmem_in_place_conversion; without vm_attributes there is no other way
+    gmem_2m: bool = False  # gmem_2m_enabled of December 2024: every file takes huge pages where they fit
     max_vcpu_ids: int = 4096  # KVM_MAX_VCPU_IDS: 4 * CONFIG_KVM_MAX_NR_VCPUS; 16384 in distribution kernels
     pools: tuple[tuple[int, int], ...] = ()
     """Pairs of order and how many host pages of it there are; an order that is missing has no limit."""
@@ -100,9 +102,14 @@ class Profile:
     quirks: int = 0x7FF  # KVM_X86_VALID_QUIRKS
     binding_overlap_last: bool = False  # kvm_gmem_commit_memory_region: after what the architecture checks
     in_place: bool = False  # attributes can belong to the file (guest_memfd: In-place conversion support)
-    huge: bool = False  # guest_memfd folios may be larger than a page
+    hugetlb_flag: int = 0  # creation flag of a guest_memfd of hugetlb pages; 0: there are none
     rule: Rule = DEFAULT  # the alignment rule, where one is asked
     revision: Revision | None = None  # restrictedmem, which guest_memfd replaced: the profile has the one or the other
+
+    @property
+    def huge(self) -> bool:
+        """Whether the folios of a guest_memfd may be larger than a page."""
+        return bool(self.hugetlb_flag)
 
 
 _FALLOCATE_6_12 = 0x7B  # KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO, INSERT, UNSHARE; NO_HIDE_STALE is refused
@@ -163,9 +170,9 @@ V7_4 = replace(
 NEXT = replace(
     V7_4,
     name="next",
-    title="no kernel yet: 7.4 with hugepage guest_memfd, built with VM-wide attributes",
-    machine=Machine(gpa_bits=52),
-    huge=True,
+    title="no kernel yet: 7.4 with hugepage guest_memfd, built without VM-wide attributes",
+    machine=Machine(gpa_bits=52, vm_attributes=False),
+    hugetlb_flag=GUEST_MEMFD_FLAG_HUGETLB,
 )
 
 RESTRICTEDMEM = Profile(

@@ -284,8 +284,8 @@ class GuestMemfd(BindableFile):
     __slots__ = ("attributes", "bindings", "cache", "flags")
     vm: Vm
 
-    def __init__(self, vm: Vm, size: int, flags: int, cache: PageCache) -> None:
-        super().__init__(vm, size, vm.geometry.page_size(cache.page_order))
+    def __init__(self, vm: Vm, size: int, flags: int, page_size: int, cache: PageCache) -> None:
+        super().__init__(vm, size, page_size)
         self.source = self
         self.flags = flags
         self.cache = cache
@@ -295,6 +295,11 @@ class GuestMemfd(BindableFile):
             self.attributes.set(0, cache.npages, KVM_MEMORY_ATTRIBUTE_PRIVATE)
         vm.get()
         vm.gmems.append(self)
+
+    @property
+    def backing_page_size(self) -> int:
+        """The largest page the backing takes, bytes."""
+        return self.vm.geometry.page_size(self.cache.page_order)
 
     @property
     def supports_mmap(self) -> bool:

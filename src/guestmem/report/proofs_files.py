@@ -18,8 +18,7 @@ from guestmem.proofs.answers import Answer
 from guestmem.proofs.example import Example
 from guestmem.proofs.verdict import Refuted
 from guestmem.uapi import (
-    GUEST_MEMFD_FLAG_HUGE_PAGES,
-    GUEST_MEMFD_HUGE_SHIFT,
+    GUEST_MEMFD_FLAG_HUGETLB,
     KVM_MEM_GUEST_MEMFD,
     KVM_MEMORY_ATTRIBUTE_PRIVATE,
     KVM_X86_DEFAULT_VM,
@@ -94,16 +93,9 @@ def _operations(example: Example) -> Iterator[dict[str, Any]]:
     gpa = example.gpa + example.into
     yield {"op": "create_vm", "type": KVM_X86_SW_PROTECTED_VM, "out": "vm0"}
     yield from _restrictedmem(example) if _backing_changes(example) else [_guest_memfd(example)]
-    yield _slot(example)
-    yield {
-        "op": "set_memory_attributes",
-        "vm": "vm0",
-        "address": example.gpa,
-        "size": example.size,
-        "attributes": KVM_MEMORY_ATTRIBUTE_PRIVATE,
-        "flags": 0,
-    }
+    yield _slot(example)  # what a guest_memfd has is private already
     if _backing_changes(example):
+        yield _private(example)
         yield _shmem_takes(example.folio_size)
     yield {"op": "create_vcpu", "vm": "vm0", "id": 0, "out": "vcpu0"}
     touch = {"gpa": gpa, "rw": "r", "size": 8}
@@ -111,8 +103,9 @@ def _operations(example: Example) -> Iterator[dict[str, Any]]:
 
 
 def _guest_memfd(example: Example) -> dict[str, Any]:
-    flags = GUEST_MEMFD_FLAG_HUGE_PAGES | (example.page.bit_length() - 1) << GUEST_MEMFD_HUGE_SHIFT
-    return {"op": "create_guest_memfd", "vm": "vm0", "size": example.file_size, "flags": flags, "out": "gm0"}
+    order = example.geometry.order_of(example.page)
+    huge = {"flags": GUEST_MEMFD_FLAG_HUGETLB, "reserved": [order]} if order else {"flags": 0}
+    return {"op": "create_guest_memfd", "vm": "vm0", "size": example.file_size, **huge, "out": "gm0"}
 
 
 def _restrictedmem(example: Example) -> Iterator[dict[str, Any]]:
@@ -120,6 +113,17 @@ def _restrictedmem(example: Example) -> Iterator[dict[str, Any]]:
     yield {"op": "memfd_restricted", "flags": flags, "out": "gm0"}
     yield {"op": "ftruncate", "fd": "gm0", "length": example.file_size}
     yield _shmem_takes(example.backing)
+
+
+def _private(example: Example) -> dict[str, Any]:
+    return {
+        "op": "set_memory_attributes",
+        "vm": "vm0",
+        "address": example.gpa,
+        "size": example.size,
+        "attributes": KVM_MEMORY_ATTRIBUTE_PRIVATE,
+        "flags": 0,
+    }
 
 
 def _shmem_takes(page_size: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field, replace
 
+from guestmem.harness import PAGE_SIZE
 from guestmem.layout.budget import Budget
 from guestmem.layout.error import LayoutError
 from guestmem.layout.placement import ALIGNED_BASE, hva_assumption
@@ -19,13 +20,7 @@ from guestmem.recordings.calls import Close, Dup, Mmap, Munmap
 from guestmem.recordings.ioctls import CreateGuestMemfd, SetMemoryAttributes, SetUserMemoryRegion, SetUserMemoryRegion2
 from guestmem.recordings.operation import Handle, HostAddress, Operation
 from guestmem.recordings.reader import RecordingError, Sequence, sequences_in
-from guestmem.uapi import (
-    GUEST_MEMFD_FLAG_HUGE_PAGES,
-    GUEST_MEMFD_HUGE_MASK,
-    GUEST_MEMFD_HUGE_SHIFT,
-    KVM_MEM_GUEST_MEMFD,
-    KVM_MEMORY_ATTRIBUTE_PRIVATE,
-)
+from guestmem.uapi import GUEST_MEMFD_FLAG_HUGETLB, KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE
 from guestmem.units import U64
 
 __all__ = ("read",)
@@ -76,7 +71,7 @@ def _apply(state: _State, operation: Operation) -> None:
                 private = bool(attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE)
                 state.private[vm] = with_attribute(state.private.get(vm, ()), Range(start, start + size), private)
         case CreateGuestMemfd(out=out):
-            state.files[out] = File(out, operation.size, operation.flags, _page_size(operation.flags))
+            state.files[out] = File(out, operation.size, operation.flags, _page_size(operation))
         case Dup(fd=fd, out=out) if fd in state.files:
             state.files[out] = state.files[fd]
         case Mmap(fd=fd, out=out) if fd in state.files:
@@ -87,11 +82,12 @@ def _apply(state: _State, operation: Operation) -> None:
             state.files.pop(fd, None)
 
 
-def _page_size(flags: int) -> int:
-    """The page size that creation flags ask for (profile next), or 0."""
-    if not flags & GUEST_MEMFD_FLAG_HUGE_PAGES:
+def _page_size(operation: CreateGuestMemfd) -> int:
+    """The page size of a file of hugetlb pages (profile next), or 0."""
+    if not operation.flags & GUEST_MEMFD_FLAG_HUGETLB or not operation.reserved:
         return 0
-    return 1 << (flags >> GUEST_MEMFD_HUGE_SHIFT & GUEST_MEMFD_HUGE_MASK)
+    order: int = operation.reserved[0] & 0xFF
+    return PAGE_SIZE << order if order < 64 else 0
 
 
 def _set(state: _State, operation: SetUserMemoryRegion | SetUserMemoryRegion2) -> None:
