@@ -32,7 +32,9 @@ attributes, the deletion or the move of a slot, the last close of the file, memo
 `KVM_PRE_FAULT_MEMORY`. The steps are those of the functions `kvm_tdp_mmu_page_fault`, `kvm_faultin_pfn`,
 `kvm_gmem_get_pfn`, `kvm_gmem_punch_hole`, `kvm_gmem_error_folio`, `kvm_gmem_release`, `kvm_gmem_unbind`,
 `kvm_vm_set_mem_attributes`, `kvm_set_memslot` and `kvm_tdp_map_page` of Linux 6.12, plus what huge folios in a file
-(profile `next`) need. Two base pages make a huge page; the slot has four.
+(profile `next`) need. Two base pages make a huge page; the slot has four. On machine `in-place` attributes belong to
+the file, as queued for 7.4 (799c9fadc639, dcde2f853ff4): conversion is KVM_SET_MEMORY_ATTRIBUTES2, every access goes to
+the file, and there are base pages only.
 
 When no actor can go on, all of this must hold:
 
@@ -66,7 +68,8 @@ COVERAGE = """## What this does not say
 
 def page(races: Races) -> str:
     """The page."""
-    parts = [HEAD, _totals(races), _machines(), _pairs(races), *_mutations(races), *_released(races), _pre_fault()]
+    parts = [HEAD, _totals(races), _machines(), _pairs(races), _in_place(), *_mutations(races), *_released(races)]
+    parts.append(_pre_fault())
     return "\n".join([*parts, COVERAGE])
 
 
@@ -102,6 +105,23 @@ def _pairs(races: Races) -> str:
     ]
     table = _table("| pair | states | interleavings | how the two may end | verdict |", rows)
     return f"### Pairs\n\n{table}"
+
+
+def _in_place() -> str:
+    names = ("touch+to-shared", "touch+close", "touch+delete", "touch+to-shared+to-private")
+    found = [explore_scenario(scenario(f"in-place/{name}")) for name in names]
+    rows = [f"| {one.scenario.name} | {_ways(one)} | {one.verdict} |" for one in found]
+    return f"""## Two looks at the attribute of a file
+
+A fault looks twice, without a lock, whether its frame is private: on entry, and before it takes the page. With
+attributes of VMs only a change of them can come between. With those of files a deletion and the last close can as well,
+because without a slot that is valid and a file that is open a frame is shared. The access then ends as a memory fault
+(KVM_EXIT_MEMORY_FAULT), though in a quiet VM a deleted slot is MMIO; entering the guest again resolves it.
+
+A conversion to private counts references (EAGAIN), and a fault holds one while it maps the page. So a guest's access
+alone can make a conversion try again. This was explored, not measured: no kernel has it.
+
+{_table("| scenario | how the actors may end | verdict |", rows)}"""
 
 
 def _ways(one: Exploration) -> str:

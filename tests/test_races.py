@@ -345,3 +345,34 @@ def test_the_steps_of_a_fault_are_those_of_the_model_in_its_order() -> None:
     of_the_model = [step.__name__.replace("_", "-") for step in STEPS]
 
     assert [name for name in programs[0] if name not in {"access", "get-file", "resume", "retry"}] == of_the_model
+
+
+# -- attributes of files, Linux 7.4 ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("actors", "ends"),
+    [
+        ("touch+to-shared", {("done", "done"), ("memory-fault", "done")}),
+        ("touch+close", {("done", "done"), ("memory-fault", "done")}),
+        # In a quiet VM the access is before the deletion, or MMIO after it. Between the looks it is neither.
+        ("touch+delete", {("done", "done"), ("mmio", "done"), ("memory-fault", "done")}),
+        ("touch+punch", {("done", "done")}),  # attributes stay
+        ("pre-fault+delete", {("done", "done"), ("ENOENT", "done"), ("EFAULT", "done"), ("EAGAIN", "done")}),
+    ],
+)
+def test_a_change_between_two_looks_at_the_files_attribute_is_a_memory_fault(
+    actors: str, ends: set[tuple[str, ...]]
+) -> None:
+    found = explore_scenario(scenario(f"in-place/{actors}"), NEXT)
+
+    assert found.verdict == "holds"
+    assert set(found.outcomes) == ends
+
+
+def test_a_guests_fault_can_make_a_conversion_to_private_try_again() -> None:
+    """The fault holds the page for a moment, and the conversion counts references."""
+    found = explore_scenario(scenario("in-place/touch+to-shared+to-private"), NEXT)
+
+    assert found.verdict == "holds"
+    assert any(outcome[2] == "EAGAIN" for outcome in found.outcomes)

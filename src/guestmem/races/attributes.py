@@ -1,15 +1,21 @@
-"""KVM_SET_MEMORY_ATTRIBUTES as steps (kvm_vm_set_mem_attributes): one store per page, between begin and end."""
+"""Conversion as steps: KVM_SET_MEMORY_ATTRIBUTES of frames, and KVM_SET_MEMORY_ATTRIBUTES2 of a file's pages.
+
+The first (kvm_vm_set_mem_attributes) makes one store per page, between begin and end of an invalidation. The second, as
+queued for 7.4, holds the file's invalidate lock and makes one store; to private it is refused (EAGAIN) while anybody
+holds a page of the range, a guest's fault too.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guestmem.races.invalidation import begin_zap_flush
-from guestmem.races.memory import finish, recompute_mixed
+from guestmem.races.gmem import lock_file, open_file, unlock_and_close
+from guestmem.races.invalidation import begin_zap_flush, end_invalidation
+from guestmem.races.memory import bound_frames, finish, recompute_mixed
 from guestmem.races.step import AtomicStep, Program, Run, end, go, program, step
 from guestmem.races.world import NOTHING, Setting, World, WorldSlot
 
-__all__ = ("Convert",)
+__all__ = ("Convert", "ConvertFile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,61 @@ class Convert:
             return go(recompute_mixed(setting, finish(world), slots, self.start, self.stop), me, "unlock-slots")
 
         return run
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertFile:
+    """File indexes [start, stop) become private, or shared."""
+
+    start: int
+    stop: int
+    private: bool
+
+    @property
+    def label(self) -> str:
+        """The head of its column."""
+        return f"file [{self.start}, {self.stop}) to {'private' if self.private else 'shared'}"
+
+    def program(self, setting: Setting) -> Program:
+        """Open, lock, compare, look for references, begin, zap, flush, store, end, unlock."""
+
+        def ranges(world: World) -> list[tuple[int, int]]:
+            return bound_frames(world, self.start, self.stop)
+
+        after_compare = "find-references" if self.private else "invalidate-begin"
+        found = step("find-references", self._references, "invalidate-begin end", "cache pins", "filemap file")
+        return program(
+            step("open-file", open_file, "lock-file end", "", "file"),
+            step("lock-file", lock_file("compare"), "compare", "", "filemap"),
+            step("compare", self._compare(after_compare), f"{after_compare} end", "attributes", "filemap file"),
+            *([found] if self.private else []),
+            *begin_zap_flush("bindings slots", ranges, ranges, "store"),
+            step("store", self._store, "invalidate-end", "", "attributes"),
+            end_invalidation("unlock-file", "bindings slots", lambda w, me: bool(ranges(w))),
+            step("unlock-file", unlock_and_close("done"), "end", "", "filemap file"),
+        )
+
+    @property
+    def _bits(self) -> int:
+        return (1 << self.stop) - (1 << self.start)
+
+    def _compare(self, then: str) -> Run:
+        def run(world: World, me: int) -> World:
+            wanted = self._bits if self.private else 0
+            return (
+                unlock_and_close("done")(world, me) if world.attributes & self._bits == wanted else go(world, me, then)
+            )
+
+        return run
+
+    def _references(self, world: World, me: int) -> World | None:
+        pages = [entry[0] for entry in world.cache[self.start : self.stop] if entry is not None]
+        held = any(page in world.pins for page in pages)
+        return unlock_and_close("EAGAIN")(world, me) if held else go(world, me, "invalidate-begin")
+
+    def _store(self, world: World, me: int) -> World:
+        attributes = world.attributes | self._bits if self.private else world.attributes & ~self._bits
+        return go(world._replace(attributes=attributes), me, "invalidate-end")
 
 
 def _lock_slots(world: World, me: int) -> World | None:

@@ -53,13 +53,13 @@ def _of_frame(world: World, leaf: WorldLeaf, frame: int, where: str) -> Violatio
         kinds = ("shared", "private")
         text = f"{where} shows gfn {frame} as {kinds[leaf.private]}, its attribute is {kinds[not leaf.private]}"
         return Violation("private reachable as shared" if not leaf.private else "stale mapping", text)
-    if not leaf.private:
+    if not leaf.private and not world.in_place:
         right = HOST + slot.hva + frame - slot.base
         return None if page == right else Violation("stale mapping", f"{where} maps gfn {frame} to another host page")
-    return _of_private(world, slot, frame, page, where)
+    return _of_file_page(world, slot, frame, page, where)
 
 
-def _of_private(world: World, slot: WorldSlot, frame: int, page: int, where: str) -> Violation | None:
+def _of_file_page(world: World, slot: WorldSlot, frame: int, page: int, where: str) -> Violation | None:
     index = frame - slot.base + slot.pgoff
     bound = slot.pgoff != NOTHING and index < len(world.bindings) and world.bindings[index] == slot.id
     if not bound:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from guestmem.races.memory import allocate, decide_order, install, pin, unpin
 from guestmem.races.step import AtomicStep, Run, end, go, step
-from guestmem.races.world import HOST, NOTHING, USED_FREED, Setting, World, WorldLeaf, actor_bit
+from guestmem.races.world import HOST, NOTHING, USED_FREED, Actor, Setting, World, WorldLeaf, actor_bit
 
-__all__ = ("RETRY", "FaultSteps", "leave_srcu", "leave_with")
+__all__ = ("RETRY", "FaultSteps", "attribute_fields", "leave_srcu", "leave_with")
 
 RETRY = "retry"  # the step that a fault goes on at when something changed under it
 
@@ -39,7 +39,7 @@ class FaultSteps:
         checks = {
             "sample-invalidations": step("sample-invalidations", self._sample(sample), sample, "seq"),
             "compare-attribute": step(
-                "compare-attribute", self._compare(compare), f"{compare} end", "attributes", "+srcu"
+                "compare-attribute", self._compare(compare), f"{compare} end", attribute_fields(self.setting), "+srcu"
             ),
         }
         return [
@@ -83,7 +83,7 @@ class FaultSteps:
             return leave_with(world, me, self.error if fault.private else self.mmio)
         if fault.slot_invalid:
             return go(world, me, RETRY)
-        if not fault.private:
+        if not self._takes_file(fault):
             return go(world, me, "get-page")
         slot = world.slot_of(fault.slot)
         if slot is None:
@@ -96,8 +96,8 @@ class FaultSteps:
     def _get_page(self, world: World, me: int) -> World | None:
         fault, slot = world.actors[me], world.slot_of(world.actors[me].slot)
         if slot is None:
-            return _used_freed(world, me, held=int(fault.private))
-        if not fault.private:
+            return _used_freed(world, me, held=int(self._takes_file(fault)))
+        if not self._takes_file(fault):
             return go(world, me, "recheck", page=HOST + slot.hva + self.frame - slot.base)
         index = self.frame - slot.base + slot.pgoff
         world = allocate(self.setting, world, index)
@@ -110,6 +110,9 @@ class FaultSteps:
         if world.poisoned >> entry[0] & 1:
             return leave_with(world, me, self.error)
         return go(pin(world, entry[0]), me, "recheck", page=entry[0], folio_order=entry[1])
+
+    def _takes_file(self, fault: Actor) -> bool:
+        return fault.private or self.setting.in_place
 
     def _recheck(self, world: World, me: int) -> World | None:
         if world.mmu_lock.writer != NOTHING:
@@ -135,6 +138,11 @@ class FaultSteps:
         world = world._replace(mmu_lock=lock._replace(readers=lock.readers & ~actor_bit(me)))
         world = unpin(install(world, leaf), fault.page)
         return go(world, me, self.mapped, page=NOTHING, folio_order=0, order=0, seq=0, slot=NOTHING)
+
+
+def attribute_fields(setting: Setting) -> str:
+    """What a look at a frame's attribute looks at."""
+    return "attributes slots file" if setting.in_place else "attributes"
 
 
 def leave_with(world: World, me: int, outcome: str) -> World:

@@ -7,6 +7,7 @@ is a step of the actor that closes, and waits for it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from guestmem.races.invalidation import begin_zap_flush, end_invalidation, whole
@@ -14,7 +15,7 @@ from guestmem.races.memory import bound_frames, flush, truncate
 from guestmem.races.step import Program, Run, end, go, program, step
 from guestmem.races.world import FREE, NOTHING, USED_FREED, Setting, World, actor_bit
 
-__all__ = ("CloseFile", "MemoryFailure", "PunchHole")
+__all__ = ("CloseFile", "MemoryFailure", "PunchHole", "lock_file", "open_file", "unlock_and_close")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ class PunchHole:
             return go(flush(world), me, "invalidate-end")
 
         return program(
-            step("open-file", _open_file, "lock-file end", "", "file"),
-            step("lock-file", _lock_file("invalidate-begin"), "invalidate-begin", "", "filemap"),
+            step("open-file", open_file, "lock-file end", "", "file"),
+            step("lock-file", lock_file("invalidate-begin"), "invalidate-begin", "", "filemap"),
             *begin_zap_flush("bindings slots cache", to_begin, to_zap, "truncate", flush_later=late),
             step(
                 "truncate",
@@ -59,7 +60,7 @@ class PunchHole:
             ),
             *([step("late-flush", late_flush, "invalidate-end", "", "tlbs")] if late else []),
             end_invalidation("unlock-file", "bindings slots", lambda w, me: bool(to_zap(w))),
-            step("unlock-file", _unlock_and_close, "end", "", "filemap file"),
+            step("unlock-file", unlock_and_close("done"), "end", "", "filemap file"),
         )
 
     def _truncate(self, setting: Setting, then: str) -> Run:
@@ -163,7 +164,7 @@ class CloseFile:
         return program(
             step("close", _close, "lock-slots end", "", "file"),
             step("lock-slots", _lock_slots_for_release, "lock-file", "file", "slots_lock"),
-            step("lock-file", _lock_file("forget-file"), "forget-file", "", "filemap"),
+            step("lock-file", lock_file("forget-file"), "forget-file", "", "filemap"),
             step("forget-file", _forget_file, "invalidate-begin", "bindings", "slots +harm"),
             *begin_zap_flush("bindings slots", ranges, ranges, "invalidate-end"),
             end_invalidation("unlock-file", "bindings slots", lambda w, me: bool(ranges(w))),
@@ -181,23 +182,31 @@ class CloseFile:
         return run
 
 
-def _open_file(world: World, me: int) -> World:
+def open_file(world: World, me: int) -> World:
+    """Take the reference that a system call on the descriptor holds; EBADF once it is closed."""
     opened, references, inode = world.file
     if not opened:
         return end(world, me, "EBADF")
     return go(world._replace(file=(opened, references + 1, inode)), me, "lock-file")
 
 
-def _lock_file(then: str) -> Run:
+def lock_file(then: str) -> Run:
+    """The file's invalidate lock, for writing."""
+
     def run(world: World, me: int) -> World | None:
         return go(world._replace(filemap=FREE._replace(writer=me)), me, then) if world.filemap.idle else None
 
     return run
 
 
-def _unlock_and_close(world: World, me: int) -> World:
-    opened, references, inode = world.file
-    return end(world._replace(filemap=FREE, file=(opened, references - 1, inode)), me, "done")
+def unlock_and_close(outcome: str) -> Callable[[World, int], World]:
+    """The system call is over: lock and reference are given back."""
+
+    def run(world: World, me: int) -> World:
+        opened, references, inode = world.file
+        return end(world._replace(filemap=FREE, file=(opened, references - 1, inode)), me, outcome)
+
+    return run
 
 
 def _unlock_poison(world: World, me: int) -> World:

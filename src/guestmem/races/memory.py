@@ -89,7 +89,7 @@ def allocate(setting: Setting, world: World, index: int) -> World:
     order, first = 0, index
     block = setting.block_of(index)
     in_file = block + setting.block <= setting.npages
-    if setting.huge_folios and in_file and not any(world.cache[block : block + setting.block]):
+    if setting.huge_folios and not setting.in_place and in_file and not any(world.cache[block : block + setting.block]):
         order, first = setting.order, block
     page = first
     while any(_in_use(world, page + part) for part in range(1 << order)):
@@ -168,7 +168,7 @@ def decide_order(setting: Setting, world: World, fault: Actor, slot: WorldSlot, 
         return 0
     if (slot.base - slot.hva) % size:
         return 0
-    if not fault.private:
+    if not fault.private and not setting.in_place:
         return setting.order
     if fault.folio_order < setting.order:
         return 0

@@ -14,7 +14,7 @@ from itertools import combinations_with_replacement
 from types import MappingProxyType
 from typing import Protocol as Interface
 
-from guestmem.races.attributes import Convert
+from guestmem.races.attributes import Convert, ConvertFile
 from guestmem.races.gmem import CloseFile, MemoryFailure, PunchHole
 from guestmem.races.memory import allocate, install
 from guestmem.races.protocol import NEXT, Protocol
@@ -76,6 +76,7 @@ class SmallMachine:
             file=(True, 1, True),
             signals=0,
             harm=frozenset(),
+            in_place=setting.in_place,
         )
         return _with_folio(setting, world) if self.mapped else world
 
@@ -138,6 +139,17 @@ def _machines() -> Iterator[SmallMachine]:
     offset = slot._replace(pgoff=1, npages=3)
     few: dict[str, ActorKind] = {"touch": GuestAccess(0), "punch-tail": PunchHole(1, 2), **delete}
     yield SmallMachine("offset", "private, bound from page 1 of the file", Setting(), offset, few, ALL_PRIVATE)
+    # Linux 7.4: whether an access is private is asked of slot and file, twice and without a lock.
+    in_place: dict[str, ActorKind] = {
+        **vcpus,
+        "punch": file["punch"],
+        "close": file["close"],
+        "to-shared": ConvertFile(0, 2, False),
+        "to-private": ConvertFile(0, 2, True),
+        **delete,
+    }
+    queued = Setting(in_place=True)
+    yield SmallMachine("in-place", "attributes of the file, all private", queued, slot, in_place, ALL_PRIVATE)
     plain = slot._replace(pgoff=NOTHING, file=False)
     # The slot moves to gfn 4, where one pre-fault waits for it.
     moves: dict[str, ActorKind] = {"pre-fault-there": PreFaultPage(4), **delete, "move": MoveSlot(4), **signal}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guestmem.races.fault import RETRY, FaultSteps, leave_srcu, leave_with
+from guestmem.races.fault import RETRY, FaultSteps, attribute_fields, leave_srcu, leave_with
 from guestmem.races.step import Program, Run, end, go, program, step
 from guestmem.races.world import NOTHING, Actor, Setting, World, actor_bit
 
@@ -30,7 +30,7 @@ class GuestAccess:
         """access, then the fault, then access again."""
         return program(
             step("access", self._access, "read-attribute end", "leaves root_generation", "+tlbs +srcu"),
-            step("read-attribute", _read_attribute(self.frame, setting), "look-up-slot", "attributes"),
+            step("read-attribute", _read_attribute(self.frame, setting), "look-up-slot", attribute_fields(setting)),
             *FaultSteps(self.frame, setting, "resume", mmio="mmio", error="memory-fault").steps(),
             step("resume", _resume, "access", "", "+srcu"),
             step(RETRY, _resume, "access", "", "+srcu"),
@@ -71,7 +71,7 @@ class PreFaultPage:
                 "",
                 "+srcu",
             ),
-            step("read-attribute", _read_attribute(self.frame, setting), "look-up-slot", "attributes"),
+            step("read-attribute", _read_attribute(self.frame, setting), "look-up-slot", attribute_fields(setting)),
             *FaultSteps(self.frame, setting, "leave", mmio="ENOENT", error="EFAULT").steps(),
             step(RETRY, self._retry(setting), "look-up-slot end", "signals root_generation", "+srcu"),
             step("leave", lambda world, me: leave_with(world, me, "done"), "end", "", "+srcu"),

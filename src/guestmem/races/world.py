@@ -42,6 +42,7 @@ class Setting:
     npages: int = 4  # pages of the file
     huge_folios: bool = True  # the file takes huge folios (profile next)
     private_mem: bool = True  # a software-protected VM; else a default VM, whose slot deletions drop every root
+    in_place: bool = False  # attributes belong to the file, which every access goes to (Linux 7.4); no huge folios
 
     @property
     def block(self) -> int:
@@ -133,7 +134,7 @@ class World(NamedTuple):
     folio_locks: int  # bits of pages
     srcu: tuple[int, int]  # bits of readers, and of readers that synchronize_srcu waits for
     # memory
-    attributes: int  # bits of private frames
+    attributes: int  # bits of private frames, or with in-place conversion of private indexes of the file
     mixed: int  # bits of blocks whose attributes differ (hugepage_test_mixed)
     slots: tuple[WorldSlot, ...]
     bindings: tuple[int, ...]  # slot id per file index
@@ -143,6 +144,7 @@ class World(NamedTuple):
     file: tuple[bool, int, bool]  # the descriptor is open, references, the inode is there
     signals: int  # bits of actors with a signal pending
     harm: frozenset[str]  # FREED_MAPPED, USED_FREED: seen when it happens, kept to the end
+    in_place: bool = False  # as the setting has it
 
     def slot_at(self, frame: int) -> WorldSlot | None:
         """The slot that a look-up finds, an invalid one included."""
@@ -166,8 +168,13 @@ class World(NamedTuple):
         return None
 
     def is_private(self, frame: int) -> bool:
-        """The frame's attribute."""
-        return bool(self.attributes >> frame & 1)
+        """The frame's attribute, or that of the file's page: shared without a valid slot and an open file."""
+        if not self.in_place:
+            return bool(self.attributes >> frame & 1)
+        slot = self.slot_at(frame)
+        if slot is None or slot.state != "valid" or not slot.file or not self.file[1]:
+            return False
+        return bool(self.attributes >> (frame - slot.base + slot.pgoff) & 1)
 
     def invalidating(self, frame: int) -> bool:
         """Whether an invalidation in progress may include the frame: a hull, hence more than was asked for."""
