@@ -13,6 +13,7 @@ from benchmarks import hosts, layouts, sequences
 from benchmarks.kernel import Unavailable, kernel_slot
 from benchmarks.measure import median_us, say
 from benchmarks.programs import programs
+from benchmarks.traces import traces
 from guestmem.recordings.run import run_recording
 from guestmem.targets import target_named
 from guestmem.units import GIB, MIB, TIB
@@ -32,6 +33,7 @@ def main() -> None:
     layouts.large_layout()
     layouts.fleets()
     hosts.looks()
+    traces()
     programs()
     start()
 

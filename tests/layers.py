@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "pytest_plugin"),
     ("report",),
     ("guestmem",),
-    ("fuzz", "doctor", "exec", "explain", "layout", "proofs", "races"),
+    ("fuzz", "doctor", "exec", "explain", "layout", "proofs", "races", "trace"),
     ("targets", "host"),
     ("recordings",),
     ("objects",),

@@ -12,8 +12,12 @@ from examples import layout
 
 from guestmem.layout import HostLimits
 from guestmem.layout.check import check
+from guestmem.report import trace_html
 from guestmem.report.check_html import to_html
+from guestmem.trace.source import read_trace
+from guestmem.trace.summary import summarise
 
+LOAD = Path(__file__).parent.parent / "examples/traces/kvm72-load.trace.dat.gz"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -77,3 +81,13 @@ def test_map_and_bars_are_drawn(rendered: str) -> None:
 def test_reasons_are_there_on_hover(rendered: str) -> None:
     assert "not with 2M pages: dirty logging is on" in rendered
     assert "GPA and HVA differ modulo the page size" in rendered
+
+
+def test_the_time_lines_of_a_trace_are_drawn(tmp_path: Path) -> None:
+    page = tmp_path / "trace.html"
+    page.write_text(trace_html.to_html("load", summarise(read_trace(LOAD))), encoding="utf-8")
+
+    drawn = dom(page)
+
+    assert drawn.count("<svg") == drawn.count("<path") == 3
+    assert "at most 13" in drawn

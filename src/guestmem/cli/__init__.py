@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import typer
 
-from guestmem.cli import check, diff, doctor, explain, fuzz, host, kernels, lab, plan, prove, rules, run, schema
+from guestmem.cli import check, diff, doctor, explain, fuzz, host, kernels, lab, plan, prove, rules, run, schema, trace
 from guestmem.cli import exec as exec_command
 from guestmem.cli.ending import BROKEN_PIPE, stopped_by_signals, whole_output
 from guestmem.version import __version__
@@ -45,6 +45,7 @@ app.command(
 app.command("prove", rich_help_panel=PROOFS, epilog=prove.EXAMPLES)(prove.prove)
 app.command("doctor", rich_help_panel=KERNELS, epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(lab.app, name="lab", rich_help_panel=KERNELS)
+app.add_typer(trace.app, name="trace", rich_help_panel=KERNELS)
 
 
 def _version(value: bool) -> None:

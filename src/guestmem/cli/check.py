@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from guestmem.layout.check import Checked
     from guestmem.layout.coverage import HostLimits
     from guestmem.layout.fleet import Fleet, FleetSums
+    from guestmem.layout.observed import Observed
 
 __all__ = ("EXAMPLES", "check")
 
@@ -25,6 +26,8 @@ Examples:
     guestmem check --html report.html examples/layouts/libvirt-plain.xml examples/layouts/fc-1025M-hotplug.json
 
     guestmem check "qemu:-machine q35 -m 10G"
+
+    guestmem check --observed examples/traces/kvm72-load.trace.dat.gz examples/traces/kvmload.toml
 
     guestmem check --profile next --page-size 1G examples/layouts/discussion.toml
 
@@ -42,6 +45,9 @@ def check(
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout ('guestmem schema check')."),
     as_sarif: bool = typer.Option(False, "--sarif", help="A SARIF 2.1.0 log on stdout."),
     html: Path = typer.Option(None, "--html", metavar="FILE", help="Write one self-contained HTML page."),
+    observed: Path | None = typer.Option(
+        None, "--observed", metavar="TRACE", help="A kernel trace of the VM: what KVM really mapped, slot by slot."
+    ),
     show_all: bool = typer.Option(False, "--all", help=f"Every VM, slot and finding, not the first {_ROWS}."),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="The first megabytes and every note, too."),
     profile: str = typer.Option("v7.3", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next."),
@@ -82,23 +88,43 @@ def check(
             f"{fleets[0].source}: a fleet has no page and no SARIF log: use --json, or check its VMs singly"
         )
     checked = [judge(layout, host) for layout in found]
+    seen = None if observed is None else _observed(observed, checked, fleets)
     sums = _judge_fleets(fleets, host)
     if html is not None:
         _write_html(html, checked, profile)
     if as_json:
         from guestmem.report.check_json import fleet_entry, to_json
 
-        typer.echo(to_json(checked, host, profile, map(fleet_entry, sums)))
+        typer.echo(to_json(checked, host, profile, map(fleet_entry, sums), seen))
     elif as_sarif:
         from guestmem.report.check_sarif import to_sarif
 
         typer.echo(to_sarif(checked))
     else:
         _print(checked, sums, profile, rows=0 if show_all else _ROWS, verbose=verbose)
+        if seen is not None:
+            _print_observed(observed, checked[0], seen)
     if unread:
         layouts.give_up(unread)
     worst = most_severe([*(one.severity for one in checked), *(one.severity for one in sums)])
     raise typer.Exit(int(worst is not None and fail_on in SEVERITIES[: SEVERITIES.index(worst) + 1]))
+
+
+def _observed(trace: Path, checked: list[Checked], fleets: list[Fleet]) -> Observed:
+    from guestmem.layout.observed import compare_observed
+    from guestmem.trace.faults import faults_of
+    from guestmem.trace.source import read_trace
+
+    if len(checked) != 1 or fleets:
+        raise InputError(f"--observed {trace}: a trace is of one VM, and the sources have {len(checked)}")
+    return compare_observed(checked[0].coverage, faults_of(str(trace), read_trace(trace)))
+
+
+def _print_observed(trace: Path | None, checked: Checked, seen: Observed) -> None:
+    from guestmem.report.console import console
+    from guestmem.report.observed_text import print_observed
+
+    print_observed(console(), str(trace), checked.coverage, seen)
 
 
 def _judge_fleets(fleets: list[Fleet], host: HostLimits) -> list[FleetSums]:

@@ -41,6 +41,7 @@ class LossCause(StrEnum):
     ORDER_0 = "order_0"
     BACKING = "backing"
     SPLIT = "split"
+    NX = "nx"
     UNKNOWN = "unknown"
 
     @property
@@ -59,6 +60,7 @@ _TEXTS = {
     LossCause.ORDER_0: "guest_memfd hands out single pages",
     LossCause.BACKING: "the host maps 4K here",
     LossCause.SPLIT: "could be larger now: split earlier, or not touched since",
+    LossCause.NX: "the NX huge page workaround: the guest ran code here",
     LossCause.UNKNOWN: "what the host maps here cannot be told",
 }
 

@@ -22,6 +22,7 @@ from guestmem.units import format_size
 
 if TYPE_CHECKING:
     from guestmem.layout.fleet import FleetSums
+    from guestmem.layout.observed import Observed, SlotObserved
 
 __all__ = ("CheckReport", "FleetEntry", "FleetLost", "WorstVm", "check_schema", "fleet_entry", "to_json")
 
@@ -88,8 +89,26 @@ class FindingEntry(msgspec.Struct):
     gain: dict[str, int]
 
 
+class DifferingEntry(msgspec.Struct):
+    """A frame that got another page size (bytes) than the largest allowed."""
+
+    gpa: str
+    allowed: int
+    got: int
+
+
+class ObservedEntry(msgspec.Struct):
+    """What a trace says of a slot, by index: faults by level, and how many got less or more than allowed."""
+
+    slot: int
+    faults: dict[str, int]
+    smaller: int
+    larger: int
+    examples: list[DifferingEntry]
+
+
 class SourceEntry(msgspec.Struct):
-    """One layout: a file may hold several (source then names the part)."""
+    """One layout: a file may hold several (source then names the part). observed is null without --observed."""
 
     source: str
     format: str
@@ -99,6 +118,7 @@ class SourceEntry(msgspec.Struct):
     slots: list[SlotEntry]
     totals: LayoutTotals
     findings: list[FindingEntry]
+    observed: list[ObservedEntry] | None = None
 
 
 class FleetLost(msgspec.Struct):
@@ -150,9 +170,18 @@ class CheckReport(msgspec.Struct):
     format: str = "guestmem-check/1"
 
 
-def to_json(checked: list[Checked], host: HostLimits, profile: str, fleets: Iterable[FleetEntry] = ()) -> str:
-    """The report as one JSON document."""
-    return json_text(CheckReport([_source(one) for one in checked], list(fleets), _host(host, profile)))
+def to_json(
+    checked: list[Checked],
+    host: HostLimits,
+    profile: str,
+    fleets: Iterable[FleetEntry] = (),
+    observed: Observed | None = None,
+) -> str:
+    """The report as one JSON document; observed is of the only layout."""
+    sources = [_source(one) for one in checked]
+    if observed is not None:
+        sources[0].observed = [_observed(slot) for slot in observed.slots]
+    return json_text(CheckReport(sources, list(fleets), _host(host, profile)))
 
 
 def fleet_entry(sums: FleetSums) -> FleetEntry:
@@ -204,6 +233,16 @@ def _source(one: Checked) -> SourceEntry:
         [_slot(item) for item in coverage.slots],
         _totals(one),
         [_finding(finding) for finding in one.findings],
+    )
+
+
+def _observed(slot: SlotObserved) -> ObservedEntry:
+    return ObservedEntry(
+        slot.index,
+        {format_size(size): count for size, count in sorted(slot.faults.items())},
+        slot.smaller,
+        slot.larger,
+        [DifferingEntry(f"{each.gpa:#x}", each.allowed, each.got) for each in slot.examples],
     )
 
 
