@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from guestmem.errors import InputError
+from guestmem.text import no_such
 from guestmem.units import format_size, is_power_of_two
 
 __all__ = (
@@ -101,4 +102,4 @@ def geometry_named(name: str) -> Geometry:
     try:
         return GEOMETRIES[name]
     except KeyError:
-        raise InputError(f"no geometry '{name}'; there are {', '.join(GEOMETRIES)}") from None
+        raise InputError(no_such("geometry", name, GEOMETRIES)) from None

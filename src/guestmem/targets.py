@@ -25,6 +25,7 @@ from guestmem.model.profiles import PROFILES, Machine, Profile, profile_named
 from guestmem.recordings.target import Target
 from guestmem.recordings.vocabulary import Begin
 from guestmem.rules import rule_named
+from guestmem.text import no_such
 from guestmem.uapi import (
     KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES,
     KVM_CAP_MAX_VCPU_ID,
@@ -64,7 +65,7 @@ def target_named(name: str, profile: str | None = None, machine: Machine | None 
         return _kvm()
     if kind == "lab":
         return _lab(name, wanted)
-    raise InputError(f"no backend {name!r}; there are {', '.join(TARGETS)}, model:PROFILE and lab:KERNEL")
+    raise InputError(no_such("backend", name, TARGETS, "model:PROFILE and lab:KERNEL"))
 
 
 def pair_named(names: Sequence[str], profile: str | None = None) -> tuple[Target, Target]:

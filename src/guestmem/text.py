@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ("counted", "percent", "safe", "utf8")
+from collections.abc import Iterable
+
+__all__ = ("counted", "no_such", "percent", "safe", "utf8")
 
 
 def safe(text: str) -> str:
@@ -30,6 +32,22 @@ def counted(count: int, one: str) -> str:
     ('1 sequence', '1,182 causes')
     """
     return f"{count:,} {one}" + "s" * (count != 1)
+
+
+def no_such(what: str, name: str, names: Iterable[str], also: str = "") -> str:
+    """That there is no thing of a name, which one may have been meant, and all that there are; also: what else can be.
+
+    >>> no_such("fruit", "aple", ["apple", "pear"])
+    "no fruit 'aple'; did you mean apple? there are apple, pear"
+    >>> no_such("fruit", "x", ["apple", "pear"], "and FILE")
+    "no fruit 'x'; there are apple, pear, and FILE"
+    """
+    from difflib import get_close_matches
+
+    known = list(names)
+    near = get_close_matches(name, known, 1)
+    meant = f" did you mean {near[0]}?" if near else ""
+    return f"no {what} {name!r};{meant} there are {', '.join([*known, *([also] if also else [])])}"
 
 
 def percent(part: int, whole: int) -> str:

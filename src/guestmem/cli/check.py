@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli import layouts
+from guestmem.cli import complete, layouts
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ def check(
     sources: list[str] = layouts.SOURCES,
     format: str = layouts.FORMAT,
     fail_on: str = typer.Option(
-        "warning", "--fail-on", metavar="LEVEL", help="note, warning, error or never; 'unknown' never counts."
+        "warning",
+        "--fail-on",
+        metavar="LEVEL",
+        autocompletion=complete.fail_on,
+        help="note, warning, error or never; 'unknown' never counts.",
     ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout ('guestmem schema check')."),
     as_sarif: bool = typer.Option(False, "--sarif", help="A SARIF 2.1.0 log on stdout."),
@@ -50,12 +54,22 @@ def check(
     ),
     show_all: bool = typer.Option(False, "--all", help=f"Every VM, slot and finding, not the first {_ROWS}."),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="The first megabytes and every note, too."),
-    profile: str = typer.Option("v7.3", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next."),
+    profile: str = typer.Option(
+        "v7.3",
+        "--profile",
+        metavar="NAME",
+        autocompletion=complete.kernels,
+        help="v6.12, v6.18, v7.2, v7.3, v7.4 or next.",
+    ),
     page_size: str = typer.Option(
         None, "--page-size", metavar="SIZE", help="Page size of guest_memfds, with --profile next."
     ),
     rule: str = typer.Option(
-        None, "--rule", metavar="NAME", help="The alignment rule, or FILE.py:NAME, with --profile next."
+        None,
+        "--rule",
+        metavar="NAME",
+        autocompletion=complete.rules,
+        help="The alignment rule, or FILE.py:NAME, with --profile next.",
     ),
     geometry: str = layouts.GEOMETRY,
     thp: str = typer.Option("possible", "--thp", metavar="possible|never", help="How to count transparent huge pages."),

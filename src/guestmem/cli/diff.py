@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from guestmem.cli import complete
+
 __all__ = ("EXAMPLES", "diff")
 
 EXAMPLES = """
@@ -22,10 +24,18 @@ Exit status: 0 no new difference, 1 new differences, 2 bad usage or input, 4 a b
 def diff(
     recordings: list[Path] = typer.Argument(..., metavar="RECORDING...", help="JSON Lines, plain or gzip."),
     on: list[str] = typer.Option(
-        ..., "--on", metavar="BACKEND", help="Twice: model, model:PROFILE, kvm, lab, lab:KERNEL."
+        ...,
+        "--on",
+        metavar="BACKEND",
+        autocompletion=complete.backends,
+        help="Twice: model, model:PROFILE, kvm, lab, lab:KERNEL.",
     ),
     profile: str = typer.Option(
-        None, "--profile", metavar="NAME", help="Which kernel the model is; else the other one's."
+        None,
+        "--profile",
+        metavar="NAME",
+        autocompletion=complete.profiles,
+        help="Which kernel the model is; else the other one's.",
     ),
     json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     show: int = typer.Option(10, "--show", min=0, metavar="N", help="How many causes to show as a trace."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from guestmem.cli import complete
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +40,13 @@ sandbox either.
 
 def exec_(
     command: list[str] = typer.Argument(..., metavar="PROGRAM ARGS..."),
-    profile: str = typer.Option("v7.3", "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next."),
+    profile: str = typer.Option(
+        "v7.3",
+        "--profile",
+        metavar="NAME",
+        autocompletion=complete.kernels,
+        help="v6.12, v6.18, v7.2, v7.3, v7.4 or next.",
+    ),
     in_place: str = typer.Option(
         None, "--in-place", metavar="on|off", help="From v7.4 on: attributes belong to files (on) or to VMs (off)."
     ),

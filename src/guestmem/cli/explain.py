@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from guestmem.cli import complete
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def explain(
     recording: Path = typer.Argument(..., help="JSON Lines, plain or gzip."),
     op: int = typer.Option(None, "--op", metavar="N", help="Index i of the operation; else the first refused one."),
     sequence: str = typer.Option(None, "--sequence", metavar="NAME", help="Which sequence; else the first."),
-    profile: list[str] = typer.Option([], "--profile", metavar="NAME", help="Only these profiles; may be repeated."),
+    profile: list[str] = typer.Option(
+        [], "--profile", metavar="NAME", autocompletion=complete.profiles, help="Only these profiles; may be repeated."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> None:
     """Explain one operation: which checks passed, which one refused, with the values, under every profile.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from guestmem.cli import complete
+
 if TYPE_CHECKING:
     from guestmem.fuzz.campaign import Figures, Seed
     from guestmem.recordings.diff import Group
@@ -34,12 +36,20 @@ Exit status: 0 no new difference, 1 new differences, 2 bad usage, 4 a backend or
 
 def fuzz(
     on: list[str] = typer.Option(
-        ..., "--on", metavar="BACKEND", help="Twice: model, model:PROFILE, kvm, lab, lab:KERNEL."
+        ...,
+        "--on",
+        metavar="BACKEND",
+        autocompletion=complete.backends,
+        help="Twice: model, model:PROFILE, kvm, lab, lab:KERNEL.",
     ),
     sequences: int = typer.Option(1000, "--sequences", min=1, metavar="N", help="How many, one from each seed."),
     seed: int = typer.Option(0, "--seed", min=0, metavar="S", help="The first seed; the next N follow."),
     profile: str = typer.Option(
-        None, "--profile", metavar="NAME", help="Which kernel the model is; else the other one's."
+        None,
+        "--profile",
+        metavar="NAME",
+        autocompletion=complete.profiles,
+        help="Which kernel the model is; else the other one's.",
     ),
     out: Path = typer.Option(None, "--out", metavar="DIR", help="Write the smallest difference of each cause there."),
     shrink_s: int = typer.Option(30, "--shrink", min=0, metavar="SECONDS", help="How long to shrink each; 0: do not."),

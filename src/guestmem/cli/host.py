@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from guestmem.cli import complete
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def host(
     watch: float | None = typer.Option(
         None, "--watch", metavar="SECONDS", min=0.1, help="Look again and again: what changes."
     ),
-    fail_on: str = typer.Option("warning", "--fail-on", metavar="LEVEL", help="note, warning, error or never."),
+    fail_on: str = typer.Option(
+        "warning", "--fail-on", metavar="LEVEL", autocompletion=complete.fail_on, help="note, warning, error or never."
+    ),
     reader: str = typer.Option("auto", "--reader", metavar="NAME", help="How to read: auto, kcore or bpf."),
     every_space: bool = typer.Option(False, "--all", help="The slots of SMM's address space too."),
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from guestmem.cli import complete
 from guestmem.errors import InputError
 
 __all__ = ("EXAMPLES", "kernels")
@@ -25,7 +26,11 @@ Exit status: 0, 2 bad usage or input, 4 a backend is missing here.
 def kernels(
     recordings: list[Path] = typer.Argument(..., metavar="RECORDING...", help="JSON Lines, plain or gzip."),
     on: list[str] = typer.Option(
-        ..., "--on", metavar="BACKEND", help="Two or more: model:PROFILE, kvm, lab, lab:KERNEL; the newest last."
+        ...,
+        "--on",
+        metavar="BACKEND",
+        autocompletion=complete.backends,
+        help="Two or more: model:PROFILE, kvm, lab, lab:KERNEL; the newest last.",
     ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     as_markdown: bool = typer.Option(False, "--markdown", help="A page for the documentation on stdout."),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from guestmem.cli import complete
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ FORMAT = typer.Option(
     None,
     "--format",
     metavar="NAME",
+    autocompletion=complete.formats,
     help="The file's format, where it is not recognised: qemu-mtree, qemu-trace, qemu-argv, libvirt, firecracker, "
     "firecracker-uffd, cloud-hypervisor, gdb-dump, strace, recording, guestmem-fleet, guestmem-host, "
     "guestmem-json, guestmem-toml, guestmem-parquet.",
@@ -60,7 +62,13 @@ FIRECRACKER = typer.Option(
 )
 
 PAGE_SIZE = typer.Option(None, "--page-size", metavar="SIZE", help="Page size of the files; the largest if not given.")
-GEOMETRY = typer.Option("x86-64", "--geometry", metavar="NAME", help="The architecture: which page sizes it has.")
+GEOMETRY = typer.Option(
+    "x86-64",
+    "--geometry",
+    metavar="NAME",
+    autocompletion=complete.geometries,
+    help="The architecture: which page sizes it has.",
+)
 
 
 def load_layouts(sources: list[str], format: str | None, firecracker: str) -> list[Layout]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli import layouts
+from guestmem.cli import complete, layouts
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,11 @@ def plan(
     page_size: str = layouts.PAGE_SIZE,
     one_file: bool = typer.Option(False, "--one-file", help="One file for all RAM, not one per region."),
     rule: str = typer.Option(
-        "congruent", "--rule", metavar="NAME", help="The alignment rule to satisfy, or FILE.py:NAME."
+        "congruent",
+        "--rule",
+        metavar="NAME",
+        autocompletion=complete.rules,
+        help="The alignment rule to satisfy, or FILE.py:NAME.",
     ),
     to: str = typer.Option(
         None, "--to", metavar="GEOMETRY|SIZE", help="Also say what must move on a host with larger pages."

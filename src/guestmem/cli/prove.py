@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli import prove_races
+from guestmem.cli import complete, prove_races
 from guestmem.errors import BackendUnavailable, InputError
 
 if TYPE_CHECKING:
@@ -37,23 +37,47 @@ usage, 4 if the solver is not installed.
 """
 
 
+def _properties(incomplete: str) -> list[str]:
+    """What can be asked; nothing where the solver is not installed."""
+    try:
+        from guestmem.proofs.properties import PROPERTIES
+        from guestmem.proofs.statements import STATEMENTS
+    except ImportError:
+        return []
+    names = [*(each.name for each in PROPERTIES), *(each.name for each in STATEMENTS), "lattice", "races"]
+    return complete.starting(incomplete, names)
+
+
 def prove(
     properties: list[str] = typer.Argument(
         None,
         metavar="[PROPERTY...]",
+        autocompletion=_properties,
         help="A property of the rules, a statement, `lattice` or `races`; else the table.",
     ),
     rule: list[str] = typer.Option(
-        [], "--rule", metavar="NAME", help="Only these rules; `none` asks without one, FILE.py:NAME is your own."
+        [],
+        "--rule",
+        metavar="NAME",
+        autocompletion=complete.rules,
+        help="Only these rules; `none` asks without one, FILE.py:NAME is your own.",
     ),
-    geometry: str = typer.Option("x86-64", "--geometry", metavar="NAME", help="The architecture's page sizes."),
+    geometry: str = typer.Option(
+        "x86-64",
+        "--geometry",
+        metavar="NAME",
+        autocompletion=complete.geometries,
+        help="The architecture's page sizes.",
+    ),
     given: list[str] = typer.Option([], "--given", metavar="NAME=VALUE", help="Pin a variable, as offset=0x4000."),
     timeout: float = typer.Option(20.0, "--timeout", min=0.001, metavar="S", help="Seconds for one question."),
     jobs: int = typer.Option(2, "--jobs", min=1, metavar="N", help="Processes."),
     write: Path = typer.Option(
         None, "--write", metavar="DIR", help="Write each counterexample there, as a layout and as a recording."
     ),
-    mutation: str = typer.Option(None, "--mutation", metavar="NAME", help="races: take one rule away."),
+    mutation: str = typer.Option(
+        None, "--mutation", metavar="NAME", autocompletion=complete.mutations, help="races: take one rule away."
+    ),
     actors: int = typer.Option(None, "--actors", min=2, max=3, metavar="N", help="races: pairs or triples only."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> None:

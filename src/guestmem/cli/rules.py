@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guestmem.cli import layouts
+from guestmem.cli import complete, layouts
 from guestmem.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ def rules(
     page_size: str = layouts.PAGE_SIZE,
     geometry: str = layouts.GEOMETRY,
     rule: list[str] = typer.Option(
-        [], "--rule", metavar="NAME", help="Only these rules; FILE.py:NAME is one of your own, beside the catalogue."
+        [],
+        "--rule",
+        metavar="NAME",
+        autocompletion=complete.rules,
+        help="Only these rules; FILE.py:NAME is one of your own, beside the catalogue.",
     ),
     slots: bool = typer.Option(False, "--slots", help="Also say which slots each rule refuses, and why."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),

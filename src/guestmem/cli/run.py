@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from guestmem.cli import complete
 from guestmem.errors import InputError
 
 __all__ = ("EXAMPLES", "run")
@@ -32,9 +33,19 @@ is missing here.
 def run(
     recordings: list[Path] = typer.Argument(..., metavar="RECORDING...", help="JSON Lines, plain or gzip."),
     profile: str = typer.Option(
-        None, "--profile", metavar="NAME", help="v6.12, v6.18, v7.2, v7.3, v7.4 or next; else the recording says."
+        None,
+        "--profile",
+        metavar="NAME",
+        autocompletion=complete.profiles,
+        help="v6.12, v6.18, v7.2, v7.3, v7.4 or next; else the recording says.",
     ),
-    on: str = typer.Option("model", "--on", metavar="BACKEND", help="model, kvm (this machine's), lab or lab:KERNEL."),
+    on: str = typer.Option(
+        "model",
+        "--on",
+        metavar="BACKEND",
+        autocompletion=complete.backends,
+        help="model, kvm (this machine's), lab or lab:KERNEL.",
+    ),
     record: Path = typer.Option(None, "--record", metavar="FILE", help="Write what was observed; gzip for *.gz."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     show: int = typer.Option(5, "--show", min=0, metavar="N", help="How many differences to show as a trace."),

@@ -17,6 +17,7 @@ from guestmem.geometry import X86_64, Geometry
 from guestmem.model.restrictedmem import revision as revisions
 from guestmem.model.restrictedmem.revision import Revision
 from guestmem.rules import DEFAULT, CreationFlags, GpaAlignment, NoRule, OrMetadata, Rule
+from guestmem.text import no_such
 from guestmem.uapi import (
     GUEST_MEMFD_FLAG_HUGETLB,
     GUEST_MEMFD_FLAG_INIT_SHARED,
@@ -228,7 +229,7 @@ def profile_named(name: str) -> Profile:
     """Find a profile by the name used on the command line; InputError lists the names."""
     found = PROFILES.get(name) or HISTORY.get(name)
     if found is None:
-        raise InputError(f"no profile {name!r}; there are {', '.join((*PROFILES, *HISTORY))}")
+        raise InputError(no_such("profile", name, (*PROFILES, *HISTORY)))
     return found
 
 

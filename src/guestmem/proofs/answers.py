@@ -23,6 +23,7 @@ from guestmem.proofs.solver import DEFAULT_LIMIT_S, Question, answer
 from guestmem.proofs.statements import STATEMENTS
 from guestmem.proofs.verdict import Refuted, Values, Verdict
 from guestmem.rules import RULES, Rule, rule_named
+from guestmem.text import no_such
 
 __all__ = ("Answer", "Asked", "ask_all", "asked_for", "claim_named", "lattice_from", "whole_table")
 
@@ -90,7 +91,7 @@ def asked_for(
     known = ("lattice", *_PROPERTIES, *_STATEMENTS)
     for name in names:
         if name not in known:
-            raise InputError(f"no property {name!r}; there are {', '.join(sorted(known))}")
+            raise InputError(no_such("property", name, sorted(known)))
     if not names and not rules:
         if given:
             raise InputError("--given needs a PROPERTY or a --rule: its variables are those of the question")

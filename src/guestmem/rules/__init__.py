@@ -38,6 +38,7 @@ from guestmem.rules.restrictedmem import (
     SlotMetadata,
 )
 from guestmem.rules.rule import Binding, Rule, congruent
+from guestmem.text import no_such
 
 __all__ = (
     "DEFAULT",
@@ -95,4 +96,4 @@ def rule_named(name: str) -> Rule:
     for rule in (*RULES, NoRule()):
         if rule.name == name:
             return rule
-    raise InputError(f"no rule '{name}'; there are {', '.join(rule.name for rule in RULES)}, and FILE.py:NAME")
+    raise InputError(no_such("rule", name, (rule.name for rule in RULES), "and FILE.py:NAME"))
