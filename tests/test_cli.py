@@ -136,7 +136,7 @@ def test_json_is_one_object_with_files_and_differences_and_nothing_else(guestmem
 
     assert (ended.code, ended.err) == (1, "")
     report: dict[str, Any] = json.loads(ended.out)
-    assert list(report) == ["files", "differences"]
+    assert list(report) == ["format", "files", "differences"]
     assert [list(file) for file in report["files"]] == [FILE_KEYS, FILE_KEYS]
     assert report["files"] == [
         dict(zip(FILE_KEYS, (str(good), "v6.12", 1, 2, 2, 0, 0, 0), strict=True)),

@@ -108,7 +108,7 @@ def test_status_as_json_says_the_same(guestmem: Guestmem, fake: Path) -> None:
 
     found = json.loads(ended.out)
     assert set(found) == {
-        "ready", "qemu", "directory", "kernels", "usable", "unfinished", "missing_tools", "size", "damaged"
+        "format", "ready", "qemu", "directory", "kernels", "usable", "unfinished", "missing_tools", "size", "damaged"
     }  # fmt: skip
     assert (found["ready"], found["qemu"], found["missing_tools"], found["unfinished"]) == (False, "", [], [])
     (kernel,) = found["kernels"]

@@ -27,5 +27,7 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="One JSON object o
     from guestmem.report.json_text import json_text
 
     found = examine()
-    typer.echo(json_text({"findings": found}) if as_json else "\n".join(doctor_lines(found)))
+    typer.echo(
+        json_text({"format": "guestmem-doctor/1", "findings": found}) if as_json else "\n".join(doctor_lines(found))
+    )
     raise typer.Exit(1 if any(each.state is Condition.MISSING for each in found) else 0)

@@ -14,7 +14,7 @@ __all__ = ("lab_json", "lab_lines")
 
 def lab_json(found: Status) -> str:
     """One object: the fields of Status, and whether a lab can be booted."""
-    return json_text({"ready": found.is_ready, **msgspec.to_builtins(found)})
+    return json_text({"format": "guestmem-lab/1", "ready": found.is_ready, **msgspec.to_builtins(found)})
 
 
 def lab_lines(found: Status) -> Iterator[str]:

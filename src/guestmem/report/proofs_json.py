@@ -16,7 +16,12 @@ __all__ = ("proofs_json",)
 
 def proofs_json(asked: Asked, answers: list[Answer]) -> str:
     """One object: what was asked, and every answer with its numbers."""
-    head = {"geometry": asked.geometry.name, "solver": version(), "limit_s": asked.limit_s}
+    head = {
+        "format": "guestmem-prove/1",
+        "geometry": asked.geometry.name,
+        "solver": version(),
+        "limit_s": asked.limit_s,
+    }
     return json_text({**head, "answers": [_row(asked, each) for each in answers]})
 
 

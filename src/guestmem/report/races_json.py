@@ -13,6 +13,7 @@ __all__ = ("races_json",)
 def races_json(races: Races) -> str:
     """Everything, as one object."""
     value = {
+        "format": "guestmem-races/1",
         "holds": races.holds,
         "scenarios": list(map(_to_dict, races.sound)),
         "mutations": [

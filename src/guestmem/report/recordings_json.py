@@ -34,18 +34,21 @@ def run_json(reports: list[FileReport]) -> str:
         }
         for report in reports
     ]
-    return json_text({"files": files, "differences": [each for report in reports for each in report.differences]})
+    differences = [each for report in reports for each in report.differences]
+    return json_text({"format": "guestmem-run/1", "files": files, "differences": differences})
 
 
 def explain_json(file: str, sequence: str, operation: int, explanations: list[Explanation]) -> str:
     """One operation, once for every profile and touch."""
-    return json_text({"file": file, "sequence": sequence, "operation": operation, "explanations": explanations})
+    where = {"format": "guestmem-explain/1", "file": file, "sequence": sequence, "operation": operation}
+    return json_text({**where, "explanations": explanations})
 
 
 def diff_json(collected: Collected, a: str, b: str) -> str:
     """The counts, and the differences by cause."""
     return json_text(
         {
+            "format": "guestmem-diff/1",
             "a": a,
             "b": b,
             "sequences": collected.sequences,
@@ -61,6 +64,7 @@ def fuzz_json(campaign: Campaign, figures: Figures, groups: list[Group]) -> str:
     """The counts, the seeds that differ, and the smallest difference of each cause."""
     return json_text(
         {
+            "format": "guestmem-fuzz/1",
             "a": campaign.a.name,
             "b": campaign.b.name,
             "sequences": figures.sequences,
