@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * A VMM as small as can be, for programs that try out private memory: one VM, one vCPU in 64-bit mode, guest code that
- * does one load or store and reports. Guest-physical memory:
+ * does one load or store and reports. It runs in ring 3: a KVM with shadow paging emulates what ring 0 does, and its
+ * accesses do not fault. Guest-physical memory:
  *
  *   0x00000000  1 MiB, slot 0, shared: page tables and code
  *   0x01000000  whatever the program sets up; identity mapped up to 1 GiB
@@ -50,6 +51,10 @@ struct kvm_create_guest_memfd {
 
 enum { PAGE = 4096, LOW_SIZE = 1 << 20, TABLES = 0x1000, CODE = 0x8000, BASE = 0x1000000, PORT = 0x10 };
 
+#ifndef FAILED /* exit status where a CHECK does not hold */
+#define FAILED 1
+#endif
+
 #define CHECK(condition, ...)                                                                                          \
 	do {                                                                                                           \
 		if (!(condition)) {                                                                                    \
@@ -57,7 +62,7 @@ enum { PAGE = 4096, LOW_SIZE = 1 << 20, TABLES = 0x1000, CODE = 0x8000, BASE = 0
 			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                                \
 			fprintf(stderr, __VA_ARGS__);                                                                  \
 			fprintf(stderr, " (errno %d)\n", saved);                                                       \
-			exit(1);                                                                                       \
+			exit(FAILED);                                                                                  \
 		}                                                                                                      \
 	} while (0)
 
@@ -119,10 +124,10 @@ static inline struct vmm start_vm(unsigned long type)
 	CHECK(set_slot(&m, 0, 0, LOW_SIZE, m.low, -1, 0) == 0, "slot 0");
 
 	uint64_t *top = (uint64_t *)(m.low + TABLES), *upper = top + 512, *middle = upper + 512;
-	top[0] = (TABLES + PAGE) | 3;
-	upper[0] = (TABLES + 2 * PAGE) | 3;
+	top[0] = (TABLES + PAGE) | 7;
+	upper[0] = (TABLES + 2 * PAGE) | 7;
 	for (uint64_t i = 0; i < 512; i++)
-		middle[i] = i << 21 | 0x83;
+		middle[i] = i << 21 | 0xe7;
 	memcpy(m.low + CODE, guest_load, sizeof(guest_load));
 	memcpy(m.low + CODE + 64, guest_store, sizeof(guest_store));
 
@@ -132,10 +137,17 @@ static inline struct vmm start_vm(unsigned long type)
 	m.run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m.vcpu, 0);
 	CHECK(m.run != MAP_FAILED, "the run page");
 
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entries[128];
+	} cpuid = {.head = {.nent = 128}};
+	CHECK(ioctl(m.kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) == 0, "cpuid"); /* without it there is no 64-bit mode */
+	CHECK(ioctl(m.vcpu, KVM_SET_CPUID2, &cpuid) == 0, "cpuid");
+
 	struct kvm_sregs sregs;
 	CHECK(ioctl(m.vcpu, KVM_GET_SREGS, &sregs) == 0, "sregs");
-	struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
-	struct kvm_segment data = {.limit = ~0u, .selector = 16, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1};
+	struct kvm_segment code = {.limit = ~0u, .selector = 0x33, .type = 11, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1};
+	struct kvm_segment data = {.limit = ~0u, .selector = 0x2b, .type = 3, .present = 1, .dpl = 3, .db = 1, .s = 1, .g = 1};
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
 	sregs.cr3 = TABLES;
@@ -149,7 +161,7 @@ static inline struct vmm start_vm(unsigned long type)
 /* Run the guest code at rip once; KVM_RUN's result, errno and m->run as it left them. */
 static inline int enter(struct vmm *m, uint64_t rip, uint64_t rdi, uint64_t rsi)
 {
-	struct kvm_regs regs = {.rip = rip, .rdi = rdi, .rsi = rsi, .rflags = 2, .rsp = LOW_SIZE};
+	struct kvm_regs regs = {.rip = rip, .rdi = rdi, .rsi = rsi, .rflags = 0x3002 /* IOPL 3 */, .rsp = LOW_SIZE};
 	CHECK(ioctl(m->vcpu, KVM_SET_REGS, &regs) == 0, "regs");
 	return ioctl(m->vcpu, KVM_RUN, 0);
 }
