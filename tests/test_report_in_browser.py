@@ -12,11 +12,15 @@ from examples import layout
 
 from guestmem.layout import HostLimits
 from guestmem.layout.check import check
+from guestmem.recordings.matrix import behaviour
 from guestmem.report import trace_html
 from guestmem.report.check_html import to_html
+from guestmem.report.kernels import kernels_html
+from guestmem.targets import target_named
 from guestmem.trace.source import read_trace
 from guestmem.trace.summary import summarise
 
+DIRECTED = Path(__file__).parent.parent / "examples/recordings/v6.18-directed.jsonl.gz"
 LOAD = Path(__file__).parent.parent / "examples/traces/kvm72-load.trace.dat.gz"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -91,3 +95,30 @@ def test_the_time_lines_of_a_trace_are_drawn(tmp_path: Path) -> None:
 
     assert drawn.count("<svg") == drawn.count("<path") == 3
     assert "at most 13" in drawn
+
+
+# Types two searches and writes how many rows each leaves, and what the page says of it.
+SEARCH = """
+<script>
+const input = document.querySelector("input");
+for (const [name, words] of [["one", "eEXist mEm"], ["none", "no such words"]]) {
+  input.value = words;
+  input.dispatchEvent(new Event("input"));
+  const seen = [...document.querySelectorAll(".row")].filter((row) => row.checkVisibility());
+  document.body.dataset[name] = seen.length + "; " + document.getElementById("count").textContent;
+  document.body.dataset[name + "All"] = seen.every((row) => row.textContent.includes("EEXIST"));
+}
+</script></body>
+"""
+
+
+def test_a_search_leaves_the_rows_that_have_all_its_words(tmp_path: Path) -> None:
+    matrix = behaviour([DIRECTED], [target_named("model:v6.18"), target_named("model:v7.3")], [])
+    page = tmp_path / "kernels.html"
+    page.write_text(kernels_html(matrix).replace("</body>", SEARCH), encoding="utf-8")
+    found = dom(page)
+
+    shown = re.search(r'data-one="(\d+); (\d+) of (\d+) rows" data-one-all="true"', found)
+    assert shown is not None
+    assert 0 < int(shown[1]) == int(shown[2]) < int(shown[3]) == len(matrix.rows)
+    assert f'data-none="0; 0 of {len(matrix.rows)} rows"' in found

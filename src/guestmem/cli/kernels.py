@@ -33,12 +33,14 @@ def kernels(
         help="Two or more: model:PROFILE, kvm, lab, lab:KERNEL; the newest last.",
     ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
+    html: Path | None = typer.Option(None, "--html", metavar="FILE", help="Write one HTML page that can be searched."),
     as_markdown: bool = typer.Option(False, "--markdown", help="A page for the documentation on stdout."),
 ) -> None:
     """Show each kind of call that these kernels do not all answer alike, with what each answers and an example."""
     from guestmem.model.profiles import PROFILES
+    from guestmem.outfile import write_text
     from guestmem.recordings.matrix import behaviour
-    from guestmem.report.kernels import kernels_json, kernels_markdown, print_kernels
+    from guestmem.report.kernels import kernels_html, kernels_json, kernels_markdown, print_kernels
     from guestmem.targets import target_named
 
     if len(on) < 2:
@@ -51,6 +53,8 @@ def kernels(
             if not (profile.huge or profile.in_place)
         ]
         matrix = behaviour(recordings, targets, models)
+    if html is not None:
+        write_text(html, kernels_html(matrix))
     if as_json:
         typer.echo(kernels_json(matrix))
     elif as_markdown:

@@ -1,8 +1,10 @@
-"""``guestmem kernels`` as text, as JSON, and as a page of the documentation."""
+"""``guestmem kernels`` as text, as JSON, as a page of the documentation, and as one of HTML to search."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 import msgspec
 from rich.console import Console
@@ -14,7 +16,12 @@ from guestmem.report.json_text import json_text
 from guestmem.report.values import words
 from guestmem.text import counted, safe
 
-__all__ = ("kernels_json", "kernels_markdown", "print_kernels")
+__all__ = ("kernels_html", "kernels_json", "kernels_markdown", "print_kernels")
+
+# By check: the version since when, and the subject of the commit, where it is known.
+CHANGES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {"binding-in-file": ("7.2", "KVM: guest_memfd: Use unsigned offsets")}
+)
 
 
 def print_kernels(out: Console, matrix: Matrix) -> None:
@@ -47,6 +54,27 @@ def kernels_json(matrix: Matrix) -> str:
     )
 
 
+def kernels_html(matrix: Matrix) -> str:
+    """One file, no network; the script only searches."""
+    from guestmem.report.check_html import page
+
+    sections = [
+        (op, [_cells(row) for row in matrix.rows if row.op == op])
+        for op in dict.fromkeys(row.op for row in matrix.rows)
+    ]
+    return page("kernels.html.j2", kernels=matrix.kernels, sum=_sum(matrix), rows=len(matrix.rows), sections=sections)
+
+
+def _cells(row: AnswerRow) -> dict[str, Any]:
+    answers = [safe(answer or "-") for answer in row.answers]
+    return {"answers": answers, "count": row.count, "decides": _decides(row), "example": safe(_example(row))}
+
+
+def _decides(row: AnswerRow) -> str:
+    changes = [f'changed by "{subject}" ({since})' for check, (since, subject) in CHANGES.items() if check in row.check]
+    return "; ".join([f"{row.check}: {row.rule}", *changes]) if row.check else "-"
+
+
 def kernels_markdown(matrix: Matrix, command: str) -> str:
     """A page: one section for each operation."""
     return "\n".join(_page(matrix, command)) + "\n"
@@ -66,8 +94,12 @@ def _page(matrix: Matrix, command: str) -> Iterator[str]:
         yield f"| {' | '.join(['---'] * len(matrix.kernels))} | ---: | --- | --- |"
         for row in matrix.rows:
             if row.op == op:
-                decides = f"{row.check}: {row.rule}" if row.check else "-"
-                cells = (*(answer or "-" for answer in row.answers), str(row.count), decides, f"`{_example(row)}`")
+                cells = (
+                    *(answer or "-" for answer in row.answers),
+                    str(row.count),
+                    _decides(row),
+                    f"`{_example(row)}`",
+                )
                 yield f"| {' | '.join(safe(cell).replace('|', '/') for cell in cells)} |"
 
 
