@@ -6,10 +6,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 
 from guestmem import lab
+from guestmem.fuzz.draft import Scope
+from guestmem.fuzz.generator import sequence
+from guestmem.recordings.target import Target
+from guestmem.recordings.vocabulary import Begin
+from guestmem.targets import target_named
 
 CALLS = 2000
+SEQUENCES = 60
+SCOPE = Scope(vm_types=(0, 1), attributes=True, two_dimensional_paging=True, creation_flags=((1, 0),))  # 6.12's
 
 
 def main() -> None:
@@ -29,6 +38,22 @@ def main() -> None:
             say("one call, KVM_CHECK_EXTENSION", "us", one)
             many = [timed(lambda: backend.batch([call] * CALLS)) * 1e6 / CALLS for _ in range(5)]
             say(f"the same in a batch of {CALLS}", "us", many)
+    with closing(target_named("lab")) as whole:
+        one_by_one = [operations_a_second(replace(whole, far=None)) for _ in range(3)]
+        say("operations of random sequences, call by call", "/s", one_by_one)
+        at_once = [operations_a_second(whole) for _ in range(3)]
+        say("the same, a sequence in one request", "/s", at_once)
+    print(f"{'in one request / call by call':<54} {statistics.median(at_once) / statistics.median(one_by_one):>9.2f}")
+
+
+def operations_a_second(target: Target) -> float:
+    """Random sequences on a lab that runs, without a model beside it; guest touches counted one by one."""
+    begin = Begin(seq="")
+    sequences = [sequence(seed, SCOPE) for seed in range(SEQUENCES)]
+    list(target.run(begin, sequences[0]))  # the guest imports the runner once
+    count = sum(max(1, len(getattr(operation, "touches", ()))) for each in sequences for operation in each)
+    seconds = timed(lambda: [list(target.run(begin, each)) for each in sequences])
+    return count / seconds
 
 
 def first_ioctl() -> None:

@@ -144,9 +144,10 @@ IN_A_LAB = """
 import os, sys
 from pathlib import Path
 from guestmem.lab import opening
+from guestmem.lab.qemu import Bootable
 
-opening.image_of = lambda kernel: Path("/vmlinux")
-opening.make_image = lambda: os.memfd_create("no image")
+opening.bootable = lambda kernel: Bootable(Path("/vmlinux"))
+opening.make_image = lambda *what: os.memfd_create("no image")
 from guestmem.cli import main
 sys.argv = ["guestmem", "lab", "exec", "true"]
 main()

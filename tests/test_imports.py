@@ -163,7 +163,7 @@ def test_an_import_inside_a_function_is_not_loaded_at_the_start() -> None:
 
 
 # Imports by a name that is not in the source: the first is checked below, the second packs the lab's image.
-BY_A_NAME_NOT_KNOWN = {"guestmem": "guestmem", "guestmem.lab.image": "?"}
+BY_A_NAME_NOT_KNOWN = {"guestmem": "guestmem", "guestmem.lab.agent": "?", "guestmem.lab.image": "?"}
 
 
 def by_a_name_not_known(trees: Modules) -> dict[str, str]:

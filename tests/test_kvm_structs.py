@@ -169,7 +169,7 @@ def test_each_field_is_where_the_kernel_documents_it(name: str) -> None:
     struct = BY_NAME[name]
 
     assert struct.size == size
-    found = {field.name: (field.offset, field.size) for field in struct.fields}
+    found = {field.name: (field.offset, field.size) for field in struct.fields.values()}
     assert {name: found[name] for name, _, _ in fields} == {name: (offset, size) for name, offset, size in fields}
 
 
@@ -239,7 +239,7 @@ def test_the_header_agrees_on_each_field(
 ) -> None:
     """The C compiler is asked, so that padding and alignment are the ABI's."""
     expressions, expected = [f"sizeof(struct {name})"], [BY_NAME[name].size]
-    for field in BY_NAME[name].fields:
+    for field in BY_NAME[name].fields.values():
         if not members or field.name.split(".")[0] in members.split():
             expressions.append(f"offsetof(struct {name}, {field.name})")
             expressions.append(f"sizeof(((struct {name} *)0)->{field.name})")

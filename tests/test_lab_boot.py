@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,12 @@ from guestmem import lab
 from guestmem.lab import channel
 from guestmem.lab.kernel import find_kernel
 from guestmem.lab.machine import LabMachine
+from guestmem.lab.qemu import Bootable
 from guestmem.objects import Kvm
 from guestmem.recordings.compare import compare
 from guestmem.recordings.reader import read_sequences
 from guestmem.recordings.runner import Runner
+from guestmem.targets import target_named
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_X86_SW_PROTECTED_VM
 from guestmem.units import MIB
 
@@ -220,7 +224,7 @@ def test_a_kernel_that_is_none_is_told_with_qemus_words(tmp_path: Path) -> None:
     image = os.memfd_create("empty")
     try:
         with pytest.raises(lab.LabFailed, match=r"QEMU ended with 1: (.|\n)*kernel"):
-            LabMachine.boot(tmp_path / "vmlinux", image, lab.Hardware())
+            LabMachine.boot(Bootable(tmp_path / "vmlinux"), image, lab.Hardware())
     finally:
         os.close(image)
 
@@ -229,7 +233,7 @@ def test_a_panic_of_its_kernel_is_told_with_the_console() -> None:
     image = os.memfd_create("empty")  # without a first process
     try:
         with pytest.raises(lab.LabFailed, match=r"QEMU ended with 0(.|\n)*Kernel panic"):
-            LabMachine.boot(find_kernel().image, image, lab.Hardware())
+            LabMachine.boot(find_kernel().bootable, image, lab.Hardware())
     finally:
         os.close(image)
 
@@ -282,3 +286,12 @@ def test_a_command_started_below_tmp_finds_itself_there(
 
     assert streams.run("sh", "-c", "pwd; cat file; ! touch file") == 0
     assert streams.written()[0] == f"{tmp_path}\nof the host".encode()
+
+
+def test_a_whole_sequence_in_the_guest_is_answered_as_each_call_is() -> None:
+    sequences = list(read_sequences(RECORDINGS[0]))[:40]
+    with closing(target_named("lab")) as whole:
+        one_by_one = replace(whole, far=None)
+        for sequence in sequences:
+            found = [list(each.run(sequence.begin, sequence.operations)) for each in (whole, one_by_one)]
+            assert found[0] == found[1], sequence.begin.seq

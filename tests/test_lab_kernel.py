@@ -21,7 +21,8 @@ from guestmem.lab import cache, kernel
 from guestmem.lab.config import asked_for, fragment
 from guestmem.lab.errors import BuildFailed
 from guestmem.lab.inventory import status
-from guestmem.lab.kernel import Kernel, Progress, build, built, find_kernel, image_of, missing_tools
+from guestmem.lab.kernel import Kernel, Progress, bootable, build, built, find_kernel, missing_tools
+from guestmem.lab.qemu import Bootable
 
 
 @pytest.fixture
@@ -288,7 +289,7 @@ def test_a_built_kernel_is_booted_as_it_is(fake: Path, head: bytes) -> None:
     path = fake / "vmlinux"
     path.write_bytes(head + bytes(64))
 
-    assert image_of(str(path)) == path.resolve()
+    assert bootable(str(path)) == Bootable(path.resolve())
 
 
 @pytest.mark.parametrize("head", [b"", b"\x7fEL", b"!<arch>\ndebian-binary", bytes(0x201) + b"HdrS"])
@@ -297,16 +298,16 @@ def test_a_file_that_is_no_kernel_is_named_with_what_is_needed(fake: Path, head:
     path.write_bytes(head)
 
     with pytest.raises(InputError, match="thing is no kernel: neither an uncompressed vmlinux"):
-        image_of(str(path))
+        bootable(str(path))
 
 
 def test_what_was_built_of_an_archive_is_booted_by_its_name(fake: Path, archive: str) -> None:
     done = build(archive)
 
-    assert image_of(archive) == done.image
+    assert bootable(archive) == Bootable(done.image)
 
 
 @pytest.mark.parametrize("spec", ["7.9", "/nowhere/vmlinux"])
 def test_a_kernel_that_was_never_built_is_said_with_the_command(fake: Path, spec: str) -> None:
     with pytest.raises(BackendUnavailable, match=f"run: guestmem lab build --kernel {spec}"):
-        image_of(spec)
+        bootable(spec)

@@ -12,6 +12,8 @@ import pytest
 from fake_lab import children
 from program import Guestmem
 
+from guestmem.lab.qemu import Bootable
+
 ROOT = Path(__file__).parent.parent
 RECORDING = ROOT / "examples/findings/file-that-nothing-binds.jsonl"
 LIAR = Path(__file__).parent / "data/adversary/lying_qemu.py"
@@ -25,8 +27,8 @@ def lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lie:
     qemu.write_text(f"#!{sys.executable}\n{LIAR.read_text()}")
     qemu.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("guestmem.lab.opening.image_of", lambda kernel: Path("/vmlinux"))
-    monkeypatch.setattr("guestmem.lab.opening.make_image", lambda: os.memfd_create("no image"))
+    monkeypatch.setattr("guestmem.lab.opening.bootable", lambda kernel: Bootable(Path("/vmlinux")))
+    monkeypatch.setattr("guestmem.lab.opening.make_image", lambda *what: os.memfd_create("no image"))
     assert shutil.which("qemu-system-x86_64") == str(qemu)
     return lambda mode: monkeypatch.setenv("MODE", mode)
 
@@ -48,6 +50,12 @@ def lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lie:
         ("values", "not a value of this call: Expected `int`"),
         ("exits", "not a value of this call: Expected `int`"),
         ("bigint", "not a value of this call: Expected `null`"),
+        ("badwork", "not a reply"),
+        ("wrongwork", "work was answered by Opened"),
+        ("nowork", "no outcomes: MessagePack data is malformed"),
+        ("nestedwork", "no outcomes: "),
+        ("shortwork", "5 operations had 0 outcomes"),
+        ("otherwork", "a CreateVm was answered by a Close"),
         ("unknownsession", "a message of session 99, which was never opened"),
     ],
 )

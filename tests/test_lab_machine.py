@@ -15,7 +15,7 @@ from guestmem.errors import BackendUnavailable
 from guestmem.lab import channel
 from guestmem.lab.errors import LabFailed, SessionFailed
 from guestmem.lab.machine import LabMachine
-from guestmem.lab.qemu import Hardware, Qemu
+from guestmem.lab.qemu import Bootable, Hardware, Qemu
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +194,7 @@ def test_a_machine_that_ends_at_once_says_how_and_what_it_printed() -> None:
 def test_a_missing_qemu_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(BackendUnavailable, match="apt install"):
-        Qemu.start(Path("/vmlinux"), Hardware(), 0)
+        Qemu.start(Bootable(Path("/vmlinux")), Hardware(), 0)
 
 
 def test_a_killed_machine_is_noticed_in_the_middle_of_a_request() -> None:

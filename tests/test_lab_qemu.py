@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from guestmem.lab.qemu import Hardware, command_line
+from guestmem.lab.qemu import Bootable, Hardware, command_line, why_not_accelerated
 from guestmem.units import GIB, MIB
 
-KERNEL = Path("/cache/vmlinux")
+KERNEL = Bootable(Path("/cache/vmlinux"))
 
 
 def arguments(hardware: Hardware) -> list[str]:
@@ -65,3 +65,45 @@ def test_a_panic_is_the_end_of_qemu() -> None:
     line = arguments(Hardware())
     assert "-no-reboot" in line
     assert {"panic=-1", "oops=panic"} <= set(value(line, "-append").split())
+
+
+PACKAGED = Bootable(Path("/cache/vmlinux"), Path("/cache/modules.cpio"))
+
+
+def test_a_kernel_of_ours_is_told_of_its_devices_and_a_packaged_one_finds_them() -> None:
+    ours = command_line(KERNEL, Hardware(host_files=True), image=7, port=8, console=9)
+    packaged = command_line(PACKAGED, Hardware(host_files=True), image=7, port=8, console=9)
+
+    assert (value(ours, "-machine"), value(packaged, "-machine")) == ("microvm,acpi=off", "microvm,acpi=on,pcie=on")
+    assert {"virtio-serial-device", "virtio-9p-device"} == {each.split(",")[0] for each in ours if "virtio-" in each}
+    assert {"virtio-serial-pci", "virtio-9p-pci"} == {each.split(",")[0] for each in packaged if "virtio-" in each}
+
+
+def test_an_accelerated_machine_is_the_hosts_processor() -> None:
+    line = arguments(Hardware(accelerated=True))
+    assert (value(line, "-accel"), value(line, "-cpu")) == ("kvm", "host")
+
+
+@pytest.mark.parametrize(
+    ("device", "nested", "words"),
+    [
+        (False, "1", "no /dev/kvm"),
+        (True, None, "kvm_amd is not loaded"),
+        (True, "0\n", "nested virtualisation is off"),
+        (True, "1\n", ""),
+        (True, "Y\n", ""),
+    ],
+)
+def test_a_host_that_cannot_accelerate_says_what_is_missing(
+    tmp_path: Path, device: bool, nested: str | None, words: str
+) -> None:
+    parameters = tmp_path / "sys/module/kvm_amd/parameters"
+    parameters.mkdir(parents=True)
+    (tmp_path / "dev").mkdir()
+    if device:
+        (tmp_path / "dev/kvm").touch()
+    if nested is not None:
+        (parameters / "nested").write_text(nested)
+
+    assert words in why_not_accelerated(tmp_path)
+    assert bool(why_not_accelerated(tmp_path)) == bool(words)

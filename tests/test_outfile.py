@@ -240,6 +240,7 @@ OTHERS = {
     "guestmem.cli": "NamedTemporaryFile",  # the traceback of a bug
     "guestmem.lab.cache": "open",  # a lock
     "guestmem.lab.image": "fdopen",  # a memfd
+    "guestmem.lab.package": "open",  # modules in the cache
     "guestmem.lab.kernel": "open",  # the log of a build, which goes on
     "guestmem.layout.live": "open",  # in a temporary directory
     "guestmem.recordings.child": "write_text",  # in /proc

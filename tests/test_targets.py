@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ def test_an_unknown_name_is_answered_with_those_there_are(name: str) -> None:
 def test_the_lab_is_booted_with_the_kernel_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     booted: list[str] = []
 
-    def boot(kernel: str) -> None:
+    def boot(kernel: str, *, modules: Sequence[str]) -> None:
         booted.append(kernel)
         raise BackendUnavailable("not built")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -22,6 +23,9 @@ from guestmem.geometry import geometry_named
 from guestmem.harness import PAGE_SIZE
 from guestmem.model.process import Process
 from guestmem.model.profiles import PROFILES, Machine, Profile, profile_named
+from guestmem.recordings import remote
+from guestmem.recordings.operation import Operation
+from guestmem.recordings.outcome import Outcome
 from guestmem.recordings.target import Target
 from guestmem.recordings.vocabulary import Begin
 from guestmem.rules import rule_named
@@ -79,7 +83,8 @@ def pair_named(names: Sequence[str], profile: str | None = None) -> tuple[Target
     for target in real.values():
         profile = profile or target.profile(Begin(seq="")) or None
         if profile is None:
-            raise InputError(f"no profile is of {target.title(Begin(seq=''))}; name the nearest with --profile")
+            title = target.title(Begin(seq=""))
+            raise InputError(f"no profile is of {title}; name the nearest: --profile {nearest_profile(title)}")
         machine = _machine_of(target, profile)
         return _first_of(real, names[0], profile, machine), _first_of(real, names[1], profile, machine)
     return target_named(names[0], profile), target_named(names[1], profile)
@@ -127,9 +132,22 @@ def _kvm() -> Target:
 
 def _lab(name: str, kernel: str) -> Target:
     from guestmem.lab import DEFAULT, LabBackend, SessionFailed, boot
+    from guestmem.lab.channel import ProtocolError
 
-    machine = boot(kernel or DEFAULT)
+    machine = boot(kernel or DEFAULT, modules=(remote.__name__,))
     profile = profile_of_release(machine.release)
+
+    def far(operations: Sequence[Operation], limited: bool) -> Sequence[Outcome]:
+        backend = LabBackend.on(machine, module=remote.__name__)
+        try:
+            answered = backend.work(remote.request(operations, limited=limited))
+            try:
+                return remote.answer(answered, operations)
+            except ValueError as wrong:
+                machine.distrust(ProtocolError(str(wrong)))
+        finally:
+            backend.shutdown()
+
     return Target(
         name,
         lambda begin: LabBackend.on(machine),
@@ -138,6 +156,7 @@ def _lab(name: str, kernel: str) -> Target:
         real=True,
         close=machine.close,
         ends=(SessionFailed,),
+        far=far,
     )
 
 
@@ -186,6 +205,22 @@ def profile_of_release(release: str) -> Profile | None:
     return PROFILES.get(f"v{version}")
 
 
+def nearest_profile(release: str) -> str:
+    """The name of the profile that is of the nearest older release, else of the oldest.
+
+    >>> nearest_profile("Linux 6.16.12+deb13-cloud-amd64"), nearest_profile("5.4.0")
+    ('v6.12', 'v6.12')
+    """
+    version = _version(release)
+    released = {_version(name): name for name, profile in PROFILES.items() if not profile.in_place}
+    older = [known for known in released if known <= version]
+    return released[max(older) if older else min(released)]
+
+
+def _version(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", release)[:2])
+
+
 def machine_behind(backend: Backend, profile: Profile) -> Machine:
     """VM types, address spaces, paging, attributes, vCPU ids, and the ends of both address spaces; KvmError.
 
@@ -194,14 +229,17 @@ def machine_behind(backend: Backend, profile: Profile) -> Machine:
     kvm = backend.open_kvm()
     vm = backend.create_vm(kvm, KVM_X86_DEFAULT_VM)
     offered = backend.check_extension(kvm, KVM_CAP_VM_TYPES)
-    known = (KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM)
+    vm_types = tuple(each for each in (KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM) if offered >> each & 1)
+    of_vms = _knows_attributes(backend, vm)
+    in_place = backend.check_extension(kvm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) > 0
     return replace(
         profile.machine,
-        vm_types=tuple(each for each in known if offered >> each & 1),
+        vm_types=vm_types,
         smm=backend.check_extension(vm, KVM_CAP_MULTI_ADDRESS_SPACE) > 1,
         two_dimensional_paging=backend.check_extension(kvm, KVM_CAP_PRE_FAULT_MEMORY) > 0,
-        vm_attributes=_knows_attributes(backend, vm),
-        in_place=backend.check_extension(kvm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) > 0,
+        private_mem=in_place or of_vms or KVM_X86_SW_PROTECTED_VM in vm_types,
+        vm_attributes=of_vms,
+        in_place=in_place,
         max_vcpu_ids=backend.check_extension(kvm, KVM_CAP_MAX_VCPU_ID),
         gpa_bits=next(bits for bits in range(52, 31, -1) if _accepts(backend, vm, gpa=(1 << bits) - PAGE_SIZE)),
         user_limit=_LIMIT_5_LEVELS if _accepts(backend, vm, userspace_addr=1 << 47) else _LIMIT_4_LEVELS,

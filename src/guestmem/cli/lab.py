@@ -21,11 +21,15 @@ app = typer.Typer(
 _KERNEL = typer.Option(
     "6.12",
     "--kernel",
-    metavar="VERSION|PATH",
-    help="A packaged version, a source tree or archive; to boot, also a vmlinux or bzImage.",
+    metavar="VERSION|PACKAGE|PATH",
+    help="A version, a linux-image-* package (name or files), a source tree or archive; to boot, also a vmlinux or "
+    "bzImage.",
 )
 _MEMORY = typer.Option("2G", "--memory", metavar="SIZE", help="Of the lab's machine.")
 _APPEND = typer.Option("", "--append", metavar="ARGUMENTS", help="For its kernel: hugepagesz=1G hugepages=1")
+_ACCEL = typer.Option(
+    "tcg", "--accel", metavar="tcg|kvm", help="Emulation, or this host's KVM with nested virtualisation (untested)."
+)
 _STATUSES = "2 bad usage, 4 something is missing here and the message says what."
 
 
@@ -37,6 +41,8 @@ Examples:
 
     guestmem lab build --kernel ~/src/linux
 
+    guestmem lab build --kernel linux-image-6.18.15+deb13-cloud-amd64
+
 Exit status: 0 built, 1 the build failed, {_STATUSES}
 """
 )
@@ -47,7 +53,7 @@ def build(
     """Build the lab's kernel, unless it is built. What was interrupted goes on where it was.
 
     A version is the distribution's package linux-source-VERSION, installed or downloaded by apt-get (no root). A tree
-    is not written to.
+    is not written to. A kernel package, by its name or as files, is not compiled: what its users run is what is booted.
     """
     from guestmem import lab
 
@@ -55,7 +61,8 @@ def build(
         built = lab.build(kernel, jobs, progress)
     for option in built.without:
         typer.echo(f"guestmem: {kernel} does not offer {option}; the lab goes without", err=True)
-    typer.echo(f"{built.release}, built in {built.seconds:.0f} s: {built.image}")
+    done = "unpacked" if built.is_packaged else "built"
+    typer.echo(f"{built.release}, {done} in {built.seconds:.0f} s: {built.image}")
 
 
 @app.command(
@@ -76,21 +83,22 @@ def exec_(
     kernel: str = _KERNEL,
     memory: str = _MEMORY,
     append: str = _APPEND,
+    accel: str = _ACCEL,
     timeout: float = typer.Option(3600, "--timeout", min=0.001, metavar="SECONDS", help="Kill it after so long."),
 ) -> None:
     """Run a command in a lab booted for it, as its root, with this host's files read-only and an empty /tmp."""
     from guestmem import lab
 
-    code = lab.exec_(command, kernel=kernel, hardware=_hardware(memory, append), limit_s=timeout)
+    code = lab.exec_(command, kernel=kernel, hardware=_hardware(memory, append, accel), limit_s=timeout)
     raise typer.Exit(code)
 
 
 @app.command(epilog=f"Exit status: the shell's, 129 if ctrl-] ended it. Else 1 the lab failed, {_STATUSES}")
-def shell(kernel: str = _KERNEL, memory: str = _MEMORY, append: str = _APPEND) -> None:
+def shell(kernel: str = _KERNEL, memory: str = _MEMORY, append: str = _APPEND, accel: str = _ACCEL) -> None:
     """An interactive $SHELL in a lab booted for it, as ``exec`` does; ctrl-] ends it, whatever it does."""
     from guestmem import lab
 
-    raise typer.Exit(lab.shell(kernel=kernel, hardware=_hardware(memory, append)))
+    raise typer.Exit(lab.shell(kernel=kernel, hardware=_hardware(memory, append, accel)))
 
 
 @app.command(epilog="Exit status: 0 the lab can be booted, 1 it cannot yet.")
@@ -112,11 +120,14 @@ def clean() -> None:
     typer.echo(f"{lab.clean() / 1e6:.0f} MB freed")
 
 
-def _hardware(memory: str, append: str) -> Hardware:
+def _hardware(memory: str, append: str, accel: str) -> Hardware:
     from guestmem import lab
+    from guestmem.errors import InputError
     from guestmem.units import parse_size
 
-    return lab.Hardware(memory=parse_size(memory), kernel_arguments=tuple(append.split()))
+    if accel not in ("tcg", "kvm"):
+        raise InputError(f"--accel {accel}: it is tcg or kvm")
+    return lab.Hardware(memory=parse_size(memory), kernel_arguments=tuple(append.split()), accelerated=accel == "kvm")
 
 
 @contextmanager

@@ -129,4 +129,7 @@ class Guest:
 
 
 def _table(entries: dict[int, int]) -> bytes:
-    return struct.pack("<512Q", *(entries.get(index, 0) for index in range(_ENTRIES)))
+    table = bytearray(PAGE_SIZE)
+    for index, entry in entries.items():
+        struct.pack_into("<Q", table, index * 8, entry)
+    return bytes(table)

@@ -54,6 +54,7 @@ _SIGNATURES: Final[Mapping[str, tuple[tuple[Any, ...], Any]]] = MappingProxyType
         "timer_delete": ((c_void_p,), c_int),
         "mount": ((c_char_p, c_char_p, c_char_p, c_ulong, c_char_p), c_int),
         "reboot": ((c_int,), c_int),
+        "syscall": ((c_ulong, _FD, c_char_p, c_int), c_int64),  # finit_module
     }
 )
 
@@ -92,4 +93,4 @@ def call(name: str, reason: str, *arguments: object) -> int:
 
 def address_of(buffer: bytearray) -> int:
     """Where the bytes of the buffer are, for as long as it is kept and not resized; 0 if it is empty."""
-    return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)) if buffer else 0
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if buffer else 0

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Iterator
 from typing import Final
 
 from guestmem.errors import KvmError, NotVisible
-from guestmem.kvm.structs import STATS_DESC, STATS_HEADER
+from guestmem.kvm.structs import STATS_HEADER
 from guestmem.kvm.vcpu import ioctl
 from guestmem.uapi import KVM_CAP_PRE_FAULT_MEMORY
 from guestmem.units import GIB, KIB, MIB
@@ -37,13 +38,12 @@ def counters(statistics: bytes) -> Iterator[tuple[str, int]]:
     """The single-valued statistics in the bytes of such a file: name and value; histograms are left out."""
     fields = ("name_size", "num_desc", "desc_offset", "data_offset")
     name_size, count, first, data = (STATS_HEADER.get(statistics, field) for field in fields)
-    step = STATS_DESC.size + name_size
-    for start in range(first, first + step * count, step):
-        descriptor = statistics[start : start + step]
-        if STATS_DESC.get(descriptor, "size") == 1:
-            at = data + STATS_DESC.get(descriptor, "offset")
-            name = descriptor[STATS_DESC.size :].partition(b"\0")[0].decode()
-            yield name, int.from_bytes(statistics[at : at + 8], "little")
+    descriptor = struct.Struct(f"<IhHII{name_size}s")  # struct kvm_stats_desc and the name
+    descriptors = memoryview(statistics)[first : first + descriptor.size * count]
+    for _, _, size, offset, _, name in descriptor.iter_unpack(descriptors):
+        if size == 1:
+            at = data + offset
+            yield name.partition(b"\0")[0].decode(), int.from_bytes(statistics[at : at + 8], "little")
 
 
 def _read(fd: int) -> bytes:

@@ -56,14 +56,14 @@ class Struct:
 
     name: str
     size: int
-    fields: tuple[StructField, ...]
+    fields: Mapping[str, StructField]
 
     def field(self, name: str) -> StructField:
         """The field of that name; KeyError."""
-        for field in self.fields:
-            if field.name == name:
-                return field
-        raise KeyError(f"struct {self.name} has no field {name}")
+        field = self.fields.get(name)
+        if field is None:
+            raise KeyError(f"struct {self.name} has no field {name}")
+        return field
 
     def pack(self, **values: int | Sequence[int]) -> bytearray:
         """The bytes of the structure; what is not given is zero."""
@@ -75,8 +75,8 @@ class Struct:
     def set(self, block: bytearray | memoryview, name: str, value: int | Sequence[int]) -> None:
         """Store a field, modulo its width; a sequence fills an array's words from the first."""
         field = self.field(name)
-        words = [value] if isinstance(value, int) else list(value)
-        width = min(field.size, _WORD)
+        words = (value,) if isinstance(value, int) else value
+        width = _WORD if field.size > _WORD else field.size
         if len(words) * width > field.size:
             raise ValueError(f"struct {self.name}: {name} holds {field.size // width} words, not {len(words)}")
         for index, word in enumerate(words):
@@ -105,7 +105,7 @@ class Ioctl:
 
 
 def _struct(name: str, size: int, *fields: tuple[str, int, int]) -> Struct:
-    return Struct(name, size, tuple(StructField(*field) for field in fields))
+    return Struct(name, size, MappingProxyType({field[0]: StructField(*field) for field in fields}))
 
 
 _REGION_FIELDS = (

@@ -9,6 +9,7 @@ Invariant: when the host is gone from the port, ``run`` returns and the machine 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import select
 import signal
@@ -86,8 +87,9 @@ class Agent:
                 return False
             case channel.End() if session:
                 _kill(session)  # a hung session would not read it; its end is what answers
-            case channel.Open() if not session:
-                self._fork(number, lambda link: serve.serve(link, number, self._backend()))
+            case channel.Open(module) if not session:
+                work = _work_of(module)  # before the fork: imported once for all sessions
+                self._fork(number, lambda link: serve.serve(link, number, self._backend(), work))
             case channel.Command() if not session:
                 self._fork(number, lambda link: self._command(link, number, request))
             case _ if session:
@@ -181,6 +183,10 @@ class Agent:
 _END_LENGTH = len(channel.encode(channel.End()))  # a longer body to a living session is none of our business
 
 
+def _work_of(module: str) -> serve.Work | None:
+    return importlib.import_module(module).work if module else None
+
+
 def _kill(session: _Session) -> None:
     # With what it started, unless that left the process group; alone if it did not come to make a group yet.
     for kill in (os.killpg, os.kill):
@@ -193,9 +199,16 @@ def main() -> NoReturn:
     # Not at the top: the messenger itself is tested with any backend. Before the first fork: sessions inherit it.
     from guestmem.kvm import KvmBackend
 
+    class InLab(KvmBackend):
+        name = "lab"  # what the caller knows it as
+
+        def __init__(self) -> None:
+            super().__init__(run_limit_s=_RUN_LIMIT_S)
+
     try:
         guest.mount_kernel_filesystems()
-        Agent(guest.open_port(), lambda: KvmBackend(run_limit_s=_RUN_LIMIT_S), guest.enter_host).run()
+        guest.load_modules()
+        Agent(guest.open_port(), InLab, guest.enter_host).run()
     except BaseException:
         traceback.print_exc()
     finally:

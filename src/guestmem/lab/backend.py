@@ -38,19 +38,29 @@ class LabBackend(Backend, Statistics):
     boot_pages = BOOT_PAGES
 
     def __init__(
-        self, machine: LabMachine, *, owns_machine: bool = False, answer_limit_s: float = ANSWER_LIMIT_S
+        self,
+        machine: LabMachine,
+        *,
+        owns_machine: bool = False,
+        answer_limit_s: float = ANSWER_LIMIT_S,
+        module: str = "",
     ) -> None:
         self.machine = machine
         self._owns_machine = owns_machine
         self._limit_s = answer_limit_s
-        self._session = machine.start(channel.Open())
+        self._session = machine.start(channel.Open(module))
 
     @classmethod
     def on(
-        cls, machine: LabMachine, *, owns_machine: bool = False, answer_limit_s: float = ANSWER_LIMIT_S
+        cls,
+        machine: LabMachine,
+        *,
+        owns_machine: bool = False,
+        answer_limit_s: float = ANSWER_LIMIT_S,
+        module: str = "",
     ) -> LabBackend:
-        """A fresh process in a machine that runs."""
-        return cls(machine, owns_machine=owns_machine, answer_limit_s=answer_limit_s)
+        """A fresh process in a machine that runs; module is one that it was booted with, for ``work``."""
+        return cls(machine, owns_machine=owns_machine, answer_limit_s=answer_limit_s, module=module)
 
     def __enter__(self) -> LabBackend:
         return self
@@ -72,6 +82,13 @@ class LabBackend(Backend, Statistics):
             wrong = f"{counted(len(calls), 'call')} had {counted(len(reply.outcomes), 'outcome')}"
             self.machine.distrust(channel.ProtocolError(wrong))
         return reply.outcomes
+
+    def work(self, data: bytes) -> bytes:
+        """What the function ``work`` of the module makes of data, in the guest with its backend."""
+        reply = self.machine.ask(self._session, channel.Work(data), self._limit_s)
+        if not isinstance(reply, channel.Worked):
+            self.machine.distrust(channel.ProtocolError(f"work was answered by {type(reply).__name__}"))
+        return reply.data
 
     def shutdown(self) -> None:
         """End the process in the guest, and the machine if it is this backend's own. A second time: nothing."""

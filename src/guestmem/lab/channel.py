@@ -49,6 +49,8 @@ __all__ = (
     "Returned",
     "Signalled",
     "Unavailable",
+    "Work",
+    "Worked",
     "convert",
     "decode_reply",
     "decode_request",
@@ -88,7 +90,12 @@ class Call(_Message, frozen=True):
 
 
 class Open(_Message, frozen=True):
-    """Start a fresh process with a KvmBackend in this session. Reply: Opened."""
+    """Start a fresh process with a KvmBackend in this session. Reply: Opened.
+
+    module is one that the machine was booted with, whose function ``work`` answers Work; "" for none.
+    """
+
+    module: str = ""
 
 
 class Batch(_Message, frozen=True):
@@ -98,6 +105,12 @@ class Batch(_Message, frozen=True):
     """
 
     calls: tuple[Call, ...]
+
+
+class Work(_Message, frozen=True):
+    """Give data to the function ``work`` of the session's module, with its backend. Reply: Worked."""
+
+    data: bytes
 
 
 class Command(_Message, frozen=True):
@@ -127,7 +140,7 @@ class PowerOff(_Message, frozen=True):
     """Session 0: end the machine. No reply."""
 
 
-Request = Open | Batch | Command | Input | End | PowerOff
+Request = Open | Batch | Work | Command | Input | End | PowerOff
 
 
 # -- what the guest answers ----------------------------------------------------------------------------------------
@@ -205,6 +218,12 @@ class Done(_Message, frozen=True):
     outcomes: tuple[Outcome, ...]
 
 
+class Worked(_Message, frozen=True):
+    """What the module's function gave."""
+
+    data: bytes
+
+
 class Output(_Message, frozen=True):
     """Bytes the command wrote; stream 1 or 2, with a terminal always 1."""
 
@@ -229,7 +248,7 @@ class Ended(_Message, frozen=True):
             raise ProtocolError(f"a process ended with status {self.status:#x}: {wrong}") from None
 
 
-Reply = Hello | Opened | Done | Output | Accepted | Ended
+Reply = Hello | Opened | Done | Worked | Output | Accepted | Ended
 
 
 # -- bytes -------------------------------------------------------------------------------------------------------

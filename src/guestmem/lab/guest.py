@@ -13,11 +13,13 @@ from pathlib import Path
 from guestmem.kvm import libc
 from guestmem.lab.channel import HOST_TAG, PORT
 
-__all__ = ("enter_host", "mount", "mount_kernel_filesystems", "open_port", "power_off")
+__all__ = ("enter_host", "load_modules", "mount", "mount_kernel_filesystems", "open_port", "power_off")
 
 _MS_RDONLY = 1
 _MS_BIND = 4096
 _RB_AUTOBOOT = 0x01234567  # include/uapi/linux/reboot.h: LINUX_REBOOT_CMD_RESTART
+_FINIT_MODULE = 313  # arch/x86/entry/syscalls/syscall_64.tbl: libc has no function for it
+_MODULES = Path("/modules")
 _HOST = "/host"
 _UNCOVERED = "/host-files"  # the same without what the lab mounts over it
 
@@ -38,6 +40,19 @@ def mount_kernel_filesystems() -> None:
     mount("devpts", "/dev/pts", "devpts", options="mode=620,ptmxmode=666")
     mount("tmpfs", "/dev/shm", "tmpfs", options="mode=1777")
     mount("tmpfs", "/tmp", "tmpfs", options="mode=1777")
+
+
+def load_modules() -> None:
+    """Load what a packaged kernel has in modules, in the order of their numbers; KvmError names the module.
+
+    Parameters are those of the kernel's command line, as modprobe takes them from there: kvm_amd.npt=0.
+    """
+    words = Path("/proc/cmdline").read_text().split()
+    for path in sorted(_MODULES.glob("*.ko")):
+        own = f"{path.stem.partition('-')[2]}."
+        parameters = " ".join(word.removeprefix(own) for word in words if word.startswith(own))
+        with path.open("rb") as module:
+            libc.call("syscall", f"loading of {path.name}", _FINIT_MODULE, module.fileno(), parameters.encode(), 0)
 
 
 def enter_host(directory: str) -> None:

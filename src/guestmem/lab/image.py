@@ -17,9 +17,10 @@ import marshal
 import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.abc import InspectLoader
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
 from pathlib import Path
@@ -38,24 +39,32 @@ _UNCHECKED = 0b01  # PEP 552: a pyc with a hash that is not compared with any so
 _LDD_LINE = re.compile(r"\s*(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)")
 
 
-def make_image() -> int:
-    """Pack the image in a fresh interpreter; the descriptor of a nameless file in memory. The caller closes it."""
+def make_image(modules: Path | None = None, more: Sequence[str] = ()) -> int:
+    """Pack the image in a fresh interpreter; the descriptor of a nameless file in memory. The caller closes it.
+
+    modules is an archive that follows in it: the kernel takes several, each from a multiple of four bytes on. more are
+    modules of Python that are packed too.
+    """
     image = os.memfd_create("guestmem-lab-initramfs")
-    code = f"import sys; sys.path[:] = {sys.path!r}; from guestmem.lab import image; image.pack({image})"
+    packing = f"from guestmem.lab import image; image.pack({image}, {tuple(more)!r})"
+    code = f"import sys; sys.path[:] = {sys.path!r}; {packing}"
     done = subprocess.run([sys.executable, "-S", "-c", code], pass_fds=(image,), capture_output=True, text=True)
     if done.returncode != 0:
         os.close(image)
         raise BackendUnavailable(f"the lab's image cannot be made: {done.stderr.strip()[-2000:]}")
+    if modules is not None:
+        with os.fdopen(os.dup(image), "ab") as out, modules.open("rb") as loaded:
+            shutil.copyfileobj(loaded, out)
     return image
 
 
-def pack(image: int) -> None:
-    """Import what the agent needs and write the archive to descriptor image. Run in an interpreter of its own."""
+def pack(image: int, more: Sequence[str]) -> None:
+    """Import what the agent needs, and more, and write the archive to a descriptor. In an interpreter of its own."""
     for root in _ROOTS:
         module = importlib.import_module(root)
         for found in pkgutil.iter_modules(getattr(module, "__path__", ())):
             importlib.import_module(f"{root}.{found.name}")
-    for name in _ALWAYS:
+    for name in (*_ALWAYS, *more):
         importlib.import_module(name)
     executable = Path(sys.executable).resolve()
     binaries = [executable]

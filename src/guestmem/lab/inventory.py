@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 
 from guestmem.lab import cache
-from guestmem.lab.config import config_key, fragment
 from guestmem.lab.kernel import Kernel, built, missing_tools
 from guestmem.lab.qemu import QEMU
 
@@ -45,8 +44,7 @@ def status() -> Status:
     unfinished = tuple(sorted(path.name for path in work.glob("*") if path.is_dir()))
     kernels, lacking = tuple(built()), tuple(missing_tools())
     damaged = {kernel.key: damage for kernel in kernels if (damage := kernel.damage())}
-    today = config_key(fragment())
-    usable = tuple(kernel.key for kernel in kernels if kernel.config == today and kernel.key not in damaged)
+    usable = tuple(kernel.key for kernel in kernels if kernel.is_current and kernel.key not in damaged)
     size = cache.size(cache.directory())
     return Status(_qemu(), str(cache.directory()), kernels, usable, unfinished, lacking, size, damaged)
 

@@ -24,13 +24,14 @@ from typing import Literal
 import msgspec
 
 from guestmem.errors import BackendUnavailable, InputError
-from guestmem.lab import cache, intact
+from guestmem.lab import cache, intact, package
 from guestmem.lab.config import REQUIRED, asked_for, config_key, fragment, missing
 from guestmem.lab.errors import BuildFailed
+from guestmem.lab.qemu import Bootable
 from guestmem.lab.source import Archive, Source, find_source, is_version, spec_of
 from guestmem.outfile import write_text
 
-__all__ = ("DEFAULT", "TOOLS", "Kernel", "Progress", "build", "built", "find_kernel", "image_of", "missing_tools")
+__all__ = ("DEFAULT", "TOOLS", "Kernel", "Progress", "bootable", "build", "built", "find_kernel", "missing_tools")
 
 DEFAULT = "6.12"
 # Commands a kernel build calls, and the Debian package of each.
@@ -48,6 +49,7 @@ TOOLS = {
 _LIBELF = "libelf-dev"  # objtool, a program of the build itself, includes gelf.h
 _STEPS = 1270  # lines make prints for 6.12: a scale for the progress bar, not a promise
 _ELF, _BZIMAGE, _BZIMAGE_AT = b"\x7fELF", b"HdrS", 0x202  # Documentation/arch/x86/boot.rst
+_PACKAGED = "package"
 _TAIL = 40  # lines of the log in which the reason of a failure is looked for
 
 Stage = Literal["wait", "fetch", "unpack", "configure", "compile", "install"]
@@ -66,8 +68,10 @@ class Kernel(msgspec.Struct, frozen=True):
     """A finished kernel: its record, kept as kernel.json in the same directory.
 
     spec is what the user asked for (a version, or a full path); release is what uname -r says in it; config the key of
-    the configuration; without the options that this source does not offer; seconds what the last run of the build took;
-    size and digest are the file's in bytes and SHA-256 (0 and "" in records of earlier versions).
+    the configuration, "package" for a distribution's; without the options that this source does not offer; seconds what
+    the last run of the build took; size and digest are the file's in bytes and SHA-256 (0 and "" in records of earlier
+    versions), modules_size and modules_digest the same of a package's modules. host_files: programs of the host can run
+    on it.
     """
 
     key: str
@@ -80,23 +84,50 @@ class Kernel(msgspec.Struct, frozen=True):
     built: float
     size: int = 0
     digest: str = ""
+    modules_size: int = 0
+    modules_digest: str = ""
+    host_files: bool = True
 
     @property
     def image(self) -> Path:
-        """The kernel itself, an ELF file with a PVH entry."""
+        """The kernel itself: an ELF file with a PVH entry, or the bzImage of a package."""
         return _kernels() / self.key / "vmlinux"
 
+    @property
+    def is_packaged(self) -> bool:
+        """Whether it is a distribution's package."""
+        return self.config == _PACKAGED
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it has today's configuration; a package's is its own."""
+        return self.is_packaged or self.config == config_key(fragment())
+
+    @property
+    def bootable(self) -> Bootable:
+        """What a machine is started with."""
+        return Bootable(self.image, self._modules if self.is_packaged else None, self.host_files)
+
+    @property
+    def _modules(self) -> Path:
+        return self.image.with_name("modules.cpio")
+
     def damage(self) -> str:
-        """What happened to the kernel's file since it was built, in words; "" if nothing. It is read whole."""
-        return intact.damage(self.image, self.size, self.digest)
+        """What happened to the kernel's files since it was built, in words; "" if nothing. They are read whole."""
+        damage = intact.damage(self.image, self.size, self.digest)
+        if not damage and self.is_packaged:
+            damage = intact.damage(self._modules, self.modules_size, self.modules_digest)
+        return damage
 
 
 def build(spec: str = DEFAULT, jobs: int = 0, progress: Callable[[Progress], None] = lambda _: None) -> Kernel:
     """Build a kernel unless it is built already; BuildFailed says why not. jobs 0: as many as there are CPUs.
 
     BackendUnavailable names the packages whose tools are missing, ValueError a path where nothing is. From a tree of
-    the user's it always runs make, which does what changed there.
+    the user's it always runs make, which does what changed there. A kernel package is unpacked.
     """
+    if package.is_package_name(spec) or package.is_package_path(Path(spec_of(spec))):
+        return _unpacked(spec_of(spec), progress)
     lacking = missing_tools()
     if lacking:
         raise BackendUnavailable(f"a kernel build needs more tools; on Debian: apt install {' '.join(lacking)}")
@@ -119,10 +150,10 @@ def built() -> list[Kernel]:
 
 def find_kernel(spec: str = DEFAULT) -> Kernel:
     """The newest whole kernel for spec with today's configuration; BackendUnavailable if there is none."""
-    wanted = (spec_of(spec), config_key(fragment()))
+    wanted = spec_of(spec)
     why = f"the lab has no kernel {spec} of this configuration"
     for kernel in built():
-        if (kernel.spec, kernel.config) == wanted:
+        if kernel.spec == wanted and kernel.is_current:
             damage = kernel.damage()
             if not damage:
                 return kernel
@@ -130,20 +161,20 @@ def find_kernel(spec: str = DEFAULT) -> Kernel:
     raise BackendUnavailable(f"{why}; run: guestmem lab build --kernel {spec}")
 
 
-def image_of(spec: str = DEFAULT) -> Path:
+def bootable(spec: str = DEFAULT) -> Bootable:
     """What to boot for spec: a kernel that was built for it, or the file that it names, a vmlinux or a bzImage.
 
     BackendUnavailable if none was built; InputError for a file that is neither a kernel nor the source of one.
     """
     path = Path(spec_of(spec))
     if is_version(spec) or not path.is_file():
-        return find_kernel(spec).image
+        return find_kernel(spec).bootable
     with path.open("rb") as file:
         head = file.read(_BZIMAGE_AT + len(_BZIMAGE))
     if head.startswith(_ELF) or head[_BZIMAGE_AT:] == _BZIMAGE:
-        return path
-    if any(kernel.spec == str(path) for kernel in built()):
-        return find_kernel(spec).image
+        return Bootable(path)
+    if package.is_package_path(path) or any(kernel.spec == str(path) for kernel in built()):
+        return find_kernel(spec).bootable
     raise InputError(
         f"{path} is no kernel: neither an uncompressed vmlinux (ELF) nor a bzImage; of a source, run: guestmem lab "
         f"build --kernel {path}"
@@ -157,6 +188,45 @@ def missing_tools() -> list[str]:
         probe = subprocess.run(["gcc", "-E", "-include", "gelf.h", "-x", "c", os.devnull], capture_output=True)
         lacking = [_LIBELF] if probe.returncode else []
     return lacking
+
+
+def _unpacked(spec: str, progress: Callable[[Progress], None]) -> Kernel:
+    """The kernel of a package: read again each time from a path, fetched once by name."""
+    named = package.is_package_name(spec)
+    key = hashlib.sha256(f"package {spec}".encode()).hexdigest()[:16]
+    started = time.monotonic()
+    progress(Progress("wait"))
+    with cache.locked(key), _as_build_failure():
+        done = _read(_kernels() / key)
+        if named and done is not None and not done.damage():
+            return done
+        work = cache.directory() / "work" / key
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "kernel").mkdir(parents=True)
+        (work / "package").mkdir()
+        try:
+            if named:
+                progress(Progress("fetch"))
+                package.fetch(spec, work)
+            progress(Progress("unpack"))
+            found = package.read_package(package.unpack(work if named else Path(spec), work / "package"))
+            progress(Progress("install"))
+            shutil.copy(found.image, work / "kernel" / "vmlinux")
+            package.write_modules(found.modules, work / "kernel" / "modules.cpio")
+            seconds = round(time.monotonic() - started, 1)
+            kernel = Kernel(key, spec, found.release, _PACKAGED, "", found.without, seconds, time.time())
+            kernel = msgspec.structs.replace(kernel, host_files=found.host_files)
+            return _installed(_recorded(kernel, work / "kernel"), work / "kernel")
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _installed(kernel: Kernel, made: Path) -> Kernel:
+    """Rename a finished directory into its place."""
+    _kernels().mkdir(exist_ok=True)
+    shutil.rmtree(_kernels() / kernel.key, ignore_errors=True)
+    made.rename(_kernels() / kernel.key)
+    return kernel
 
 
 class _Build:
@@ -217,10 +287,7 @@ class _Build:
         partial.mkdir()
         shutil.copy(self.out / "vmlinux", partial)
         shutil.copy(self.out / ".config", partial / "config")
-        kernel = _recorded(kernel, partial)
-        _kernels().mkdir(exist_ok=True)
-        shutil.rmtree(_kernels() / self.key, ignore_errors=True)
-        partial.rename(_kernels() / self.key)
+        kernel = _installed(_recorded(kernel, partial), partial)
         if isinstance(self.source, Archive):  # 2 GB that a finished kernel does not need
             shutil.rmtree(self.work)
         return kernel
@@ -291,9 +358,13 @@ def _kernels() -> Path:
 
 
 def _recorded(kernel: Kernel, directory: Path) -> Kernel:
-    """Write the record of the kernel in a directory, with the size and the digest that its file has now."""
-    image = directory / kernel.image.name
+    """Write the record of the kernel in a directory, with the sizes and the digests that its files have now."""
+    image, modules = directory / "vmlinux", directory / "modules.cpio"
     kernel = msgspec.structs.replace(kernel, size=image.stat().st_size, digest=intact.digest_of(image))
+    if kernel.is_packaged:
+        kernel = msgspec.structs.replace(
+            kernel, modules_size=modules.stat().st_size, modules_digest=intact.digest_of(modules)
+        )
     write_text(directory / "kernel.json", msgspec.json.format(msgspec.json.encode(kernel)).decode())
     return kernel
 

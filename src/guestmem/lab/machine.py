@@ -13,13 +13,12 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
 from guestmem.lab import channel
 from guestmem.lab.errors import LabFailed, SessionFailed
-from guestmem.lab.qemu import Hardware, Qemu
+from guestmem.lab.qemu import Bootable, Hardware, Qemu
 
 __all__ = ("ANSWER_LIMIT_S", "BOOT_LIMIT_S", "LabMachine")
 
@@ -48,7 +47,7 @@ class LabMachine:
         self.release = ""
 
     @classmethod
-    def boot(cls, kernel: Path, image: int, hardware: Hardware, limit_s: float = BOOT_LIMIT_S) -> LabMachine:
+    def boot(cls, kernel: Bootable, image: int, hardware: Hardware, limit_s: float = BOOT_LIMIT_S) -> LabMachine:
         """Start a machine and wait until it says hello; LabFailed if it does not within limit_s seconds."""
         return cls.on(Qemu.start(kernel, hardware, image), limit_s)
 

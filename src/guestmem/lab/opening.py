@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
+from guestmem.errors import BackendUnavailable
 from guestmem.lab.backend import LabBackend
 from guestmem.lab.image import make_image
-from guestmem.lab.kernel import DEFAULT, image_of
+from guestmem.lab.kernel import DEFAULT, bootable
 from guestmem.lab.machine import LabMachine
 from guestmem.lab.qemu import Hardware
 
 __all__ = ("boot", "open_backend")
 
 
-def boot(kernel: str = DEFAULT, hardware: Hardware | None = None) -> LabMachine:
-    """Boot a lab; close it when done. kernel is a version or a path, as it was given to build, or a built kernel.
+def boot(kernel: str = DEFAULT, hardware: Hardware | None = None, *, modules: Sequence[str] = ()) -> LabMachine:
+    """Boot a lab; close it when done. kernel is a version, package or path, as it was given to build, or a kernel.
 
-    BackendUnavailable if that kernel is not built or there is no QEMU; LabFailed if the machine does not come up.
+    modules are more of Python's that the guest is given, for ``LabBackend.work``. BackendUnavailable if that kernel is
+    not built or there is no QEMU; LabFailed if the machine does not come up.
     """
-    found = image_of(kernel)
-    image = make_image()
+    found, wanted = bootable(kernel), hardware or Hardware()
+    if wanted.host_files and not found.host_files:
+        raise BackendUnavailable(
+            f"{kernel} has no 9p, so programs of this host cannot run on it; build its version from source: "
+            "guestmem lab build --kernel VERSION"
+        )
+    image = make_image(found.modules, modules)
     try:
-        return LabMachine.boot(found, image, hardware or Hardware())
+        return LabMachine.boot(found, image, wanted)
     finally:
         os.close(image)
 

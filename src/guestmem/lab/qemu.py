@@ -26,7 +26,7 @@ from guestmem.lab import keeper
 from guestmem.lab.channel import HOST_TAG, PORT
 from guestmem.units import GIB, MIB
 
-__all__ = ("Hardware", "Qemu", "command_line")
+__all__ = ("Bootable", "Hardware", "Qemu", "command_line", "why_not_accelerated")
 
 QEMU = "qemu-system-x86_64"
 
@@ -47,35 +47,72 @@ _ENVIRONMENT = ("PYTHONHOME=/", "PYTHONPATH=/py", "PYTHONUTF8=1", "LD_LIBRARY_PA
 class Hardware:
     """What the lab's machine has. memory is bytes; host_files lends it the host's file system, read-only.
 
-    kernel_arguments go to its kernel as they are, for example "hugepagesz=1G hugepages=1".
+    kernel_arguments go to its kernel as they are, for example "hugepagesz=1G hugepages=1". accelerated: the host's KVM
+    runs it instead of emulation, and nests; refused where the host cannot.
     """
 
     memory: int = 2 * GIB
     cpus: int = 1
     host_files: bool = False
     kernel_arguments: tuple[str, ...] = ()
+    accelerated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bootable:
+    """A kernel: its image, and an archive of modules that process 1 loads, None if all is built in.
+
+    A kernel with modules is a distribution's, which finds its devices by PCI and ACPI. host_files: it can be lent the
+    host's file system.
+    """
+
+    image: Path
+    modules: Path | None = None
+    host_files: bool = True
+
+
+def why_not_accelerated(root: Path = Path("/")) -> str:
+    """Why the KVM of this host cannot run a lab, in words; "" if it can. Nothing is tried."""
+    if not os.access(root / "dev/kvm", os.R_OK | os.W_OK):
+        return "there is no /dev/kvm that this user can open"
+    nested = root / "sys/module/kvm_amd/parameters/nested"
+    if not nested.exists():
+        return "kvm_amd is not loaded, and the lab's kernel has KVM for AMD processors only"
+    if nested.read_text().strip() not in ("1", "Y"):
+        return "nested virtualisation is off; as root: modprobe -r kvm_amd && modprobe kvm_amd nested=1"
+    return ""
 
 
 def command_line(
-    kernel: Path, hardware: Hardware, *, image: int, port: int, console: int, tsc_khz: int = 0
+    kernel: Bootable, hardware: Hardware, *, image: int, port: int, console: int, tsc_khz: int = 0
 ) -> list[str]:
     """QEMU's arguments; image, port and console are descriptors it will inherit; tsc_khz 0 is not known."""
     clock = (f"tsc_early_khz={tsc_khz}",) if tsc_khz else ()
-    append = " ".join((*_KERNEL_ARGUMENTS, *_ENVIRONMENT, *clock, *hardware.kernel_arguments))
+    pci = kernel.modules is not None
+    own = ("transparent_hugepage=madvise",) if pci else ()  # as minimal.config has it
+    append = " ".join((*_KERNEL_ARGUMENTS, *_ENVIRONMENT, *clock, *own, *hardware.kernel_arguments))
     arguments = [QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
-    # microvm has neither PCI nor ACPI, so the kernel needs neither: a third less to build, and to boot. QEMU gives the
-    # kernel where its devices are by appending to its arguments.
-    arguments += ["-machine", "microvm,acpi=off"]
+    # microvm has neither PCI nor ACPI, so our kernel needs neither: a third less to build, and to boot. QEMU gives it
+    # where its devices are by appending to its arguments.
+    arguments += ["-machine", "microvm,acpi=on,pcie=on" if pci else "microvm,acpi=off"]
     # la57=off: SVM in TCG cannot nest five-level tables. tb-size: the cache of translated code, in MiB, is memory too.
-    arguments += ["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off"]
+    if hardware.accelerated:
+        arguments += ["-accel", "kvm", "-cpu", "host"]
+    else:
+        arguments += ["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off"]
     arguments += ["-smp", str(hardware.cpus), "-m", f"{hardware.memory // MIB}M"]
-    arguments += ["-kernel", str(kernel), "-initrd", f"/proc/self/fd/{image}", "-append", append]
+    arguments += ["-kernel", str(kernel.image), "-initrd", f"/proc/self/fd/{image}", "-append", append]
     arguments += ["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"]
-    arguments += ["-device", "virtio-serial-device", "-chardev", f"socket,id=port,fd={port}"]
+    arguments += [
+        "-device",
+        "virtio-serial-pci" if pci else "virtio-serial-device",
+        "-chardev",
+        f"socket,id=port,fd={port}",
+    ]
     arguments += ["-device", f"virtserialport,chardev=port,name={PORT}"]
     if hardware.host_files:
         arguments += ["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"]
-        arguments += ["-device", f"virtio-9p-device,fsdev=host,mount_tag={HOST_TAG}"]
+        arguments += ["-device", f"virtio-9p-{'pci' if pci else 'device'},fsdev=host,mount_tag={HOST_TAG}"]
     return arguments
 
 
@@ -102,8 +139,10 @@ class Qemu:
         self._finalizer = weakref.finalize(self, _end, os.getpid(), self._process, self._keeper)
 
     @classmethod
-    def start(cls, kernel: Path, hardware: Hardware, image: int) -> Qemu:
-        """Start a machine with the initramfs in descriptor image; BackendUnavailable if there is no QEMU."""
+    def start(cls, kernel: Bootable, hardware: Hardware, image: int) -> Qemu:
+        """Start a machine with the initramfs in descriptor image; BackendUnavailable if there is no QEMU, or no KVM."""
+        if hardware.accelerated and (reason := why_not_accelerated()):
+            raise BackendUnavailable(f"the lab cannot run on this host's KVM: {reason}")
         port, far_port = socket.socketpair()
         console, far_console = socket.socketpair()
         inherit = (image, far_port.fileno(), far_console.fileno())

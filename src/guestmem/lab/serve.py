@@ -18,20 +18,26 @@ from guestmem.backend import METHODS, Backend
 from guestmem.errors import BackendUnavailable, HostSignal, KvmError, NotVisible
 from guestmem.lab import channel
 
-__all__ = ("answer", "serve")
+__all__ = ("Work", "answer", "serve")
 
 _CHUNK = 1 << 16
+Work = Callable[[Backend, bytes], bytes]
 
 
-def serve(link: socket.socket, session: int, backend: Backend) -> None:
-    """Answer every batch that arrives over link, until it closes."""
+def serve(link: socket.socket, session: int, backend: Backend, work: Work | None = None) -> None:
+    """Answer every batch, and with work what it is to do, that arrives over link, until it closes."""
     frames = channel.Frames()
     while data := link.recv(_CHUNK):
         for _, body in frames.feed(data):
-            request = channel.decode_request(body)
-            if not isinstance(request, channel.Batch):
-                raise channel.ProtocolError(f"{type(request).__name__} to a session that has a backend")
-            link.sendall(channel.frame(session, channel.encode(answer(backend, request))))
+            reply: channel.Reply
+            match channel.decode_request(body):
+                case channel.Batch() as batch:
+                    reply = answer(backend, batch)
+                case channel.Work(asked) if work is not None:
+                    reply = channel.Worked(work(backend, asked))
+                case other:
+                    raise channel.ProtocolError(f"{type(other).__name__} to a session that has a backend")
+            link.sendall(channel.frame(session, channel.encode(reply)))
 
 
 def answer(backend: Backend, batch: channel.Batch) -> channel.Done:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestmem.errors import InputError
-from guestmem.lab import cache, later
+from guestmem.lab import cache, later, package
 from guestmem.lab.errors import BuildFailed
 from guestmem.text import utf8
 
@@ -65,8 +65,8 @@ def is_version(spec: str) -> bool:
 
 
 def spec_of(spec: str) -> str:
-    """The spelling under which a kernel is remembered: a version as it is, a path in full."""
-    return spec if is_version(spec) else str(Path(spec).expanduser().resolve())
+    """The spelling under which a kernel is remembered: a version or a package's name as it is, a path in full."""
+    return spec if is_version(spec) or package.is_package_name(spec) else str(Path(spec).expanduser().resolve())
 
 
 def find_source(spec: str) -> Source:

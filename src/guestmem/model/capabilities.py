@@ -13,7 +13,14 @@ from types import MappingProxyType
 
 from guestmem import uapi
 from guestmem.model.checks import Check, flags_zero, require
-from guestmem.model.profiles import Machine, Profile, converts_in_place, creation_flags, offers_private_mem
+from guestmem.model.profiles import (
+    Machine,
+    Profile,
+    converts_in_place,
+    creation_flags,
+    has_guest_memfd,
+    offers_private_mem,
+)
 from guestmem.model.region_checks import USER_SLOTS
 from guestmem.model.vm import Vm
 from guestmem.uapi import KVM_MEMORY_ATTRIBUTE_PRIVATE
@@ -48,7 +55,7 @@ def _private(machine: Machine, vm: Vm | None) -> int:
 
 
 def _guest_memfd(profile: Profile, machine: Machine, vm: Vm | None) -> int:
-    return int(profile.gmem_on_any_vm or vm is None or vm.has_private_mem)
+    return int(has_guest_memfd(profile, machine) and (profile.gmem_on_any_vm or vm is None or vm.has_private_mem))
 
 
 def _guest_memfd_flags(profile: Profile, machine: Machine, vm: Vm | None) -> int:

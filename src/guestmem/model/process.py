@@ -40,7 +40,7 @@ from guestmem.model.hostmem import AddressSpace
 from guestmem.model.madvise import madvise
 from guestmem.model.pin import pin
 from guestmem.model.pools import HostPools
-from guestmem.model.profiles import NEWEST, Machine, Profile
+from guestmem.model.profiles import NEWEST, Machine, Profile, has_guest_memfd
 from guestmem.model.region import set_memory_region
 from guestmem.model.region_checks import Region
 from guestmem.model.restrictedmem import attributes as restrictedmem
@@ -197,7 +197,7 @@ class Process(Descriptors, Backend, Host, Statistics):
     def create_guest_memfd(self, fd: int, size: int, flags: int, reserved: Sequence[int] = ()) -> int:
         """KVM_CREATE_GUEST_MEMFD."""
         vm = self.vm_of(fd)
-        self._require_known(fd, known=self.profile.revision is None)
+        self._require_known(fd, known=has_guest_memfd(self.profile, self.machine))
         return self.install(create.create_guest_memfd(create.GuestMemfdRequest(vm, size, flags, reserved)))
 
     def memfd_restricted(self, flags: int) -> int:

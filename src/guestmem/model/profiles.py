@@ -44,6 +44,7 @@ __all__ = (
     "Profile",
     "converts_in_place",
     "creation_flags",
+    "has_guest_memfd",
     "has_private_mem",
     "kernel_named",
     "offers_private_mem",
@@ -62,6 +63,7 @@ class Machine:
     user_limit: int = 0x7FFF_FFFF_F000  # end of user space; 4-level paging
     nx_huge_pages: bool = False  # the NX hugepage workaround: instruction fetches map base pages
     geometry: Geometry = X86_64
+    private_mem: bool | None = None  # built for VMs with private memory, if only SNP or TDX; None: as vm_types says
     vm_attributes: bool = True  # CONFIG_KVM_VM_MEMORY_ATTRIBUTES, a choice from 7.4 on: attributes of the VM's frames
     in_place: bool = False  # module parameter gmem_in_place_conversion; without vm_attributes there is no other way
     gmem_2m: bool = False  # gmem_2m_enabled of December 2024: every file takes huge pages where they fit
@@ -246,8 +248,18 @@ def has_private_mem(vm_type: int) -> bool:
 
 
 def offers_private_mem(machine: Machine) -> bool:
-    """Whether the kernel is built with a VM type that has private memory."""
+    """Whether the kernel is built with a VM type that has private memory, here or only where there is SNP or TDX."""
+    if machine.private_mem is not None:
+        return machine.private_mem
     return any(has_private_mem(type) for type in machine.vm_types)
+
+
+def has_guest_memfd(profile: Profile, machine: Machine) -> bool:
+    """Whether the kernel has KVM_CREATE_GUEST_MEMFD: 6.12 only with private memory, later ones on x86-64 always.
+
+    CONFIG_KVM_PRIVATE_MEM, then CONFIG_KVM_GUEST_MEMFD; restrictedmem has files of its own.
+    """
+    return profile.revision is None and (profile.gmem_on_any_vm or offers_private_mem(machine))
 
 
 def converts_in_place(profile: Profile, machine: Machine) -> bool:

@@ -154,4 +154,9 @@ def unrun(operation: AnyOperation) -> AnyOperation:
 
 def begun(operation: AnyOperation) -> AnyOperation:
     """A copy of the operation to run: a success, unless something else is found."""
-    return msgspec.structs.replace(operation, **_outcome(type(operation), result=0, errno=None))
+    return msgspec.structs.replace(operation, **success(type(operation)))
+
+
+def success(kind: type[Operation]) -> dict[str, Any]:
+    """The fields of an outcome as a success begins."""
+    return _outcome(kind, result=0, errno=None)

@@ -23,10 +23,10 @@ from guestmem.recordings.outcome import (
 from guestmem.recordings.runner import Runner
 from guestmem.recordings.vocabulary import Line
 
-__all__ = ("SEQUENCE_LIMIT_S", "after_the_end", "play", "play_in_child")
+__all__ = ("ANY_OUTCOME", "SEQUENCE_LIMIT_S", "after_the_end", "play", "play_in_child")
 
 SEQUENCE_LIMIT_S: Final = 30.0  # for one operation; KVM_RUN has its own of 5 s for each access
-_AnyOutcome: Final[Any] = Answered[Line] | Skipped | NotRun | ProcessEnded | GuestLeft | UnknownName
+ANY_OUTCOME: Final[Any] = Answered[Line] | Skipped | NotRun | ProcessEnded | GuestLeft | UnknownName  # for msgspec
 
 
 def play(backend: Backend, operations: Sequence[Operation], limits: Limits | None) -> Iterator[Outcome]:
@@ -52,7 +52,7 @@ def play_in_child(
         finally:
             backend.shutdown()
 
-    decoder = msgspec.msgpack.Decoder(_AnyOutcome)
+    decoder = msgspec.msgpack.Decoder(ANY_OUTCOME)
     done = 0
     try:
         for message in messages(work, limit_s):

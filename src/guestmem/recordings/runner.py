@@ -5,16 +5,17 @@ A runner is one sequence: one fresh process.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 from guestmem.backend import Backend
 from guestmem.errors import HostSignal, KvmError, NotVisible, UnexpectedExit, errno_name
 from guestmem.recordings.handles import Handles, NotThere, UnknownHandle
 from guestmem.recordings.limits import Limits
-from guestmem.recordings.operation import Field, Operation, begun, marked
+from guestmem.recordings.operation import Field, Operation, begun, marked, success
 from guestmem.recordings.outcome import Answered, GuestLeft, NotRun, Outcome, Skipped, UnknownName
 
-__all__ = ("Runner",)
+__all__ = ("Runner", "prepare")
 
 
 class Runner:
@@ -59,6 +60,13 @@ class Runner:
         """What the operation would make is not there for those that follow."""
         for name, mapping in _makes(type(operation)):
             self.handles.not_made(getattr(operation, name), mapping=mapping)
+
+
+def prepare(kinds: Iterable[type[Operation]]) -> None:
+    """Work out what is the same for all operations of a kind: a process that is forked later need not."""
+    for kind in kinds:
+        success(kind)
+        _makes(kind)
 
 
 @cache

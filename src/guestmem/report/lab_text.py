@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from guestmem.lab import Status
+from guestmem.lab import Kernel, Status
 from guestmem.report.json_text import json_text
 
 __all__ = ("lab_json", "lab_lines")
@@ -25,7 +25,8 @@ def lab_lines(found: Status) -> Iterator[str]:
         problem = "" if kernel.key in found.usable else "; of another configuration: guestmem lab build"
         if kernel.key in found.damaged:
             problem = f"; damaged, {found.damaged[kernel.key]}: guestmem lab build --kernel {kernel.spec}"
-        yield f"kernel    {kernel.spec}: {kernel.release}, {kernel.compiler}, {kernel.seconds:.0f} s{problem}"
+        made = "package" if kernel.is_packaged else f"{kernel.compiler}, {kernel.seconds:.0f} s"
+        yield f"kernel    {kernel.spec}: {kernel.release}, {made}{_lacks(kernel)}{problem}"
     if not found.kernels:
         yield "kernel    none: guestmem lab build"
     for key in found.unfinished:
@@ -33,3 +34,10 @@ def lab_lines(found: Status) -> Iterator[str]:
     if found.missing_tools:
         yield f"to build  apt install {' '.join(found.missing_tools)}"
     yield f"ready     {'yes' if found.is_ready else 'no'}"
+
+
+def _lacks(kernel: Kernel) -> str:
+    """What cannot be done on it, as far as that is known."""
+    lacks = ["software-protected VMs"] if "CONFIG_KVM_SW_PROTECTED_VM" in kernel.without else []
+    lacks += [] if kernel.host_files else ["programs of this host (9p)"]
+    return f", without {' and '.join(lacks)}" if lacks else ""

@@ -27,6 +27,16 @@ ANSWERS: dict[str, Callable[[int], bytes]] = {  # to a batch of some calls
     "bigint": lambda calls: encode(["Done", [["Returned", 2**64 - 1]] * calls]),
     "bug": lambda calls: encode(["Done", [["Bug", "boom \x1b[2J", "trace\x1b[2J\n line2"]] * calls]),
 }
+WORK: dict[str, bytes] = {  # to a whole sequence; the other modes end its process, so that call by call comes next
+    "badwork": b"\xc7" * 30,
+    "wrongwork": encode(["Opened", 5]),
+    "nowork": encode(["Worked", b"\xc1"]),
+    "nestedwork": encode(["Worked", b"\x91" * 200_000]),
+    "shortwork": encode(["Worked", encode([])]),
+    "otherwork": encode(
+        ["Worked", encode([{"type": "Answered", "operation": {"op": "close", "seq": "", "i": 0, "fd": "vm0"}}] * 5)]
+    ),
+}
 
 
 def say(session: int, body: bytes) -> None:
@@ -60,6 +70,8 @@ else:
             say(session if MODE != "unknownsession" else 99, encode(["Opened", 1]))
             if MODE == "stream":
                 say(session, encode(["Output", 7, b"x"]))
+        elif request[0] == "Work":
+            say(session, WORK.get(MODE) or encode(["Ended", 9]))
         elif request[0] == "Batch":
             say(session, ANSWERS[MODE](len(request[1])))
         elif request[0] == "End":
