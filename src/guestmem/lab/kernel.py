@@ -24,11 +24,11 @@ from typing import Literal
 import msgspec
 
 from guestmem.errors import BackendUnavailable, InputError
-from guestmem.lab import cache, intact, package
+from guestmem.lab import cache, copied, intact, package
 from guestmem.lab.config import REQUIRED, asked_for, config_key, fragment, missing
 from guestmem.lab.errors import BuildFailed
 from guestmem.lab.qemu import Bootable
-from guestmem.lab.source import Archive, Source, find_source, is_version, spec_of
+from guestmem.lab.source import Archive, Source, Tree, find_source, is_version, spec_of
 from guestmem.outfile import write_text
 
 __all__ = ("DEFAULT", "TOOLS", "Kernel", "Progress", "bootable", "build", "built", "find_kernel", "missing_tools")
@@ -234,7 +234,8 @@ class _Build:
         self.spec, self.source, self.key, self.jobs, self.progress = spec_of(spec), source, key, jobs, progress
         self.work = cache.directory() / "work" / key
         self.out = self.work / "build"
-        self.tree = self.work / "source" if isinstance(source, Archive) else source.path
+        in_place = isinstance(source, Tree) and copied.is_clean(source.path)
+        self.tree = source.path if in_place else self.work / "source"
         self.started = time.monotonic()
 
     def run(self) -> Kernel:
@@ -246,6 +247,12 @@ class _Build:
         return self.install(without)
 
     def unpack(self) -> None:
+        if isinstance(self.source, Tree):
+            if self.tree != self.source.path:
+                self.progress(Progress("unpack"))
+                copied.update(self.source.path, self.tree)
+                self.call(["make", "-C", str(self.tree), "mrproper"], "unpack")
+            return
         if self.tree.is_dir():
             return
         self.progress(Progress("unpack"))

@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """An unpacked kernel source; it must be clean (make mrproper), because it is built elsewhere."""
+    """An unpacked kernel source; it is built elsewhere, from a copy if it was built in (``copied``)."""
 
     path: Path
 
