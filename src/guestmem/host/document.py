@@ -66,7 +66,10 @@ class SlotStrip(msgspec.Struct, frozen=True):
 
 
 class HostSlot(msgspec.Struct, frozen=True):
-    """One memslot; ``region`` names the mapping that it is a window on, ``offset`` where in it the slot starts."""
+    """One memslot; ``region`` names the mapping that it is a window on, ``offset`` where in it the slot starts.
+
+    private: bytes that only the guest may use, null where the kernel keeps no attributes for the slot.
+    """
 
     gpa: str
     size: int
@@ -82,6 +85,7 @@ class HostSlot(msgspec.Struct, frozen=True):
     offset: str = "0x0"
     backing: BackingEntry | None = None
     strip: SlotStrip | None = None
+    private: int | None = None
 
 
 class VmTotals(msgspec.Struct, frozen=True):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import msgspec
+
 from guestmem.errors import BackendUnavailable
+from guestmem.host.attributes import private_bytes
 from guestmem.host.backing import SlotBacking, find_backing
 from guestmem.host.document import (
     FORMAT,
@@ -89,8 +92,10 @@ def _judged(
     mappings = processes.mappings(vm.pid)
     for slot in slots:
         backing = find_backing(processes, vm.pid, slot, mappings)
-        verdict = judge_slot(kernel, slot, leaves.of(slot), backing, strip=strips)
-        yield _slot(slot, leaves, verdict, backing, region_of(slot.hva, mappings))
+        private = private_bytes(kernel, vm.address, slot) if vm.type and slot.guest_memfd else None
+        verdict = judge_slot(kernel, slot, leaves.of(slot), backing, private, strip=strips)
+        found = _slot(slot, leaves, verdict, backing, region_of(slot.hva, mappings))
+        yield found if private is None else msgspec.structs.replace(found, private=int(private.sum()))
 
 
 def _slot(

@@ -89,9 +89,18 @@ class MappedVerdict:
 
 
 def judge_slot(
-    kernel: KernelView, slot: KernelSlot, leaves: SlotLeaves, backing: SlotBacking, *, strip: bool = False
+    kernel: KernelView,
+    slot: KernelSlot,
+    leaves: SlotLeaves,
+    backing: SlotBacking,
+    private: NDArray[np.int64] | None = None,
+    *,
+    strip: bool = False,
 ) -> MappedVerdict:
-    """Read KVM's verdicts for the slot and set them against what is mapped."""
+    """Read KVM's verdicts for the slot and set them against what is mapped.
+
+    private: bytes of each 2M frame that come from the slot's guest_memfd; None: all of them, if it has one.
+    """
     allowed, possible, lost = [slot.size], [slot.size], []
     could, has = (np.ones(frames_of(slot, FRAME), np.int64) for _ in range(2))
     for level, size in enumerate(_LEVELS):
@@ -99,10 +108,11 @@ def judge_slot(
         free = verdict == 0
         allowed.append(int(np.count_nonzero(free)) * size)
         able = backing.able(slot, size)
-        now = free & able.possible & (not slot.flags & _DIRTY_LOG) & (not slot.guest_memfd)
+        of_file = _of_file(slot, private, size)
+        now = free & able.possible & (not slot.flags & _DIRTY_LOG) & ~of_file
         possible.append(int(np.count_nonzero(now)) * size)
         if size == FRAME or backing.page_size >= size:
-            lost += _lost(slot, size, verdict, _smaller(slot, leaves, size), able.now, able.known)
+            lost += _lost(slot, size, verdict, _smaller(slot, leaves, size), able.now, able.known, of_file)
         could[_by_small_frames(slot, size, now)] = level + 2
         has[_by_small_frames(slot, size, able.now)] = level + 2
     rows = (strip_of(could), strip_of(has), strip_of(_mapped_levels(slot, leaves))) if strip else None
@@ -123,11 +133,21 @@ def _verdict(kernel: KernelView, slot: KernelSlot, level: int, size: int) -> NDA
 def _smaller(slot: KernelSlot, leaves: SlotLeaves, size: int) -> NDArray[np.int64]:
     """Bytes of each frame of ``size`` that are mapped by smaller leaves."""
     small = leaves.small * PAGE
-    if size == FRAME:
-        return small
+    return small if size == FRAME else _by_large_frames(slot, small + leaves.big * FRAME)
+
+
+def _of_file(slot: KernelSlot, private: NDArray[np.int64] | None, size: int) -> NDArray[np.bool_]:
+    """Which frames of ``size`` have pages of the slot's guest_memfd."""
+    if private is None or not slot.guest_memfd:
+        return np.full(frames_of(slot, size), slot.guest_memfd)
+    return (private if size == FRAME else _by_large_frames(slot, private)) > 0
+
+
+def _by_large_frames(slot: KernelSlot, small: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sums over 1G frames of what is said of 2M frames."""
     head = slot.gpa // FRAME % ENTRIES
     below = np.zeros(frames_of(slot, LARGE) * ENTRIES, np.int64)
-    below[head : head + len(small)] = small + leaves.big * FRAME
+    below[head : head + len(small)] = small
     sums: NDArray[np.int64] = below.reshape(-1, ENTRIES).sum(axis=1)
     return sums
 
@@ -155,6 +175,7 @@ def _lost(
     smaller: NDArray[np.int64],
     huge: NDArray[np.bool_],
     known: NDArray[np.bool_],
+    of_file: NDArray[np.bool_],
 ) -> list[LostBytes]:
     """The bytes of each cause. huge and known: whether the host maps the frame so, and whether that can be told."""
     frames = len(verdict)
@@ -169,7 +190,7 @@ def _lost(
         LossCause.HVA: everywhere & (not congruent) & (verdict != 0),
         LossCause.TRACKED: verdict != 0,
         LossCause.DIRTY_LOG: everywhere & bool(slot.flags & _DIRTY_LOG),
-        LossCause.ORDER_0: everywhere & slot.guest_memfd,
+        LossCause.ORDER_0: of_file,
         LossCause.BACKING: known & ~huge,
         LossCause.SPLIT: huge,
         LossCause.UNKNOWN: everywhere,

@@ -39,6 +39,8 @@ TOOLS = {
     "make": "make",
     "gcc": "gcc",
     "ld": "binutils",
+    "strip": "binutils",
+    "pahole": "dwarves",
     "flex": "flex",
     "bison": "bison",
     "bc": "bc",
@@ -293,6 +295,7 @@ class _Build:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         shutil.copy(self.out / "vmlinux", partial)
+        self.call(["strip", "--strip-debug", str(partial / "vmlinux")], "install")  # 80 MB; the types (BTF) stay
         shutil.copy(self.out / ".config", partial / "config")
         kernel = _installed(_recorded(kernel, partial), partial)
         if isinstance(self.source, Archive):  # 2 GB that a finished kernel does not need

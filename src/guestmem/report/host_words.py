@@ -87,8 +87,9 @@ def closing_lines(report: HostReport) -> Iterator[str]:
 
 
 def flags_text(slot: HostSlot) -> str:
-    """Flags of a slot as check writes them."""
-    return " log" * bool(slot.flags & 1) + " ro" * bool(slot.flags & 2) + " gmem" * bool(slot.flags & 4)
+    """Flags of a slot as check writes them, and how much of it is private, where that is known."""
+    flags = " log" * bool(slot.flags & 1) + " ro" * bool(slot.flags & 2) + " gmem" * bool(slot.flags & 4)
+    return flags if slot.private is None else f"{flags} ({size_text(slot.private)} private)"
 
 
 def huge_text(slot: HostSlot) -> str:
